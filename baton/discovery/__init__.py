@@ -1,0 +1,1 @@
+"""Who is in the fleet: the registry contract (`base.py`) and what stands behind it."""

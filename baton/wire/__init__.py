@@ -1,0 +1,1 @@
+"""Generated protobuf stubs (`make proto`) and `convert.py`, the only protobuf <-> dataclass crossing."""

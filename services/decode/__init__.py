@@ -1,0 +1,1 @@
+"""The decode role: its servicer (gRPC edge), reservations, and its scheduler (continuous batching)."""
