@@ -1,0 +1,97 @@
+"""The fleet as a router sees it: workers, what they are and how busy they are. Plain data, no I/O."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class Role(enum.Enum):
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class WorkerState(enum.Enum):
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class KVBlocks:
+    """Blocks of a pool by what they hold; free + cached + used + reserved == total."""
+
+    total: int = 0
+    free: int = 0
+    cached: int = 0
+    used: int = 0
+    reserved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """How busy a worker is at one moment; the same fields as the wire's WorkerLoad."""
+
+    running: int = 0
+    waiting: int = 0
+    queued_tokens: int = 0
+    kv_blocks: KVBlocks = field(default_factory=KVBlocks)
+    kv_bytes_sent: int = 0
+    kv_bytes_received: int = 0
+    preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a worker serves. max_model_tokens counts prompt and output together."""
+
+    name: str
+    fingerprint: str
+    max_model_tokens: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProfile:
+    """Speeds measured at start: prefill tokens/s, seconds of a decode step at batch 1, bytes/s of a copy."""
+
+    prefill_tokens_per_s: float = 0.0
+    decode_step_s: float = 0.0
+    copy_bytes_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What does not change while a worker runs in one role.
+
+    epoch: 8 random bytes made at each start of its process. address: host:port of its gRPC server.
+    kv_layout: encoded `baton.kvtransfer.base.KVLayout`. block_size: tokens a block.
+    """
+
+    worker_id: str
+    epoch: bytes
+    role: Role
+    address: str
+    pid: int
+    model: ModelInfo
+    kv_layout: bytes
+    block_size: int
+    profile: WorkerProfile
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    worker: WorkerInfo
+    state: WorkerState
+    load: WorkerLoad
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All workers a router knows, as a snapshot."""
+
+    members: tuple[Member, ...] = ()
+
+    def ready(self, role: Role) -> list[Member]:
+        return [m for m in self.members if m.worker.role is role and m.state is WorkerState.READY]
