@@ -52,7 +52,7 @@ class GenerationRequest:
 
     request_id: unique inside the fleet, made by the router (the client's own id is only echoed and logged).
     cache_salt: tenant namespace of the prefix cache. deadline_s: seconds from arrival to forced end.
-    priority: lower runs first. slo_ttft_s, slo_tpot_s: objectives in seconds, None where the client gave none.
+    priority: lower runs first. slo_ttft_s, slo_tpot_s: objectives in seconds, None where none was given.
     """
 
     request_id: str

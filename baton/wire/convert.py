@@ -1,9 +1,19 @@
-"""The only crossing between protobuf messages and Baton's dataclasses. Decoding checks what the types cannot."""
+"""The only crossing between protobuf messages and dataclasses. Decoding checks what the types cannot."""
 
 from __future__ import annotations
 
 from baton.errors import ERRORS_BY_CODE, BatonError, InvalidRequest, WorkerFailed
-from baton.fleet import Fleet, KVBlocks, Member, ModelInfo, Role, WorkerInfo, WorkerLoad, WorkerProfile, WorkerState
+from baton.fleet import (
+    Fleet,
+    KVBlocks,
+    Member,
+    ModelInfo,
+    Role,
+    WorkerInfo,
+    WorkerLoad,
+    WorkerProfile,
+    WorkerState,
+)
 from baton.request import FinishReason, GenerationRequest, SamplingParams, Token, TokenOutput
 from baton.wire import registry_pb2, types_pb2
 
@@ -211,11 +221,11 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
     )
 
 
-def state_to_wire(state: WorkerState) -> registry_pb2.WorkerState:
+def state_to_wire(state: WorkerState) -> registry_pb2.WorkerState.ValueType:
     return _STATE_TO_WIRE[state]
 
 
-def state_from_wire(wire: registry_pb2.WorkerState) -> WorkerState:
+def state_from_wire(wire: registry_pb2.WorkerState.ValueType) -> WorkerState:
     if wire not in _STATE_FROM_WIRE:
         raise InvalidRequest(f"worker state {wire} is unknown", field="state")
     return _STATE_FROM_WIRE[wire]

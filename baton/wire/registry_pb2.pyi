@@ -257,12 +257,17 @@ Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
 class HeartbeatReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    LEASE_IS_LIVE_FIELD_NUMBER: _builtins.int
+    lease_is_live: _builtins.bool
+    """false: the lease has ended, register again"""
     def __init__(
         self,
+        *,
+        lease_is_live: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_is_live", b"lease_is_live"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -69,7 +69,7 @@ class RegistryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """Renews the lease and reports state and load. NOT_FOUND: register again.
+        """Renews the lease and reports state and load.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class RegistryStub:
     Register: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RegisterRequest, _registry_pb2.RegisterReply]
     """Joins the fleet under a lease; a worker with the same id and another epoch replaces its predecessor."""
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_registry_pb2.HeartbeatRequest, _registry_pb2.HeartbeatReply]
-    """Renews the lease and reports state and load. NOT_FOUND: register again."""
+    """Renews the lease and reports state and load."""
     Deregister: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterReply]
     """Leaves the fleet at once."""
     Watch: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.FleetSnapshot]
@@ -50,7 +50,7 @@ class RegistryAsyncStub(RegistryStub):
     Register: _aio.UnaryUnaryMultiCallable[_registry_pb2.RegisterRequest, _registry_pb2.RegisterReply]  # type: ignore[assignment]
     """Joins the fleet under a lease; a worker with the same id and another epoch replaces its predecessor."""
     Heartbeat: _aio.UnaryUnaryMultiCallable[_registry_pb2.HeartbeatRequest, _registry_pb2.HeartbeatReply]  # type: ignore[assignment]
-    """Renews the lease and reports state and load. NOT_FOUND: register again."""
+    """Renews the lease and reports state and load."""
     Deregister: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterReply]  # type: ignore[assignment]
     """Leaves the fleet at once."""
     Watch: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.FleetSnapshot]  # type: ignore[assignment]
@@ -73,7 +73,7 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.HeartbeatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.HeartbeatReply, _abc.Awaitable[_registry_pb2.HeartbeatReply]]:
-        """Renews the lease and reports state and load. NOT_FOUND: register again."""
+        """Renews the lease and reports state and load."""
 
     @_abc_1.abstractmethod
     def Deregister(

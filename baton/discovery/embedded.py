@@ -1,0 +1,184 @@
+"""The embedded registry: an in-memory fleet with leases, served over gRPC by the router itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from grpc import aio
+
+from baton.errors import InvalidRequest, Unavailable
+from baton.fleet import Fleet, Member, WorkerInfo, WorkerLoad, WorkerState
+from baton.rpc import CONTROL_TIMEOUT_S, Channel
+from baton.wire import registry_pb2, registry_pb2_grpc
+from baton.wire.convert import (
+    fleet_from_wire,
+    fleet_to_wire,
+    load_from_wire,
+    load_to_wire,
+    state_from_wire,
+    state_to_wire,
+    worker_from_wire,
+    worker_to_wire,
+)
+
+MAX_MEMBERS = 10_000
+WATCH_TIMEOUT_S = 3600.0
+SERVICE = registry_pb2.DESCRIPTOR.services_by_name["Registry"].full_name
+
+
+@dataclass(slots=True)
+class _Lease:
+    member: Member
+    ends_at_s: float
+
+
+class EmbeddedRegistry:
+    """The fleet, on one event loop. A member whose lease has ended is gone from the next snapshot on."""
+
+    def __init__(self, lease_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.lease_s = lease_s
+        self._clock = clock
+        self._leases: dict[str, _Lease] = {}
+        self._changed = asyncio.Event()
+
+    def register(self, worker: WorkerInfo, state: WorkerState, load: WorkerLoad) -> None:
+        if worker.worker_id not in self._leases and len(self._leases) >= MAX_MEMBERS:
+            raise Unavailable(f"the registry holds {MAX_MEMBERS} workers, its limit")
+        self._put(Member(worker, state, load))
+
+    def heartbeat(self, worker_id: str, epoch: bytes, state: WorkerState, load: WorkerLoad) -> bool:
+        """False where no live lease of this epoch exists."""
+        self._expire()
+        lease = self._leases.get(worker_id)
+        if lease is None or lease.member.worker.epoch != epoch:
+            return False
+        self._put(Member(lease.member.worker, state, load))
+        return True
+
+    def deregister(self, worker_id: str, epoch: bytes) -> None:
+        lease = self._leases.get(worker_id)
+        if lease is not None and lease.member.worker.epoch == epoch:
+            del self._leases[worker_id]
+            self._notify()
+
+    def fleet(self) -> Fleet:
+        self._expire()
+        return Fleet(tuple(lease.member for lease in self._leases.values()))
+
+    async def watch(self) -> AsyncIterator[Fleet]:
+        while True:
+            changed = self._changed
+            yield self.fleet()
+            timeout_s = min((lease.ends_at_s for lease in self._leases.values()), default=None)
+            wait_s = None if timeout_s is None else max(0.0, timeout_s - self._clock()) + 0.001
+            try:
+                await asyncio.wait_for(changed.wait(), wait_s)
+            except TimeoutError:
+                self._expire()
+
+    def _put(self, member: Member) -> None:
+        self._leases[member.worker.worker_id] = _Lease(member, self._clock() + self.lease_s)
+        self._notify()
+
+    def _expire(self) -> None:
+        now = self._clock()
+        ended = [worker_id for worker_id, lease in self._leases.items() if lease.ends_at_s <= now]
+        for worker_id in ended:
+            del self._leases[worker_id]
+        if ended:
+            self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class RegistryServicer(registry_pb2_grpc.RegistryServicer):
+    """The registry's gRPC edge."""
+
+    def __init__(self, registry: EmbeddedRegistry) -> None:
+        self._registry = registry
+
+    def mount(self, server: aio.Server) -> None:
+        registry_pb2_grpc.add_RegistryServicer_to_server(self, server)
+
+    async def Register(
+        self, request: registry_pb2.RegisterRequest, context: aio.ServicerContext[Any, Any]
+    ) -> registry_pb2.RegisterReply:
+        worker = worker_from_wire(request.worker)
+        self._registry.register(worker, state_from_wire(request.state), load_from_wire(request.load))
+        return registry_pb2.RegisterReply(lease_s=self._registry.lease_s)
+
+    async def Heartbeat(
+        self, request: registry_pb2.HeartbeatRequest, context: aio.ServicerContext[Any, Any]
+    ) -> registry_pb2.HeartbeatReply:
+        alive = self._registry.heartbeat(
+            request.worker_id, request.epoch, state_from_wire(request.state), load_from_wire(request.load)
+        )
+        return registry_pb2.HeartbeatReply(lease_is_live=alive)
+
+    async def Deregister(
+        self, request: registry_pb2.DeregisterRequest, context: aio.ServicerContext[Any, Any]
+    ) -> registry_pb2.DeregisterReply:
+        self._registry.deregister(request.worker_id, request.epoch)
+        return registry_pb2.DeregisterReply()
+
+    async def Watch(
+        self, request: registry_pb2.WatchRequest, context: aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[registry_pb2.FleetSnapshot]:
+        async for fleet in self._registry.watch():
+            yield fleet_to_wire(fleet)
+
+
+class EmbeddedRegistryClient:
+    """A worker's or another router's way to a router's embedded registry at `address` (host:port)."""
+
+    def __init__(self, address: str, secret: bytes) -> None:
+        self._channel = Channel(address, secret)
+        self._stub = registry_pb2_grpc.RegistryStub(self._channel.grpc)
+
+    async def register(self, worker: WorkerInfo, state: WorkerState, load: WorkerLoad) -> float:
+        request = registry_pb2.RegisterRequest(
+            worker=worker_to_wire(worker), state=state_to_wire(state), load=load_to_wire(load)
+        )
+        async with self._channel.errors_translated():
+            reply = await self._stub.Register(
+                request, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata
+            )
+        if reply.lease_s <= 0:
+            raise InvalidRequest(f"the registry grants a lease of {reply.lease_s} s", field="lease_s")
+        return reply.lease_s
+
+    async def heartbeat(self, worker: WorkerInfo, state: WorkerState, load: WorkerLoad) -> bool:
+        request = registry_pb2.HeartbeatRequest(
+            worker_id=worker.worker_id,
+            epoch=worker.epoch,
+            state=state_to_wire(state),
+            load=load_to_wire(load),
+        )
+        async with self._channel.errors_translated():
+            reply = await self._stub.Heartbeat(
+                request, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata
+            )
+        return reply.lease_is_live
+
+    async def deregister(self, worker: WorkerInfo) -> None:
+        request = registry_pb2.DeregisterRequest(worker_id=worker.worker_id, epoch=worker.epoch)
+        async with self._channel.errors_translated():
+            await self._stub.Deregister(request, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata)
+
+    async def watch(self) -> AsyncIterator[Fleet]:
+        """Ends with Unavailable when the registry is gone; one call lasts at most an hour."""
+        call = self._stub.Watch(
+            registry_pb2.WatchRequest(), timeout=WATCH_TIMEOUT_S, metadata=self._channel.metadata
+        )
+        async with self._channel.errors_translated():
+            async for snapshot in call:
+                yield fleet_from_wire(snapshot)
+
+    async def close(self) -> None:
+        await self._channel.close()
