@@ -14,7 +14,7 @@ class Sequence:
 
     block_ids[i] holds tokens [i * block_size, (i + 1) * block_size). computed_tokens counts the leading tokens
     whose K and V are in those blocks. block_hashes are the chained hashes of the leading full blocks.
-    namespace seeds that chain. rope_prompt_tokens: see `baton.engine.rope` (dynamic scaling depends on it).
+    published_blocks counts those of them that the prefix cache knows. namespace seeds the chain.
     """
 
     request_id: str
@@ -26,10 +26,16 @@ class Sequence:
     block_ids: list[int] = field(default_factory=list)
     computed_tokens: int = 0
     block_hashes: list[bytes] = field(default_factory=list)
+    published_blocks: int = 0
 
     @property
     def output_tokens(self) -> int:
         return len(self.token_ids) - self.prompt_tokens
+
+    @property
+    def pending_tokens(self) -> int:
+        """Tokens whose KV is still to be computed before the next one can be drawn."""
+        return len(self.token_ids) - self.computed_tokens
 
     @property
     def seed(self) -> int:

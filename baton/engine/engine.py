@@ -1,0 +1,180 @@
+"""One model replica with its KV pool: sequences take blocks, chunks run, tokens come out.
+
+Owned by one thread (`baton.engine.loop`); schedulers decide, the engine does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from baton import block_hash
+from baton.engine.batch import Chunk
+from baton.engine.block_manager import BlockManager
+from baton.engine.kv_pool import KVPool
+from baton.engine.model import CausalLM
+from baton.engine.model_config import ModelConfig
+from baton.engine.runner import ModelRunner
+from baton.engine.sampler import Sampler
+from baton.engine.sequence import Sequence
+from baton.errors import ConfigError
+from baton.request import GenerationRequest, TokenOutput
+
+DEFAULT_KV_MEMORY_SHARE = 0.1
+"""Share of the memory free at start that the KV pool takes where no number of blocks is given."""
+
+MAX_DEFAULT_KV_BYTES = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What an engine is built from.
+
+    dtype: "auto" (the folder's own), "float32", "bfloat16" or "float16". block_size: tokens a block.
+    kv_blocks: None sizes the pool from free memory. max_model_tokens: prompt and output together; None takes
+    the model's own. threads: of torch's kernels, None leaves torch's choice.
+    """
+
+    model: Path
+    dtype: str = "auto"
+    device: str = "cpu"
+    block_size: int = 16
+    kv_blocks: int | None = None
+    max_model_tokens: int | None = None
+    attention: str = "reference"
+    threads: int | None = None
+
+
+class Engine:
+    """Loads at construction; raises ModelFolderError or ConfigError before anything is served."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.config = config
+        self.model = ModelConfig.from_folder(config.model, config.dtype, config.max_model_tokens)
+        model = CausalLM.from_folder(config.model, self.model, config.attention, config.device)
+        self.pool = _make_pool(config, self.model)
+        self.blocks = BlockManager(self.pool.num_blocks, config.block_size)
+        self._eos_token_ids = frozenset(self.model.eos_token_ids)
+        sampler = Sampler(self.model.vocab_size, self._eos_token_ids)
+        self._runner = ModelRunner(model, self.pool, sampler, config.device)
+        self.max_model_tokens = min(self.model.max_model_tokens, self.pool.num_blocks * config.block_size)
+
+    @property
+    def block_size(self) -> int:
+        return self.config.block_size
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that hold `tokens` tokens."""
+        return -(-tokens // self.block_size)
+
+    def new_sequence(self, request: GenerationRequest, choice: int) -> Sequence:
+        variant = self.model.prefix_cache_variant(len(request.token_ids))
+        salt = f"{request.cache_salt}\0{variant}" if variant else request.cache_salt
+        namespace = block_hash.namespace(self.model.fingerprint, cache_salt=salt)
+        tokens = list(request.token_ids)
+        return Sequence(request.request_id, choice, request.sampling, namespace, tokens, len(tokens))
+
+    def take_cached_prefix(self, sequence: Sequence, max_tokens: int) -> int:
+        """Gives a sequence without blocks its longest cached prefix, of at most `max_tokens` tokens; returns
+        how many tokens that is."""
+        assert not sequence.block_ids, f"{sequence.request_id} already holds blocks"
+        sequence.extend_hashes(self.block_size, len(sequence.token_ids))
+        hashes = sequence.block_hashes[: max_tokens // self.block_size]
+        sequence.block_ids = self.blocks.acquire(hashes)
+        sequence.published_blocks = len(sequence.block_ids)
+        sequence.computed_tokens = len(sequence.block_ids) * self.block_size
+        return sequence.computed_tokens
+
+    def grow(self, sequence: Sequence, tokens: int) -> list[int]:
+        """Extends a sequence's blocks to hold `tokens` tokens; returns the fresh ones. Raises OutOfBlocks,
+        having taken nothing."""
+        fresh = self.blocks.allocate(max(0, self.blocks_for(tokens) - len(sequence.block_ids)))
+        sequence.block_ids.extend(fresh)
+        return fresh
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Gives `child` the KV of the prompt that it has in common with `parent`: full blocks shared, the
+        partial last one copied. Raises OutOfBlocks, having taken nothing."""
+        assert not child.block_ids, f"{child.request_id} already holds blocks"
+        full, partial = divmod(parent.prompt_tokens, self.block_size)
+        own = self.blocks.allocate(1 if partial else 0)
+        shared = parent.block_ids[:full]
+        self.blocks.share(shared)
+        for block_id in own:
+            self.pool.copy_block(parent.block_ids[full], block_id)
+        child.block_ids = shared + own
+        child.block_hashes = parent.block_hashes[:full]
+        child.published_blocks = min(full, parent.published_blocks)
+        child.computed_tokens = parent.prompt_tokens
+
+    def mark_computed(self, sequence: Sequence, tokens: int) -> None:
+        """Tells that the first `tokens` tokens have their KV in the sequence's blocks; full blocks become
+        reusable."""
+        sequence.computed_tokens = tokens
+        sequence.extend_hashes(self.block_size, tokens)
+        full = tokens // self.block_size
+        for index in range(sequence.published_blocks, full):
+            self.blocks.publish(sequence.block_ids[index], sequence.block_hashes[index])
+        sequence.published_blocks = max(sequence.published_blocks, full)
+
+    def clear_tail(self, sequence: Sequence, tokens: int) -> None:
+        """Zeroes what lies behind `tokens` tokens in their last block, so that a block that leaves this worker
+        carries nothing of a request that held it before."""
+        full, partial = divmod(tokens, self.block_size)
+        if partial:
+            self.pool.kv[sequence.block_ids[full], :, :, partial:] = 0
+
+    def free(self, sequence: Sequence) -> None:
+        """Gives back all blocks; the sequence could be computed anew from its tokens."""
+        self.blocks.release(sequence.block_ids)
+        sequence.block_ids = []
+        sequence.published_blocks = 0
+        sequence.computed_tokens = 0
+
+    def run(self, chunks: list[Chunk]) -> list[tuple[Sequence, TokenOutput]]:
+        """One step: computes all chunks in one forward pass and draws one token for each sampler."""
+        tokens = iter(self._runner.run(chunks))
+        for chunk in chunks:
+            self.mark_computed(chunk.sequence, chunk.sequence.computed_tokens + chunk.length)
+        return [
+            (sampler, sampler.append(next(tokens), self._eos_token_ids, self.max_model_tokens))
+            for sampler in _samplers(chunks)
+        ]
+
+    def close(self) -> None:
+        self.pool.close()
+
+
+def _samplers(chunks: Iterable[Chunk]) -> Iterable[Sequence]:
+    return (sampler for chunk in chunks for sampler in chunk.samplers)
+
+
+def _make_pool(config: EngineConfig, model: ModelConfig) -> KVPool:
+    block_bytes = model.kv_block_bytes(config.block_size)
+    num_blocks = config.kv_blocks
+    if num_blocks is None:
+        budget = min(MAX_DEFAULT_KV_BYTES, int(_free_bytes(config.device) * DEFAULT_KV_MEMORY_SHARE))
+        num_blocks = budget // block_bytes
+    if num_blocks < 2:
+        raise ConfigError(f"kv_blocks is {num_blocks}, at least 2 are needed", field="kv_blocks")
+    return KVPool(
+        num_blocks,
+        config.block_size,
+        model.num_layers,
+        model.num_kv_heads,
+        model.head_dim,
+        model.dtype,
+        config.device,
+    )
+
+
+def _free_bytes(device: str) -> int:
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0] * 0.9 / DEFAULT_KV_MEMORY_SHARE)
+    return int(psutil.virtual_memory().available)

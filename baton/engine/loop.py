@@ -1,0 +1,78 @@
+"""The engine's thread: runs commands, then steps, and waits where there is neither."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Scheduler(Protocol):
+    """What a role does with the engine. All methods run on the engine's thread."""
+
+    def step(self) -> bool:
+        """Computes one batch; False where there was nothing to compute."""
+
+    def next_deadline_s(self) -> float | None:
+        """When `step` has to be called even if nothing is posted (monotonic clock)."""
+
+    def close(self) -> None:
+        """Gives up all work and returns every block."""
+
+
+class EngineLoop:
+    """Serialises everything that touches the engine onto one thread.
+
+    `on_crash` is called from that thread with an exception that no scheduler handled: a bug of ours, after
+    which the worker has to end.
+    """
+
+    def __init__(self, scheduler: Scheduler, on_crash: Callable[[BaseException], None]) -> None:
+        self._scheduler = scheduler
+        self._on_crash = on_crash
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.last_step_at_s = time.monotonic()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def post(self, command: Callable[[], None]) -> None:
+        """Runs `command` on the engine's thread before its next step. Callable from any thread."""
+        with self._wake:
+            self._commands.append(command)
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """Lets the step in progress end, gives up all work, and joins the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            busy = False
+            while not self._stopping:
+                self._run_commands(wait=not busy)
+                busy = self._scheduler.step()
+                self.last_step_at_s = time.monotonic()
+            self._run_commands(wait=False)
+            self._scheduler.close()
+        except BaseException as error:
+            self._on_crash(error)
+            raise
+
+    def _run_commands(self, wait: bool) -> None:
+        with self._wake:
+            if wait and not self._commands and not self._stopping:
+                deadline_s = self._scheduler.next_deadline_s()
+                self._wake.wait(None if deadline_s is None else max(0.0, deadline_s - time.monotonic()))
+            commands, self._commands = self._commands, deque()
+        for command in commands:
+            command()

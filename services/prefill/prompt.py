@@ -1,0 +1,78 @@
+"""One prompt in a prefill worker's hands."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from baton.engine.sequence import Sequence
+from baton.errors import BatonError
+from baton.kvtransfer.base import SendSession, TransferResult
+from baton.request import GenerationRequest, TokenOutput
+
+
+@dataclass(frozen=True, slots=True)
+class HandoffReport:
+    """What crossed and when; seconds count from `scheduled` (queued_s: from arrival to it)."""
+
+    blocks: int
+    bytes: int
+    queued_s: float
+    compute_s: float
+    first_byte_s: float
+    last_byte_s: float
+    acknowledged_s: float
+
+
+class PromptListener(Protocol):
+    """Hears of a prompt's progress, on the engine's thread: hand over and return at once."""
+
+    def on_scheduled(self, cached_tokens: int) -> None: ...
+
+    def on_first_tokens(self, outputs: list[TokenOutput]) -> None: ...
+
+    def on_handed_off(self, report: HandoffReport) -> None: ...
+
+    def on_failed(self, error: BatonError) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Prompt:
+    """choices[0] is the sequence that is computed; the others draw their first token from its last logits."""
+
+    request: GenerationRequest
+    choices: list[Sequence]
+    listener: PromptListener
+    arrived_at_s: float = field(default_factory=time.monotonic)
+    scheduled_at_s: float = 0.0
+    computed_at_s: float = 0.0
+    session: SendSession | None = None
+    pushed_blocks: int = 0
+    result: TransferResult | None = None
+
+    @property
+    def sequence(self) -> Sequence:
+        return self.choices[0]
+
+    @property
+    def deadline_s(self) -> float:
+        return self.arrived_at_s + self.request.deadline_s
+
+    @property
+    def is_computed(self) -> bool:
+        return self.computed_at_s > 0.0
+
+    def report(self, result: TransferResult) -> HandoffReport:
+        def since_scheduled(at_s: float) -> float:
+            return max(0.0, at_s - self.scheduled_at_s) if at_s else 0.0
+
+        return HandoffReport(
+            result.blocks,
+            result.bytes,
+            self.scheduled_at_s - self.arrived_at_s,
+            self.computed_at_s - self.scheduled_at_s,
+            since_scheduled(result.first_byte_at_s),
+            since_scheduled(result.last_byte_at_s),
+            since_scheduled(result.done_at_s),
+        )

@@ -1,0 +1,209 @@
+"""Which prompt is computed next, and which of its blocks leave when.
+
+Stations of a prompt, all on the engine's thread:
+
+    submit -> waiting (bounded, in order of priority and arrival)
+           -> computing (holds blocks; a chunk a step; full blocks leave as soon as a ticket is attached)
+           -> computed (first tokens are out; the rest of its blocks leave)
+           -> acknowledged by the decode worker: released
+
+Cancel, deadline and a failed push strike anywhere and release at once.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from baton.engine.batch import Chunk
+from baton.engine.block_manager import OutOfBlocks
+from baton.engine.engine import Engine
+from baton.errors import BatonError, Cancelled, DeadlineExceeded, HandoffFailed, InvalidRequest, Overloaded
+from baton.fleet import KVBlocks, WorkerLoad
+from baton.kvtransfer.agent import TransferAgent
+from baton.kvtransfer.base import SendSession, TransferResult, TransferState
+from baton.prefill.prompt import Prompt
+from baton.request import TokenOutput
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillLimits:
+    """chunk_tokens: prompt tokens computed a step, the unit of cancellation. max_waiting: prompts queued."""
+
+    chunk_tokens: int = 512
+    max_waiting: int = 1024
+
+
+class PrefillScheduler:
+    """Implements `baton.engine.loop.Scheduler`."""
+
+    def __init__(self, engine: Engine, agent: TransferAgent, limits: PrefillLimits) -> None:
+        self._engine = engine
+        self._agent = agent
+        self._limits = limits
+        self._waiting: list[Prompt] = []
+        self._computing: list[Prompt] = []
+        self._prompts: dict[str, Prompt] = {}
+
+    def submit(self, prompt: Prompt) -> None:
+        refusal = self._refusal(prompt)
+        if refusal is not None:
+            prompt.listener.on_failed(refusal)
+            return
+        self._prompts[prompt.request.request_id] = prompt
+        self._waiting.append(prompt)
+        self._waiting.sort(key=lambda p: (p.request.priority, p.arrived_at_s))
+
+    def attach(self, prompt: Prompt, session: SendSession) -> None:
+        """Gives a prompt the session to its decode worker; what is computed already leaves now."""
+        if not self._holds(prompt):
+            session.fence("the prompt is no longer here")
+            return
+        prompt.session = session
+        self._push(prompt)
+
+    def transfer_ended(self, prompt: Prompt, result: TransferResult) -> None:
+        if not self._holds(prompt):
+            return
+        if result.state is TransferState.FAILED:
+            self._fail(prompt, HandoffFailed(f"request {prompt.request.request_id}: {result.error}"))
+            return
+        prompt.result = result
+        self._finish_if_done(prompt)
+
+    def cancel(self, prompt: Prompt) -> None:
+        """Ends a prompt wherever it is; one that has ended already is left alone."""
+        if self._holds(prompt):
+            self._release(prompt, "cancelled")
+
+    def step(self) -> bool:
+        self._expire()
+        self._admit()
+        chunks = self._plan()
+        if not chunks:
+            return False
+        outputs = self._engine.run(chunks)
+        for prompt in [p for p in self._computing if p.sequence.computed_tokens == p.sequence.prompt_tokens]:
+            self._first_tokens(prompt, [o for s, o in outputs if s.request_id == prompt.request.request_id])
+        for prompt in list(self._computing):
+            self._push(prompt)
+        return True
+
+    def next_deadline_s(self) -> float | None:
+        return min((prompt.deadline_s for prompt in self._prompts.values()), default=None)
+
+    def close(self) -> None:
+        for prompt in list(self._prompts.values()):
+            self._fail(prompt, Cancelled("the prefill worker is stopping"))
+
+    def load(self) -> WorkerLoad:
+        """Readable from any thread: counts may be a step old."""
+        prompts = list(self._prompts.values())
+        usage = self._engine.blocks.usage()
+        stats = self._agent.stats()
+        computing = len(self._computing)
+        return WorkerLoad(
+            running=computing,
+            waiting=len(self._waiting),
+            queued_tokens=sum(max(0, p.sequence.prompt_tokens - p.sequence.computed_tokens) for p in prompts),
+            kv_blocks=KVBlocks(usage.total, usage.free, usage.cached, usage.used, usage.reserved),
+            kv_bytes_sent=stats.bytes_sent,
+            kv_bytes_received=stats.bytes_received,
+        )
+
+    def _holds(self, prompt: Prompt) -> bool:
+        return self._prompts.get(prompt.request.request_id) is prompt
+
+    def _refusal(self, prompt: Prompt) -> BatonError | None:
+        tokens, limit = len(prompt.request.token_ids), self._engine.max_model_tokens
+        if prompt.request.request_id in self._prompts:
+            return InvalidRequest(
+                f"request_id {prompt.request.request_id!r} is already here", field="request_id"
+            )
+        if tokens >= limit:
+            return InvalidRequest(f"the prompt has {tokens} tokens, at most {limit - 1} fit", field="prompt")
+        if len(self._waiting) >= self._limits.max_waiting:
+            return Overloaded(f"the prefill queue holds {self._limits.max_waiting} prompts, its limit")
+        return None
+
+    def _admit(self) -> None:
+        """Moves waiting prompts to computing while their blocks fit and the last one has begun."""
+        planned_tokens = sum(p.sequence.pending_tokens for p in self._computing)
+        while self._waiting and planned_tokens < self._limits.chunk_tokens:
+            prompt = self._waiting[0]
+            sequence = prompt.sequence
+            cached_tokens = self._engine.take_cached_prefix(sequence, sequence.prompt_tokens - 1)
+            try:
+                self._engine.grow(sequence, sequence.prompt_tokens)
+            except OutOfBlocks:
+                self._engine.free(sequence)
+                return
+            self._waiting.pop(0)
+            self._computing.append(prompt)
+            prompt.scheduled_at_s = time.monotonic()
+            planned_tokens += sequence.pending_tokens
+            prompt.listener.on_scheduled(cached_tokens)
+
+    def _plan(self) -> list[Chunk]:
+        budget_tokens = self._limits.chunk_tokens
+        chunks: list[Chunk] = []
+        for prompt in self._computing:
+            if budget_tokens == 0:
+                break
+            length = min(budget_tokens, prompt.sequence.pending_tokens)
+            is_last = length == prompt.sequence.pending_tokens
+            chunks.append(Chunk(prompt.sequence, length, tuple(prompt.choices) if is_last else ()))
+            budget_tokens -= length
+        return chunks
+
+    def _first_tokens(self, prompt: Prompt, outputs: list[TokenOutput]) -> None:
+        self._computing.remove(prompt)
+        prompt.computed_at_s = time.monotonic()
+        self._engine.clear_tail(prompt.sequence, prompt.sequence.prompt_tokens)
+        prompt.listener.on_first_tokens(outputs)
+        self._push(prompt)
+        self._finish_if_done(prompt)
+
+    def _push(self, prompt: Prompt) -> None:
+        """Sends the blocks whose tokens are all computed and that have not left yet."""
+        if prompt.session is None:
+            return
+        sequence = prompt.sequence
+        if prompt.is_computed:
+            ready = len(sequence.block_ids)
+        else:
+            ready = sequence.computed_tokens // self._engine.block_size
+        if ready > prompt.pushed_blocks:
+            positions = range(prompt.pushed_blocks, ready)
+            prompt.session.push(positions, sequence.block_ids[prompt.pushed_blocks : ready])
+            prompt.pushed_blocks = ready
+
+    def _finish_if_done(self, prompt: Prompt) -> None:
+        """Lets go of a prompt whose first tokens are out and whose blocks are all acknowledged."""
+        if prompt.is_computed and prompt.result is not None:
+            self._forget(prompt)
+            prompt.listener.on_handed_off(prompt.report(prompt.result))
+
+    def _expire(self) -> None:
+        now_s = time.monotonic()
+        for prompt in [p for p in self._prompts.values() if p.deadline_s <= now_s]:
+            waited_s = now_s - prompt.arrived_at_s
+            self._fail(prompt, DeadlineExceeded(f"prefill not done after {waited_s:.1f} s, the deadline"))
+
+    def _fail(self, prompt: Prompt, error: BatonError) -> None:
+        self._release(prompt, error.message)
+        prompt.listener.on_failed(error)
+
+    def _release(self, prompt: Prompt, reason: str) -> None:
+        """Ends a prompt wherever it is. The blocks go back only after the transport has let go of them."""
+        if prompt.session is not None and prompt.result is None:
+            prompt.session.fence(reason)
+        if prompt in self._waiting:
+            self._waiting.remove(prompt)
+        if prompt in self._computing:
+            self._computing.remove(prompt)
+        self._forget(prompt)
+
+    def _forget(self, prompt: Prompt) -> None:
+        del self._prompts[prompt.request.request_id]
+        self._engine.free(prompt.sequence)

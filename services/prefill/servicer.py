@@ -1,0 +1,139 @@
+"""The prefill role's gRPC edge: one bidirectional call a prompt, whose end releases the prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from grpc import aio
+
+from baton.engine.engine import Engine
+from baton.engine.loop import EngineLoop
+from baton.errors import BatonError, Cancelled, DeadlineExceeded, HandoffFailed, InvalidRequest
+from baton.kvtransfer.agent import TransferAgent
+from baton.kvtransfer.base import TransferError
+from baton.prefill.prompt import HandoffReport, Prompt
+from baton.prefill.scheduler import PrefillScheduler
+from baton.request import TokenOutput
+from baton.wire import prefill_pb2, prefill_pb2_grpc
+from baton.wire.convert import output_to_wire, request_from_wire
+
+SERVICE = prefill_pb2.DESCRIPTOR.services_by_name["Prefill"].full_name
+CONNECT_TIMEOUT_S = 5.0
+
+
+class PrefillServicer(prefill_pb2_grpc.PrefillServicer):
+    """Turns calls into scheduler commands and a prompt's progress into events of its call."""
+
+    def __init__(
+        self, engine: Engine, loop: EngineLoop, scheduler: PrefillScheduler, agent: TransferAgent
+    ) -> None:
+        self._engine = engine
+        self._loop = loop
+        self._scheduler = scheduler
+        self._agent = agent
+
+    def mount(self, server: aio.Server) -> None:
+        prefill_pb2_grpc.add_PrefillServicer_to_server(self, server)
+
+    async def Run(
+        self,
+        request_iterator: AsyncIterator[prefill_pb2.PrefillCommand],
+        context: aio.ServicerContext[Any, Any],
+    ) -> AsyncIterator[prefill_pb2.PrefillEvent]:
+        progress = _Progress(asyncio.get_running_loop())
+        prompt = await self._receive_prompt(request_iterator, progress)
+        request_id = prompt.request.request_id
+        self._loop.post(lambda: self._scheduler.submit(prompt))
+        reader = asyncio.create_task(self._attach(request_iterator, prompt, progress))
+        try:
+            async with asyncio.timeout(prompt.request.deadline_s):
+                async for event in progress.events():
+                    yield event
+        except TimeoutError:
+            raise DeadlineExceeded(f"request {request_id}: prefill deadline passed") from None
+        finally:
+            reader.cancel()
+            self._loop.post(lambda: self._scheduler.cancel(prompt))
+
+    async def _receive_prompt(
+        self, commands: AsyncIterator[prefill_pb2.PrefillCommand], progress: _Progress
+    ) -> Prompt:
+        command = await anext(commands, None)
+        if command is None or command.WhichOneof("command") != "start":
+            raise InvalidRequest("the first message of a prefill call has to be `start`", field="start")
+        request = request_from_wire(command.start.request)
+        choices = [self._engine.new_sequence(request, choice) for choice in range(request.n)]
+        return Prompt(request, choices, progress)
+
+    async def _attach(
+        self,
+        commands: AsyncIterator[prefill_pb2.PrefillCommand],
+        prompt: Prompt,
+        progress: _Progress,
+    ) -> None:
+        command = await anext(commands, None)
+        if command is None:
+            return
+        if command.WhichOneof("command") != "attach":
+            progress.on_failed(InvalidRequest("the second message has to be `attach`", field="attach"))
+            return
+        try:
+            session = self._agent.open(
+                command.attach.ticket,
+                lambda result: self._loop.post(lambda: self._scheduler.transfer_ended(prompt, result)),
+                time.monotonic() + CONNECT_TIMEOUT_S,
+            )
+        except TransferError as error:
+            progress.on_failed(HandoffFailed(f"request {prompt.request.request_id}: {error}"))
+            return
+        self._loop.post(lambda: self._scheduler.attach(prompt, session))
+
+
+class _Progress:
+    """Carries one prompt's progress from the engine's thread to its call. At most three events a prompt, so
+    the queue is bounded by construction."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._queue: asyncio.Queue[prefill_pb2.PrefillEvent | BatonError] = asyncio.Queue()
+
+    async def events(self) -> AsyncIterator[prefill_pb2.PrefillEvent]:
+        while True:
+            event = await self._queue.get()
+            if isinstance(event, BatonError):
+                raise event
+            yield event
+            if event.HasField("handed_off"):
+                return
+
+    def on_scheduled(self, cached_tokens: int) -> None:
+        scheduled = prefill_pb2.PrefillScheduled(cached_tokens=cached_tokens)
+        self._put(prefill_pb2.PrefillEvent(scheduled=scheduled))
+
+    def on_first_tokens(self, outputs: list[TokenOutput]) -> None:
+        first = prefill_pb2.PrefillFirstTokens(outputs=[output_to_wire(output) for output in outputs])
+        self._put(prefill_pb2.PrefillEvent(first_tokens=first))
+
+    def on_handed_off(self, report: HandoffReport) -> None:
+        handed_off = prefill_pb2.PrefillHandedOff(
+            blocks=report.blocks,
+            bytes=report.bytes,
+            queued_s=report.queued_s,
+            compute_s=report.compute_s,
+            first_byte_s=report.first_byte_s,
+            last_byte_s=report.last_byte_s,
+            acknowledged_s=report.acknowledged_s,
+        )
+        self._put(prefill_pb2.PrefillEvent(handed_off=handed_off))
+
+    def on_failed(self, error: BatonError) -> None:
+        self._put(error)
+
+    def _put(self, event: prefill_pb2.PrefillEvent | BatonError) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+        except RuntimeError as error:
+            raise Cancelled("the worker's event loop is closed") from error
