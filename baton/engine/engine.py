@@ -5,11 +5,11 @@ Owned by one thread (`baton.engine.loop`); schedulers decide, the engine does.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
 from baton import block_hash
@@ -24,10 +24,11 @@ from baton.engine.sequence import Sequence
 from baton.errors import ConfigError
 from baton.request import GenerationRequest, TokenOutput
 
-DEFAULT_KV_MEMORY_SHARE = 0.1
+CPU_KV_MEMORY_SHARE = 0.1
+GPU_KV_MEMORY_SHARE = 0.9
 """Share of the memory free at start that the KV pool takes where no number of blocks is given."""
 
-MAX_DEFAULT_KV_BYTES = 4 << 30
+MAX_DEFAULT_CPU_KV_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,12 @@ class Engine:
         tokens = list(request.token_ids)
         return Sequence(request.request_id, choice, request.sampling, namespace, tokens, len(tokens))
 
+    def cached_tokens(self, sequence: Sequence) -> int:
+        """Leading tokens whose KV is cached now and would not have to be computed before the next token."""
+        sequence.extend_hashes(self.block_size, len(sequence.token_ids))
+        reusable = (len(sequence.token_ids) - 1) // self.block_size
+        return self.blocks.match(sequence.block_hashes[:reusable]) * self.block_size
+
     def take_cached_prefix(self, sequence: Sequence, max_tokens: int) -> int:
         """Gives a sequence without blocks its longest cached prefix, of at most `max_tokens` tokens; returns
         how many tokens that is."""
@@ -124,8 +131,8 @@ class Engine:
         sequence.published_blocks = max(sequence.published_blocks, full)
 
     def clear_tail(self, sequence: Sequence, tokens: int) -> None:
-        """Zeroes what lies behind `tokens` tokens in their last block, so that a block that leaves this worker
-        carries nothing of a request that held it before."""
+        """Zeroes what lies behind `tokens` tokens in their last block: a block that leaves carries nothing of
+        a request that held it before."""
         full, partial = divmod(tokens, self.block_size)
         if partial:
             self.pool.kv[sequence.block_ids[full], :, :, partial:] = 0
@@ -159,8 +166,7 @@ def _make_pool(config: EngineConfig, model: ModelConfig) -> KVPool:
     block_bytes = model.kv_block_bytes(config.block_size)
     num_blocks = config.kv_blocks
     if num_blocks is None:
-        budget = min(MAX_DEFAULT_KV_BYTES, int(_free_bytes(config.device) * DEFAULT_KV_MEMORY_SHARE))
-        num_blocks = budget // block_bytes
+        num_blocks = _default_kv_bytes(config.device) // block_bytes
     if num_blocks < 2:
         raise ConfigError(f"kv_blocks is {num_blocks}, at least 2 are needed", field="kv_blocks")
     return KVPool(
@@ -174,7 +180,8 @@ def _make_pool(config: EngineConfig, model: ModelConfig) -> KVPool:
     )
 
 
-def _free_bytes(device: str) -> int:
+def _default_kv_bytes(device: str) -> int:
     if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0] * 0.9 / DEFAULT_KV_MEMORY_SHARE)
-    return int(psutil.virtual_memory().available)
+        return int(torch.cuda.mem_get_info(device)[0] * GPU_KV_MEMORY_SHARE)
+    free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(MAX_DEFAULT_CPU_KV_BYTES, int(free_bytes * CPU_KV_MEMORY_SHARE))

@@ -29,16 +29,16 @@ class EngineLoop:
     which the worker has to end.
     """
 
-    def __init__(self, scheduler: Scheduler, on_crash: Callable[[BaseException], None]) -> None:
-        self._scheduler = scheduler
+    def __init__(self, on_crash: Callable[[BaseException], None]) -> None:
+        self._thread: threading.Thread | None = None
         self._on_crash = on_crash
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.last_step_at_s = time.monotonic()
 
-    def start(self) -> None:
+    def start(self, scheduler: Scheduler) -> None:
+        self._thread = threading.Thread(target=self._run, args=(scheduler,), name="engine", daemon=True)
         self._thread.start()
 
     def post(self, command: Callable[[], None]) -> None:
@@ -52,26 +52,26 @@ class EngineLoop:
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
 
-    def _run(self) -> None:
+    def _run(self, scheduler: Scheduler) -> None:
         try:
             busy = False
             while not self._stopping:
-                self._run_commands(wait=not busy)
-                busy = self._scheduler.step()
+                self._run_commands(None if busy else scheduler)
+                busy = scheduler.step()
                 self.last_step_at_s = time.monotonic()
-            self._run_commands(wait=False)
-            self._scheduler.close()
+            scheduler.close()
         except BaseException as error:
             self._on_crash(error)
             raise
 
-    def _run_commands(self, wait: bool) -> None:
+    def _run_commands(self, idle: Scheduler | None) -> None:
+        """Runs what was posted; with an idle scheduler, waits for something or for its next deadline."""
         with self._wake:
-            if wait and not self._commands and not self._stopping:
-                deadline_s = self._scheduler.next_deadline_s()
+            if idle is not None and not self._commands and not self._stopping:
+                deadline_s = idle.next_deadline_s()
                 self._wake.wait(None if deadline_s is None else max(0.0, deadline_s - time.monotonic()))
             commands, self._commands = self._commands, deque()
         for command in commands:

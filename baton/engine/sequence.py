@@ -12,8 +12,8 @@ from baton.request import FinishReason, SamplingParams, Token, TokenOutput
 class Sequence:
     """Tokens of one choice of one request (prompt, then output) and the blocks that hold their KV.
 
-    block_ids[i] holds tokens [i * block_size, (i + 1) * block_size). computed_tokens counts the leading tokens
-    whose K and V are in those blocks. block_hashes are the chained hashes of the leading full blocks.
+    block_ids[i] holds tokens [i * block_size, (i + 1) * block_size). computed_tokens counts the leading
+    tokens whose K and V are in those blocks. block_hashes are the chained hashes of the leading full blocks.
     published_blocks counts those of them that the prefix cache knows. namespace seeds the chain.
     """
 

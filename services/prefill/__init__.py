@@ -1,1 +1,1 @@
-"""The prefill role: its servicer (gRPC edge) and its scheduler (which chunk runs next, what is pushed when)."""
+"""The prefill role: its servicer (gRPC edge) and its scheduler (which chunk runs next, what leaves when)."""

@@ -1,0 +1,76 @@
+"""Memory promised to hand-offs: from the promise, while blocks arrive, to the landing or the fence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from baton.decode.work import Grant, Work
+from baton.engine.block_manager import OutOfBlocks
+from baton.engine.engine import Engine
+from baton.errors import BatonError, HandoffFailed
+from baton.kvtransfer.agent import TransferAgent
+from baton.kvtransfer.base import TransferResult, TransferState
+
+Post = Callable[[Callable[[], None]], None]
+"""Runs a command on the engine's thread."""
+
+OnLanded = Callable[[Work, BatonError | None], None]
+
+
+class Reservations:
+    """All calls on the engine's thread; what the transport reports from its own is posted there."""
+
+    def __init__(self, engine: Engine, agent: TransferAgent, timeout_s: float, post: Post) -> None:
+        self._engine = engine
+        self._agent = agent
+        self._timeout_s = timeout_s
+        self._post = post
+
+    def promise(self, work: Work, headroom_blocks: int, on_landed: OnLanded) -> Grant:
+        """Takes the blocks that this worker caches, reserves those it lacks, and issues a ticket for them.
+
+        Leaves `headroom_blocks` for sequences that run already. Raises OutOfBlocks, having taken nothing.
+        """
+        engine, sequence = self._engine, work.primary
+        cached_tokens = engine.take_cached_prefix(sequence, sequence.prompt_tokens)
+        first = len(sequence.block_ids)
+        try:
+            missing = engine.blocks_for(sequence.prompt_tokens) - first
+            if missing + headroom_blocks > engine.blocks.available:
+                raise OutOfBlocks(missing + headroom_blocks, engine.blocks.available)
+            work.reserved_block_ids = engine.grow(sequence, sequence.prompt_tokens)
+        except OutOfBlocks:
+            engine.free(sequence)
+            raise
+        engine.blocks.mark_reserved(work.reserved_block_ids)
+        work.transfer_id, ticket = self._agent.expect(
+            range(first, first + missing),
+            work.reserved_block_ids,
+            min(self._timeout_s, work.request.deadline_s),
+            lambda result: self._post(lambda: on_landed(work, _error_of(work, result))),
+        )
+        return Grant(cached_tokens, ticket, missing)
+
+    def land(self, work: Work) -> None:
+        """All blocks are in: they are the sequence's own now, and reusable."""
+        self._unmark(work)
+        work.transfer_id = None
+        work.has_blocks = True
+        self._engine.mark_computed(work.primary, work.primary.prompt_tokens)
+
+    def cancel(self, work: Work, reason: str) -> None:
+        """After this returns nothing of the hand-off can land any more; the blocks may be freed."""
+        if work.transfer_id is not None:
+            self._agent.fence(work.transfer_id, reason)
+            work.transfer_id = None
+        self._unmark(work)
+
+    def _unmark(self, work: Work) -> None:
+        self._engine.blocks.unmark_reserved(work.reserved_block_ids)
+        work.reserved_block_ids = []
+
+
+def _error_of(work: Work, result: TransferResult) -> BatonError | None:
+    if result.state is TransferState.DONE:
+        return None
+    return HandoffFailed(f"request {work.request_id}: {result.error}")

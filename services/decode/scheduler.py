@@ -1,0 +1,318 @@
+"""Continuous batching: every running sequence gains one token a step, whatever else joins or leaves.
+
+Stations of a request, all on the engine's thread:
+
+    submit -> asking (bounded FIFO, until there is memory)
+           -> receiving (memory promised; blocks arrive while the prefill worker computes; see `reservations`)
+           -> running (in the batch)
+           -> ended: every choice has its finish reason, or the request failed or was released
+
+A sequence that the pool cannot hold any longer is preempted: it loses its blocks and waits, before all
+newcomers, to be computed anew from its tokens. A prompt prefilled here enters through the same queue.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from baton.decode.reservations import Post, Reservations
+from baton.decode.work import Grant, Work
+from baton.engine.batch import Chunk
+from baton.engine.block_manager import OutOfBlocks
+from baton.engine.engine import Engine
+from baton.engine.sequence import Sequence
+from baton.errors import BatonError, Cancelled, DeadlineExceeded, InvalidRequest, Overloaded
+from baton.fleet import KVBlocks, WorkerLoad
+from baton.kvtransfer.agent import TransferAgent
+from baton.request import TokenOutput
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """max_running: sequences in the batch. max_asking: requests waiting for memory. prefill_chunk_tokens:
+    tokens a step spent on prompts computed here, the bound on how long they hold up everybody's next token.
+    handoff_timeout_s: how long promised memory waits for its blocks."""
+
+    max_running: int = 256
+    max_asking: int = 1024
+    prefill_chunk_tokens: int = 256
+    handoff_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one step means for one request: new tokens, or the failure that ended it."""
+
+    router_id: str
+    request_id: str
+    outputs: list[TokenOutput]
+    failure: BatonError | None = None
+
+
+OnReports = Callable[[list[Report]], None]
+"""All reports of one step; called on the engine's thread: hand over and return at once."""
+
+
+class DecodeScheduler:
+    """Implements `baton.engine.loop.Scheduler`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        agent: TransferAgent,
+        limits: DecodeLimits,
+        post: Post,
+        on_reports: OnReports,
+    ) -> None:
+        self._engine = engine
+        self._agent = agent
+        self._limits = limits
+        self._on_reports = on_reports
+        self._reservations = Reservations(engine, agent, limits.handoff_timeout_s, post)
+        self._works: dict[str, Work] = {}
+        self._asking: deque[Work] = deque()
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._preemptions = 0
+
+    def submit(self, work: Work) -> None:
+        refusal = self._refusal(work)
+        if refusal is not None:
+            work.on_grant(refusal)
+            return
+        self._works[work.request_id] = work
+        self._asking.append(work)
+
+    def received(self, work: Work, error: BatonError | None) -> None:
+        """The hand-off has ended: all blocks are in, or none will come any more."""
+        if self._works.get(work.request_id) is not work:
+            return
+        if error is not None:
+            self._fail(work, error)
+            return
+        self._reservations.land(work)
+        self._start_if_complete(work)
+
+    def start(self, request_id: str, first_outputs: list[TokenOutput]) -> None:
+        work = self._works.get(request_id)
+        if work is None or work.is_local or work.first_outputs is not None:
+            return
+        work.first_outputs = first_outputs
+        self._start_if_complete(work)
+
+    def release_all(self, request_ids: Iterable[str]) -> None:
+        """Ends requests wherever they are; unknown ones are fine."""
+        for request_id in request_ids:
+            work = self._works.get(request_id)
+            if work is not None:
+                self._end(work, "released by the router")
+
+    def release_router(self, router_id: str) -> None:
+        for work in [w for w in self._works.values() if w.router_id == router_id]:
+            self._end(work, "the router's stream has ended")
+
+    def abandon(self, work: Work) -> None:
+        """The router no longer waits for the grant of this very work."""
+        if self._works.get(work.request_id) is work:
+            self._end(work, "abandoned by the router")
+
+    def step(self) -> bool:
+        self._expire()
+        self._readmit()
+        self._grant()
+        chunks = self._plan()
+        if not chunks:
+            return False
+        self._deliver(self._engine.run(chunks))
+        return True
+
+    def next_deadline_s(self) -> float | None:
+        return min((work.deadline_s for work in self._works.values()), default=None)
+
+    def close(self) -> None:
+        for work in list(self._works.values()):
+            self._fail(work, Cancelled("the decode worker is stopping"))
+
+    def load(self) -> WorkerLoad:
+        """Readable from any thread: counts may be a step old."""
+        works = list(self._works.values())
+        usage = self._engine.blocks.usage()
+        stats = self._agent.stats()
+        return WorkerLoad(
+            running=len(self._running),
+            waiting=len(works) - len({s.request_id for s in list(self._running)}),
+            queued_tokens=sum(sequence.pending_tokens for sequence in list(self._waiting)),
+            kv_blocks=KVBlocks(usage.total, usage.free, usage.cached, usage.used, usage.reserved),
+            kv_bytes_sent=stats.bytes_sent,
+            kv_bytes_received=stats.bytes_received,
+            preemptions=self._preemptions,
+        )
+
+    def _refusal(self, work: Work) -> BatonError | None:
+        tokens, limit = len(work.request.token_ids), self._engine.max_model_tokens
+        if work.request_id in self._works:
+            return InvalidRequest(f"request_id {work.request_id!r} is already here", field="request_id")
+        if tokens >= limit:
+            return InvalidRequest(f"the prompt has {tokens} tokens, at most {limit - 1} fit", field="prompt")
+        if len(self._asking) >= self._limits.max_asking:
+            return Overloaded(f"{self._limits.max_asking} requests wait for KV memory, the limit")
+        return None
+
+    def _grant(self) -> None:
+        """Promises memory in order of arrival, unless sequences that had it before still wait for theirs."""
+        while self._asking and not self._waiting and self._expected_running() < self._limits.max_running:
+            work = self._asking[0]
+            if work.is_local:
+                work.unfinished = len(work.choices)
+                self._waiting.append(work.primary)
+                grant = Grant(self._engine.cached_tokens(work.primary))
+            else:
+                try:
+                    grant = self._reservations.promise(work, len(self._running), self.received)
+                except OutOfBlocks:
+                    return
+            self._asking.popleft()
+            work.is_granted = True
+            work.on_grant(grant)
+
+    def _expected_running(self) -> int:
+        receiving = (w for w in self._works.values() if w.is_granted and not w.unfinished)
+        return len(self._running) + sum(len(work.choices) for work in receiving)
+
+    def _readmit(self) -> None:
+        """Moves waiting sequences (preempted, or prompts to compute here) to the batch while they fit."""
+        while self._waiting and len(self._running) < self._limits.max_running:
+            sequence = self._waiting[0]
+            tokens = len(sequence.token_ids)
+            if (
+                self._running
+                and self._engine.blocks_for(tokens) + len(self._running) > self._engine.blocks.available
+            ):
+                return
+            self._engine.take_cached_prefix(sequence, tokens - 1)
+            try:
+                self._engine.grow(sequence, tokens)
+            except OutOfBlocks:
+                self._engine.free(sequence)
+                return
+            self._waiting.popleft()
+            self._running.append(sequence)
+
+    def _start_if_complete(self, work: Work) -> None:
+        """Puts a handed-off request into the batch once both its blocks and its first tokens are here."""
+        if not work.has_blocks or work.first_outputs is None:
+            return
+        for output in work.first_outputs:
+            work.choices[output.choice].token_ids.append(output.token.token_id)
+        going_on = {output.choice for output in work.first_outputs}
+        work.unfinished = len(going_on)
+        self._spread(work, [sequence for sequence in work.choices[1:] if sequence.choice in going_on])
+        if 0 in going_on:
+            self._running.append(work.primary)
+        else:
+            self._engine.free(work.primary)
+
+    def _spread(self, work: Work, children: list[Sequence]) -> None:
+        """Gives other choices their share of the prompt's blocks; those without room are computed anew."""
+        for child in children:
+            try:
+                self._engine.fork(work.primary, child)
+            except OutOfBlocks:
+                self._waiting.append(child)
+            else:
+                self._running.append(child)
+
+    def _plan(self) -> list[Chunk]:
+        self._make_room()
+        prefill_budget_tokens = self._limits.prefill_chunk_tokens
+        chunks: list[Chunk] = []
+        for sequence in self._running:
+            pending = length = sequence.pending_tokens
+            if pending > 1:
+                length = min(pending, prefill_budget_tokens)
+                prefill_budget_tokens -= length
+            if length > 0:
+                chunks.append(Chunk(sequence, length, self._samplers(sequence) if length == pending else ()))
+        return chunks
+
+    def _samplers(self, sequence: Sequence) -> tuple[Sequence, ...]:
+        """A prompt's last row serves all choices; any other row its own sequence."""
+        if sequence.output_tokens == 0:
+            return tuple(self._works[sequence.request_id].choices)
+        return (sequence,)
+
+    def _make_room(self) -> None:
+        """Gives each running sequence the block for its next token, preempting the youngest where none is
+        left; the oldest always gets on."""
+        for sequence in list(self._running):
+            while self._lacks_block(sequence) and sequence in self._running:
+                try:
+                    self._engine.grow(sequence, len(sequence.token_ids))
+                except OutOfBlocks:
+                    self._preempt(max(self._running, key=self._age_key))
+
+    def _lacks_block(self, sequence: Sequence) -> bool:
+        return len(sequence.block_ids) * self._engine.block_size < len(sequence.token_ids)
+
+    def _age_key(self, sequence: Sequence) -> tuple[float, int]:
+        return self._works[sequence.request_id].arrived_at_s, sequence.choice
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._engine.free(sequence)
+        self._running.remove(sequence)
+        self._waiting.appendleft(sequence)
+        self._preemptions += 1
+
+    def _deliver(self, outputs: list[tuple[Sequence, TokenOutput]]) -> None:
+        reports: dict[str, Report] = {}
+        ended: list[Sequence] = []
+        for sequence, output in outputs:
+            work = self._works[sequence.request_id]
+            report = reports.setdefault(work.request_id, Report(work.router_id, work.request_id, []))
+            report.outputs.append(output)
+            if output.finish_reason is not None:
+                ended.append(sequence)
+            elif sequence is not work.primary and sequence.output_tokens == 1 and not sequence.block_ids:
+                self._spread(work, [sequence])
+        for sequence in ended:
+            self._end_choice(sequence)
+        self._on_reports(list(reports.values()))
+
+    def _end_choice(self, sequence: Sequence) -> None:
+        self._engine.free(sequence)
+        if sequence in self._running:
+            self._running.remove(sequence)
+        work = self._works[sequence.request_id]
+        work.unfinished -= 1
+        if work.unfinished == 0:
+            del self._works[work.request_id]
+
+    def _expire(self) -> None:
+        now_s = time.monotonic()
+        for work in [w for w in self._works.values() if w.deadline_s <= now_s]:
+            self._fail(
+                work, DeadlineExceeded(f"not done after {work.request.deadline_s:.1f} s, the deadline")
+            )
+
+    def _fail(self, work: Work, error: BatonError) -> None:
+        self._end(work, error.message)
+        if work.is_granted:
+            self._on_reports([Report(work.router_id, work.request_id, [], error)])
+        else:
+            work.on_grant(error)
+
+    def _end(self, work: Work, reason: str) -> None:
+        """Takes a request out of every station and gives all its blocks back."""
+        del self._works[work.request_id]
+        self._reservations.cancel(work, reason)
+        if not work.is_granted:
+            self._asking.remove(work)
+        for sequence in work.choices:
+            self._engine.free(sequence)
+            if sequence in self._waiting:
+                self._waiting.remove(sequence)
+            if sequence in self._running:
+                self._running.remove(sequence)

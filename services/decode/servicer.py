@@ -1,0 +1,149 @@
+"""The decode role's gRPC edge: commands in, one message a step and router out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from typing import Any
+
+from grpc import aio
+
+from baton.decode.scheduler import DecodeScheduler, Report
+from baton.decode.work import Grant, Work
+from baton.engine.engine import Engine
+from baton.engine.loop import EngineLoop
+from baton.errors import BatonError, InvalidRequest, Overloaded, Unavailable
+from baton.wire import decode_pb2, decode_pb2_grpc
+from baton.wire.convert import (
+    failure_to_wire,
+    load_to_wire,
+    output_from_wire,
+    output_to_wire,
+    request_from_wire,
+)
+
+SERVICE = decode_pb2.DESCRIPTOR.services_by_name["Decode"].full_name
+MAX_UNREAD_STEPS = 4096
+"""Messages kept for a router that does not read; one more ends its stream, and with it its requests."""
+
+_IS_LOCAL = {decode_pb2.LOCAL_PREFILL_NEVER: False, decode_pb2.LOCAL_PREFILL_ALWAYS: True}
+
+
+class DecodeServicer(decode_pb2_grpc.DecodeServicer):
+    """`attach` gives it the scheduler, which in turn reports to `on_reports`."""
+
+    def __init__(self, engine: Engine, loop: EngineLoop) -> None:
+        self._engine = engine
+        self._loop = loop
+        self._event_loop = asyncio.get_running_loop()
+        self._streams: dict[str, _RouterStream] = {}
+
+    def attach(self, scheduler: DecodeScheduler) -> None:
+        self._scheduler = scheduler
+
+    def mount(self, server: aio.Server) -> None:
+        decode_pb2_grpc.add_DecodeServicer_to_server(self, server)
+
+    def on_reports(self, reports: list[Report]) -> None:
+        """Called on the engine's thread."""
+        self._event_loop.call_soon_threadsafe(self._dispatch, reports)
+
+    async def Stream(
+        self, request: decode_pb2.StreamRequest, context: aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[decode_pb2.StepOutputs]:
+        if not request.router_id:
+            raise InvalidRequest("router_id is empty", field="router_id")
+        if request.router_id in self._streams:
+            raise InvalidRequest(f"router {request.router_id!r} has a stream already", field="router_id")
+        stream = self._streams[request.router_id] = _RouterStream()
+        try:
+            yield decode_pb2.StepOutputs(load=load_to_wire(self._scheduler.load()))
+            async for outputs in stream.messages():
+                yield outputs
+        finally:
+            del self._streams[request.router_id]
+            self._loop.post(lambda: self._scheduler.release_router(request.router_id))
+
+    async def Reserve(
+        self, request: decode_pb2.ReserveRequest, context: aio.ServicerContext[Any, Any]
+    ) -> decode_pb2.ReserveReply:
+        if request.router_id not in self._streams:
+            raise Unavailable(f"router {request.router_id!r} has no stream here: open `Stream` first")
+        if request.local_prefill not in _IS_LOCAL:
+            raise InvalidRequest(f"local_prefill is {request.local_prefill}", field="local_prefill")
+        granted: asyncio.Future[Grant | BatonError] = self._event_loop.create_future()
+
+        def settle(outcome: Grant | BatonError) -> None:
+            if not granted.done():
+                granted.set_result(outcome)
+
+        generation = request_from_wire(request.request)
+        choices = [self._engine.new_sequence(generation, choice) for choice in range(generation.n)]
+        work = Work(
+            generation,
+            request.router_id,
+            choices,
+            _IS_LOCAL[request.local_prefill],
+            lambda outcome: self._event_loop.call_soon_threadsafe(settle, outcome),
+        )
+        self._loop.post(lambda: self._scheduler.submit(work))
+        try:
+            outcome = await granted
+        except asyncio.CancelledError:
+            self._loop.post(lambda: self._scheduler.abandon(work))
+            raise
+        if isinstance(outcome, BatonError):
+            raise outcome
+        return decode_pb2.ReserveReply(
+            cached_tokens=outcome.cached_tokens, ticket=outcome.ticket, missing_blocks=outcome.missing_blocks
+        )
+
+    async def Start(
+        self, request: decode_pb2.StartRequest, context: aio.ServicerContext[Any, Any]
+    ) -> decode_pb2.StartReply:
+        outputs = [output_from_wire(output) for output in request.first_outputs]
+        self._loop.post(lambda: self._scheduler.start(request.request_id, outputs))
+        return decode_pb2.StartReply()
+
+    async def Release(
+        self, request: decode_pb2.ReleaseRequest, context: aio.ServicerContext[Any, Any]
+    ) -> decode_pb2.ReleaseReply:
+        self._loop.post(lambda: self._scheduler.release_all(request.request_ids))
+        return decode_pb2.ReleaseReply()
+
+    def _dispatch(self, reports: list[Report]) -> None:
+        by_router: dict[str, list[decode_pb2.RequestOutputs]] = defaultdict(list)
+        for report in reports:
+            by_router[report.router_id].append(_report_to_wire(report))
+        load = load_to_wire(self._scheduler.load())
+        for router_id, outputs in by_router.items():
+            stream = self._streams.get(router_id)
+            if stream is not None:
+                stream.put(decode_pb2.StepOutputs(requests=outputs, load=load))
+
+
+class _RouterStream:
+    """The messages that one router has not read yet."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[decode_pb2.StepOutputs] = asyncio.Queue()
+        self._overflown = False
+
+    def put(self, message: decode_pb2.StepOutputs) -> None:
+        self._overflown = self._overflown or self._queue.qsize() >= MAX_UNREAD_STEPS
+        if not self._overflown:
+            self._queue.put_nowait(message)
+
+    async def messages(self) -> AsyncIterator[decode_pb2.StepOutputs]:
+        while not (self._overflown and self._queue.empty()):
+            yield await self._queue.get()
+        raise Overloaded(f"the router left {MAX_UNREAD_STEPS} steps unread, the limit")
+
+
+def _report_to_wire(report: Report) -> decode_pb2.RequestOutputs:
+    return decode_pb2.RequestOutputs(
+        request_id=report.request_id,
+        outputs=[output_to_wire(output) for output in report.outputs],
+        failure=None if report.failure is None else failure_to_wire(report.failure),
+    )

@@ -1,0 +1,59 @@
+"""One request in a decode worker's hands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from baton.engine.sequence import Sequence
+from baton.errors import BatonError
+from baton.request import GenerationRequest, TokenOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Memory is promised. ticket: sealed, for the prefill worker; empty where the prompt is computed here."""
+
+    cached_tokens: int
+    ticket: bytes = b""
+    missing_blocks: int = 0
+
+
+OnGrant = Callable[[Grant | BatonError], None]
+"""Called exactly once, on the engine's thread: hand over and return at once."""
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """choices[0] holds the prompt's blocks until the others have forked from it.
+
+    is_local: this worker computes the prompt. on_grant: tells the router about memory, once.
+    transfer_id: of the hand-off under way. first_outputs: from the prefill worker, once the router sent them.
+    unfinished: choices in the batch or waiting for it; 0 until the prompt's KV and first tokens are here.
+    """
+
+    request: GenerationRequest
+    router_id: str
+    choices: list[Sequence]
+    is_local: bool
+    on_grant: OnGrant
+    arrived_at_s: float = field(default_factory=time.monotonic)
+    transfer_id: bytes | None = None
+    reserved_block_ids: list[int] = field(default_factory=list)
+    has_blocks: bool = False
+    first_outputs: list[TokenOutput] | None = None
+    is_granted: bool = False
+    unfinished: int = 0
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    @property
+    def primary(self) -> Sequence:
+        return self.choices[0]
+
+    @property
+    def deadline_s(self) -> float:
+        return self.arrived_at_s + self.request.deadline_s
