@@ -108,16 +108,16 @@ class DecodeScheduler:
         for request_id in request_ids:
             work = self._works.get(request_id)
             if work is not None:
-                self._end(work, "released by the router")
+                self._end(work, Cancelled("released by the router"))
 
     def release_router(self, router_id: str) -> None:
         for work in [w for w in self._works.values() if w.router_id == router_id]:
-            self._end(work, "the router's stream has ended")
+            self._end(work, Cancelled("the router's stream has ended"))
 
     def abandon(self, work: Work) -> None:
         """The router no longer waits for the grant of this very work."""
         if self._works.get(work.request_id) is work:
-            self._end(work, "abandoned by the router")
+            self._end(work, Cancelled("abandoned by the router"))
 
     def step(self) -> bool:
         self._expire()
@@ -298,18 +298,17 @@ class DecodeScheduler:
             )
 
     def _fail(self, work: Work, error: BatonError) -> None:
-        self._end(work, error.message)
+        self._end(work, error)
         if work.is_granted:
             self._on_reports([Report(work.router_id, work.request_id, [], error)])
-        else:
-            work.on_grant(error)
 
-    def _end(self, work: Work, reason: str) -> None:
+    def _end(self, work: Work, error: BatonError) -> None:
         """Takes a request out of every station and gives all its blocks back."""
         del self._works[work.request_id]
-        self._reservations.cancel(work, reason)
+        self._reservations.cancel(work, error.message)
         if not work.is_granted:
             self._asking.remove(work)
+            work.on_grant(error)
         for sequence in work.choices:
             self._engine.free(sequence)
             if sequence in self._waiting:

@@ -1,0 +1,33 @@
+"""What a worker process is started with; complete when built, then passed down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from baton.decode.scheduler import DecodeLimits
+from baton.engine.engine import EngineConfig
+from baton.fleet import Role
+from baton.prefill.scheduler import PrefillLimits
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """host, port: where gRPC listens (port 0: chosen by the system). advertise_host: what others dial, empty
+    for `host`. registry: host:port of the router. secret: shared by the whole fleet. schemes: KV transports,
+    in order of preference; empty for all that work here. drain_timeout_s: how long SIGTERM lets requests
+    finish."""
+
+    role: Role
+    worker_id: str
+    model_name: str
+    engine: EngineConfig
+    registry: str
+    secret: bytes
+    host: str = "127.0.0.1"
+    port: int = 0
+    advertise_host: str = ""
+    schemes: tuple[str, ...] = ()
+    drain_timeout_s: float = 30.0
+    heartbeat_s: float = 0.25
+    prefill: PrefillLimits = field(default_factory=PrefillLimits)
+    decode: DecodeLimits = field(default_factory=DecodeLimits)

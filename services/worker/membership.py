@@ -1,0 +1,68 @@
+"""Keeps a worker's lease: registers, beats, registers again when the registry has forgotten it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from baton.discovery.base import Registration
+from baton.errors import BatonError
+from baton.fleet import WorkerInfo, WorkerLoad, WorkerState
+
+_log = logging.getLogger(__name__)
+_RETRY_S = 0.25
+
+
+class Membership:
+    """`state` may be set at any time; the next heartbeat carries it."""
+
+    def __init__(
+        self,
+        registry: Registration,
+        worker: WorkerInfo,
+        load: Callable[[], WorkerLoad],
+        heartbeat_s: float,
+        on_registered: Callable[[], None],
+    ) -> None:
+        self.state = WorkerState.READY
+        self._registry = registry
+        self._worker = worker
+        self._load = load
+        self._heartbeat_s = heartbeat_s
+        self._on_registered = on_registered
+        self._beat_now = asyncio.Event()
+
+    def drain(self) -> None:
+        self.state = WorkerState.DRAINING
+        self._beat_now.set()
+
+    async def keep(self) -> None:
+        """Runs until cancelled. A registry that cannot be reached is asked again; serving goes on."""
+        is_member = False
+        while True:
+            try:
+                if is_member:
+                    is_member = await self._registry.heartbeat(self._worker, self.state, self._load())
+                else:
+                    await self._registry.register(self._worker, self.state, self._load())
+                    is_member = True
+                    self._on_registered()
+            except BatonError as error:
+                _log.warning("registry: %s", error.message)
+                is_member = False
+            await self._pause(self._heartbeat_s if is_member else _RETRY_S)
+
+    async def leave(self) -> None:
+        try:
+            await self._registry.deregister(self._worker)
+        except BatonError as error:
+            _log.warning("could not deregister, the lease will end by itself: %s", error.message)
+        await self._registry.close()
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._beat_now.wait(), seconds)
+        except TimeoutError:
+            return
+        self._beat_now.clear()

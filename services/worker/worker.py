@@ -1,0 +1,141 @@
+"""One worker process: an engine, a transfer agent, a role, a gRPC server, a lease. Starts, serves, drains, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import time
+from contextlib import AsyncExitStack
+
+import msgspec
+
+from baton import __version__
+from baton.discovery.embedded import EmbeddedRegistryClient
+from baton.engine.engine import Engine
+from baton.engine.loop import EngineLoop
+from baton.fleet import ModelInfo, WorkerInfo, WorkerProfile
+from baton.kvtransfer.agent import DEFAULT_SCHEMES, TransferAgent
+from baton.kvtransfer.base import KVLayout, KVMemory
+from baton.rpc import Server
+from baton.worker.config import WorkerConfig
+from baton.worker.membership import Membership
+from baton.worker.profile import measure_profile
+from baton.worker.roles import MountedRole, mount_role
+
+_log = logging.getLogger(__name__)
+_DRAIN_POLL_S = 0.05
+_SERVER_GRACE_S = 1.0
+
+
+async def run_worker(config: WorkerConfig) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal ends it at once. Raises what kept it from
+    starting, or what crashed its engine."""
+    stop = _StopSignal()
+    engine = await asyncio.to_thread(Engine, config.engine)
+    async with AsyncExitStack() as cleanup:
+        cleanup.callback(engine.close)
+        profile = await asyncio.to_thread(measure_profile, engine)
+        agent = _make_agent(config, engine)
+        cleanup.callback(agent.close)
+        loop = EngineLoop(stop.crash)
+        role = mount_role(config, engine, loop, agent)
+        cleanup.push_async_callback(asyncio.to_thread, loop.stop)
+        server = Server(config.host, config.port, config.secret)
+        server.add(role.service, role.mount)
+        await server.start()
+        cleanup.push_async_callback(server.stop, _SERVER_GRACE_S)
+        worker = _describe(config, engine, agent, server.port, profile)
+        membership = _make_membership(config, worker, role)
+        keeper = asyncio.create_task(membership.keep())
+        await stop.first.wait()
+        membership.drain()
+        await _drain(role, config.drain_timeout_s, stop)
+        keeper.cancel()
+        await membership.leave()
+    stop.raise_crash()
+
+
+class _StopSignal:
+    """The first signal asks for a drain, the second for the end; a crash of the engine asks for both."""
+
+    def __init__(self) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        self._crash: BaseException | None = None
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_signal)
+
+    def crash(self, error: BaseException) -> None:
+        """Called on the engine's thread."""
+        self._crash = error
+        self._loop.call_soon_threadsafe(self._stop_at_once)
+
+    def raise_crash(self) -> None:
+        if self._crash is not None:
+            raise self._crash
+
+    def _on_signal(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+    def _stop_at_once(self) -> None:
+        self.first.set()
+        self.second.set()
+
+
+def _make_agent(config: WorkerConfig, engine: Engine) -> TransferAgent:
+    layout = KVLayout(
+        model=engine.model.fingerprint,
+        dtype=str(engine.model.dtype).removeprefix("torch."),
+        block_size=engine.block_size,
+        layers=engine.model.num_layers,
+        kv_heads=engine.model.num_kv_heads,
+        head_dim=engine.model.head_dim,
+    )
+    memory = KVMemory(engine.pool.bytes_view, engine.pool.fd)
+    host = config.advertise_host or config.host
+    return TransferAgent(memory, layout, config.secret, config.schemes or DEFAULT_SCHEMES, host)
+
+
+def _describe(
+    config: WorkerConfig, engine: Engine, agent: TransferAgent, port: int, profile: WorkerProfile
+) -> WorkerInfo:
+    return WorkerInfo(
+        worker_id=config.worker_id,
+        epoch=secrets.token_bytes(8),
+        role=config.role,
+        address=f"{config.advertise_host or config.host}:{port}",
+        pid=os.getpid(),
+        model=ModelInfo(
+            config.model_name,
+            engine.model.fingerprint,
+            engine.max_model_tokens,
+            engine.model.vocab_size,
+            tuple(engine.model.eos_token_ids),
+        ),
+        kv_layout=msgspec.msgpack.encode(agent.layout),
+        block_size=engine.block_size,
+        profile=profile,
+        version=__version__,
+    )
+
+
+def _make_membership(config: WorkerConfig, worker: WorkerInfo, role: MountedRole) -> Membership:
+    def on_registered() -> None:
+        _log.info("%s %s serves at %s", worker.role.value, worker.worker_id, worker.address)
+
+    registry = EmbeddedRegistryClient(config.registry, config.secret)
+    return Membership(registry, worker, role.load, config.heartbeat_s, on_registered)
+
+
+async def _drain(role: MountedRole, timeout_s: float, stop: _StopSignal) -> None:
+    """Waits until the role has no request left, the timeout passes, or a second signal comes."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s and not stop.second.is_set():
+        load = role.load()
+        if load.running + load.waiting == 0:
+            return
+        await asyncio.sleep(_DRAIN_POLL_S)
+    _log.warning("draining ended with requests left")
