@@ -85,7 +85,7 @@ class DecodeServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Release(self, request, context):
-        """Forgets requests, wherever they are in this worker's hands. Unknown ids are fine.
+        """Forgets a request or some of its choices, wherever they are in this worker's hands. Unknown ones are fine.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

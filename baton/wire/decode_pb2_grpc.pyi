@@ -44,7 +44,7 @@ class DecodeStub:
     Start: _grpc.UnaryUnaryMultiCallable[_decode_pb2.StartRequest, _decode_pb2.StartReply]
     """Hands over the first tokens of a reserved request; it joins the batch as soon as its blocks are in."""
     Release: _grpc.UnaryUnaryMultiCallable[_decode_pb2.ReleaseRequest, _decode_pb2.ReleaseReply]
-    """Forgets requests, wherever they are in this worker's hands. Unknown ids are fine."""
+    """Forgets a request or some of its choices, wherever they are in this worker's hands. Unknown ones are fine."""
 
 @_typing.type_check_only
 class DecodeAsyncStub(DecodeStub):
@@ -62,7 +62,7 @@ class DecodeAsyncStub(DecodeStub):
     Start: _aio.UnaryUnaryMultiCallable[_decode_pb2.StartRequest, _decode_pb2.StartReply]  # type: ignore[assignment]
     """Hands over the first tokens of a reserved request; it joins the batch as soon as its blocks are in."""
     Release: _aio.UnaryUnaryMultiCallable[_decode_pb2.ReleaseRequest, _decode_pb2.ReleaseReply]  # type: ignore[assignment]
-    """Forgets requests, wherever they are in this worker's hands. Unknown ids are fine."""
+    """Forgets a request or some of its choices, wherever they are in this worker's hands. Unknown ones are fine."""
 
 class DecodeServicer(metaclass=_abc_1.ABCMeta):
     """The second leg of a request: receive its KV blocks, then one token a step."""
@@ -101,6 +101,6 @@ class DecodeServicer(metaclass=_abc_1.ABCMeta):
         request: _decode_pb2.ReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_decode_pb2.ReleaseReply, _abc.Awaitable[_decode_pb2.ReleaseReply]]:
-        """Forgets requests, wherever they are in this worker's hands. Unknown ids are fine."""
+        """Forgets a request or some of its choices, wherever they are in this worker's hands. Unknown ones are fine."""
 
 def add_DecodeServicer_to_server(servicer: DecodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from baton.decode.reservations import Post, Reservations
@@ -103,12 +103,18 @@ class DecodeScheduler:
         work.first_outputs = first_outputs
         self._start_if_complete(work)
 
-    def release_all(self, request_ids: Iterable[str]) -> None:
-        """Ends requests wherever they are; unknown ones are fine."""
-        for request_id in request_ids:
-            work = self._works.get(request_id)
-            if work is not None:
-                self._end(work, Cancelled("released by the router"))
+    def release(self, request_id: str, choices: list[int]) -> None:
+        """Ends some choices of a request, or with none named all of it, wherever they are."""
+        work = self._works.get(request_id)
+        if work is None:
+            return
+        if not choices:
+            self._end(work, Cancelled("released by the router"))
+        for sequence in [work.choices[choice] for choice in choices if choice < len(work.choices)]:
+            if sequence in self._running or sequence in self._waiting:
+                self._end_choice(sequence)
+            elif work.first_outputs is not None:
+                work.first_outputs = [o for o in work.first_outputs if o.choice != sequence.choice]
 
     def release_router(self, router_id: str) -> None:
         for work in [w for w in self._works.values() if w.router_id == router_id]:
@@ -283,8 +289,7 @@ class DecodeScheduler:
 
     def _end_choice(self, sequence: Sequence) -> None:
         self._engine.free(sequence)
-        if sequence in self._running:
-            self._running.remove(sequence)
+        self._leave_batch(sequence)
         work = self._works[sequence.request_id]
         work.unfinished -= 1
         if work.unfinished == 0:
@@ -311,7 +316,10 @@ class DecodeScheduler:
             work.on_grant(error)
         for sequence in work.choices:
             self._engine.free(sequence)
-            if sequence in self._waiting:
-                self._waiting.remove(sequence)
-            if sequence in self._running:
-                self._running.remove(sequence)
+            self._leave_batch(sequence)
+
+    def _leave_batch(self, sequence: Sequence) -> None:
+        if sequence in self._waiting:
+            self._waiting.remove(sequence)
+        if sequence in self._running:
+            self._running.remove(sequence)

@@ -109,7 +109,8 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
     async def Release(
         self, request: decode_pb2.ReleaseRequest, context: aio.ServicerContext[Any, Any]
     ) -> decode_pb2.ReleaseReply:
-        self._loop.post(lambda: self._scheduler.release_all(request.request_ids))
+        choices = list(request.choices)
+        self._loop.post(lambda: self._scheduler.release(request.request_id, choices))
         return decode_pb2.ReleaseReply()
 
     def _dispatch(self, reports: list[Report]) -> None:

@@ -101,10 +101,10 @@ class PrefillScheduler:
         prompts = list(self._prompts.values())
         usage = self._engine.blocks.usage()
         stats = self._agent.stats()
-        computing = len(self._computing)
+        waiting = len(self._waiting)
         return WorkerLoad(
-            running=computing,
-            waiting=len(self._waiting),
+            running=len(prompts) - waiting,
+            waiting=waiting,
             queued_tokens=sum(max(0, p.sequence.prompt_tokens - p.sequence.computed_tokens) for p in prompts),
             kv_blocks=KVBlocks(usage.total, usage.free, usage.cached, usage.used, usage.reserved),
             kv_bytes_sent=stats.bytes_sent,

@@ -1,5 +1,4 @@
-"""How fast this worker is, measured on its own engine before it registers. Takes well under a second for small
-models and leaves the pool as it was."""
+"""How fast this worker is, measured on its own engine before it registers; leaves the pool as it was."""
 
 from __future__ import annotations
 
@@ -18,8 +17,8 @@ _COPY_BYTES = 16 << 20
 
 
 def measure_profile(engine: Engine) -> WorkerProfile:
-    """Prefill rate over one prompt of up to 256 tokens, step time over four decode steps at batch 1, copy rate
-    over 16 MiB; each after one warm-up."""
+    """Prefill rate over one prompt of up to 256 tokens, step time over four decode steps at batch 1, copy
+    rate over 16 MiB; each after one warm-up."""
     _measure_sequence(engine)
     prefill_s, prompt_tokens, step_s = _measure_sequence(engine)
     engine.blocks.clear_cache()

@@ -1,4 +1,4 @@
-"""One worker process: an engine, a transfer agent, a role, a gRPC server, a lease. Starts, serves, drains, ends."""
+"""One worker process: an engine, a transfer agent, a role, a gRPC server and a lease."""
 
 from __future__ import annotations
 
