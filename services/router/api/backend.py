@@ -1,4 +1,5 @@
-"""What the HTTP face needs from whatever generates tokens. The router implements it; so does the tests' fake."""
+"""What the HTTP face needs from whatever generates tokens. The router implements it, and so does
+the fake of the tests."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from baton.request import GenerationRequest, Route, TokenOutput
 class ServedModel:
     """The model that the fleet serves.
 
-    model_id: the name in answers; aliases: further names that requests may use. created: Unix time in seconds.
-    max_model_tokens: prompt and output together. vocab_size: rows of the embedding; a token id is below it.
+    model_id: the name in answers; aliases: further names that requests may use. created: Unix time in
+    seconds. max_model_tokens: prompt and output together. vocab_size: rows of the embedding; token ids are
+    below it.
     """
 
     model_id: str
