@@ -1,0 +1,80 @@
+"""The one decoder behind every family: Llama, Mistral, Qwen2, Qwen3. Plain functions over typed weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from baton.engine.attention.base import AttentionBackend
+from baton.engine.checkpoint import Checkpoint
+from baton.engine.model_config import ModelConfig
+from baton.engine.rope import RotaryEmbedding, rotate
+from baton.engine.weights import DecoderWeights, LayerWeights, WeightLoader
+
+
+class CausalLM:
+    """Weights on one device and the pass over them. Activations have the dtype of the weights."""
+
+    def __init__(self, config: ModelConfig, weights: DecoderWeights, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self._weights = weights
+        self._rope = RotaryEmbedding(config.rope, device)
+
+    @classmethod
+    def load(cls, config: ModelConfig, device: str | torch.device = "cpu") -> CausalLM:
+        """Loads the weights of the folder that `config` was read from."""
+        target = torch.device(device)
+        loader = WeightLoader(Checkpoint(config.folder), config.dtype, target)
+        return cls(config, loader.decoder(config), target)
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        prompt_tokens: Tensor,
+        kv: Tensor,
+        attention: AttentionBackend,
+    ) -> Tensor:
+        """The last layer's output [T, hidden_size] of T tokens; writes their keys and values into `kv`.
+
+        token_ids, positions, prompt_tokens: int64 [T]; kv: see `KVPool.kv`; attention: told of this step's
+        batch by `begin_step`.
+        """
+        hidden = F.embedding(token_ids, self._weights.embedding)
+        cos, sin = self._rope.cos_sin(positions, prompt_tokens, hidden.dtype)
+        for index, layer in enumerate(self._weights.layers):
+            normed = self._norm(hidden, layer.input_norm)
+            query, key, value = self._heads(layer, normed, cos, sin)
+            heads = attention.attend(query, key, value, kv, index, self.config.sliding_windows[index])
+            hidden = hidden + layer.output(heads.flatten(1))
+            hidden = hidden + self._mlp(layer, self._norm(hidden, layer.post_attention_norm))
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits, float32 [R, vocab_size], of R rows of `forward`'s output."""
+        return F.linear(self._norm(hidden, self._weights.final_norm), self._weights.lm_head).float()
+
+    def _heads(
+        self, layer: LayerWeights, hidden: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries [T, num_heads, head_dim] and keys, plain values [T, num_kv_heads, head_dim]."""
+        config = self.config
+        heads = layer.qkv(hidden).view(len(hidden), -1, config.head_dim)
+        query, key, value = torch.split(
+            heads, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1
+        )
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key = self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)
+        return rotate(query, cos, sin), rotate(key, cos, sin), value
+
+    def _mlp(self, layer: LayerWeights, hidden: Tensor) -> Tensor:
+        gate, up = layer.gate_up(hidden).chunk(2, dim=-1)
+        return layer.down(F.silu(gate) * up)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """RMSNorm (https://arxiv.org/abs/1910.07467) in float32, scaled in the weights' dtype."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps)
+        return weight * wide.to(x.dtype)

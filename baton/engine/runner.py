@@ -1,0 +1,57 @@
+"""Runs one engine step: chunks in, tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Sequenced
+
+import torch
+from torch import Tensor
+
+from baton.engine.attention import load_backend
+from baton.engine.batch import Chunk
+from baton.engine.kv_pool import KVPool
+from baton.engine.model import CausalLM
+from baton.engine.sampler import Sampler
+from baton.engine.step import StepInputs
+from baton.request import Token
+
+
+class ModelRunner:
+    """One model over one pool. Sequences are read, never changed."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        pool: KVPool,
+        sampler: Sampler,
+        device: str | torch.device = "cpu",
+        attention_backend: str = "reference",
+    ) -> None:
+        """Raises ConfigError where `attention_backend` is unknown."""
+        self._model = model
+        self._pool = pool
+        self._sampler = sampler
+        self._device = torch.device(device)
+        self._attention = load_backend(attention_backend)
+
+    def run(self, chunks: Sequenced[Chunk]) -> list[Token]:
+        """Computes the K and V of all chunks and one token a sampler, in the order of chunks and samplers."""
+        if not chunks:
+            return []
+        with torch.inference_mode():
+            step = StepInputs.of(chunks, self._pool.block_size, self._device)
+            hidden = self._forward(step)
+            if not step.samplers:
+                return []
+            return self._sampler.sample(self._logits(step, hidden), step.samplers)
+
+    def _forward(self, step: StepInputs) -> Tensor:
+        self._attention.begin_step(step.attention)
+        return self._model.forward(
+            step.token_ids, step.positions, step.prompt_tokens, self._pool.kv, self._attention
+        )
+
+    def _logits(self, step: StepInputs, hidden: Tensor) -> Tensor:
+        """Logits, float32 [len(samplers), vocab_size]; each row is computed once, however many share it."""
+        logits = self._model.logits(hidden[step.logits_rows])
+        return logits if step.sampler_rows is None else logits[step.sampler_rows]

@@ -1,0 +1,147 @@
+"""The typed weights of a decoder, loaded from a checkpoint with Hugging Face's tensor names.
+
+Query, key and value projections are one matrix, and so are gate and up: one product instead of three or two.
+Tensors that are neither fused nor converted stay mapped from the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from baton.engine.architecture import Architecture
+from baton.engine.checkpoint import Checkpoint
+
+LM_HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = x W^T + b with W [out, in] and b [out] or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One decoder layer. qkv: rows of all query heads, then all key heads, then all value heads. gate_up:
+    rows of the gate, then of the up projection. query_norm, key_norm: [head_dim], or None."""
+
+    input_norm: Tensor
+    qkv: Linear
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    output: Linear
+    post_attention_norm: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """embedding: [vocab_size, hidden_size]. lm_head: the same shape; the same tensor where they are tied."""
+
+    embedding: Tensor
+    layers: tuple[LayerWeights, ...]
+    final_norm: Tensor
+    lm_head: Tensor
+
+
+def expected_shapes(config: Architecture) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a folder with this architecture must hold."""
+    hidden = config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden), FINAL_NORM: (hidden,)}
+    if not config.tied_embeddings:
+        shapes[LM_HEAD] = (config.vocab_size, hidden)
+    for layer in range(config.num_layers):
+        shapes.update((f"model.layers.{layer}.{name}", shape) for name, shape in _layer_shapes(config))
+    return shapes
+
+
+def _layer_shapes(config: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
+    hidden, mlp = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    linears = (
+        ("self_attn.q_proj", queries, hidden, config.qkv_bias),
+        ("self_attn.k_proj", keys, hidden, config.qkv_bias),
+        ("self_attn.v_proj", keys, hidden, config.qkv_bias),
+        ("self_attn.o_proj", hidden, queries, config.output_bias),
+        ("mlp.gate_proj", mlp, hidden, config.mlp_bias),
+        ("mlp.up_proj", mlp, hidden, config.mlp_bias),
+        ("mlp.down_proj", hidden, mlp, config.mlp_bias),
+    )
+    for name, rows, columns, has_bias in linears:
+        yield f"{name}.weight", (rows, columns)
+        if has_bias:
+            yield f"{name}.bias", (rows,)
+    yield "input_layernorm.weight", (hidden,)
+    yield "post_attention_layernorm.weight", (hidden,)
+    if config.qk_norm:
+        yield "self_attn.q_norm.weight", (config.head_dim,)
+        yield "self_attn.k_norm.weight", (config.head_dim,)
+
+
+def verify(config: Architecture, checkpoint: Checkpoint) -> None:
+    """Raises ModelFolderError unless every tensor is there, well shaped; reads headers alone."""
+    for name, shape in expected_shapes(config).items():
+        checkpoint.require(name, shape)
+    if LM_HEAD in checkpoint:
+        checkpoint.require(LM_HEAD, (config.vocab_size, config.hidden_size))
+
+
+class WeightLoader:
+    """Brings tensors of one verified checkpoint to a dtype and a device."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
+        self._checkpoint = checkpoint
+        self._dtype = dtype
+        self._device = device
+
+    def decoder(self, config: Architecture) -> DecoderWeights:
+        embedding = self._load(EMBEDDING)
+        # As transformers does, a head of its own is used even where the configuration calls it tied.
+        lm_head = self._load(LM_HEAD) if LM_HEAD in self._checkpoint else embedding
+        layers = tuple(self._layer(config, f"model.layers.{layer}.") for layer in range(config.num_layers))
+        return DecoderWeights(embedding, layers, self._load(FINAL_NORM), lm_head)
+
+    def _layer(self, config: Architecture, prefix: str) -> LayerWeights:
+        attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
+        qkv = [f"{attention}{name}_proj" for name in ("q", "k", "v")]
+        return LayerWeights(
+            input_norm=self._load(f"{prefix}input_layernorm.weight"),
+            qkv=self._linear(qkv, config.qkv_bias),
+            query_norm=self._load(f"{attention}q_norm.weight") if config.qk_norm else None,
+            key_norm=self._load(f"{attention}k_norm.weight") if config.qk_norm else None,
+            output=self._linear([f"{attention}o_proj"], config.output_bias),
+            post_attention_norm=self._load(f"{prefix}post_attention_layernorm.weight"),
+            gate_up=self._linear([f"{mlp}gate_proj", f"{mlp}up_proj"], config.mlp_bias),
+            down=self._linear([f"{mlp}down_proj"], config.mlp_bias),
+        )
+
+    def _linear(self, names: list[str], has_bias: bool) -> Linear:
+        """The projections `names`, one below the other."""
+        weight = self._rows([f"{name}.weight" for name in names])
+        return Linear(weight, self._rows([f"{name}.bias" for name in names]) if has_bias else None)
+
+    def _rows(self, names: list[str]) -> Tensor:
+        if len(names) == 1:
+            return self._load(names[0])
+        parts = [self._checkpoint.tensor(name) for name in names]
+        shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
+        fused = torch.empty(shape, dtype=self._dtype, device=self._device)
+        for part, rows in zip(parts, torch.split(fused, [len(part) for part in parts]), strict=True):
+            rows.copy_(part)
+        return fused
+
+    def _load(self, name: str) -> Tensor:
+        return self._checkpoint.tensor(name).to(device=self._device, dtype=self._dtype)

@@ -1,0 +1,22 @@
+"""Fixtures that every test may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a variant of `model_folders.VARIANTS`, built once a session; not to be changed."""
+    import model_folders  # brings in torch and transformers, which most tests do without
+
+    root = tmp_path_factory.mktemp("models")
+
+    def folder(name: str) -> Path:
+        path = root / name
+        return path if path.exists() else model_folders.make_folder(name, path)
+
+    return folder
