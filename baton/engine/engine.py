@@ -58,12 +58,12 @@ class Engine:
             torch.set_num_threads(config.threads)
         self.config = config
         self.model = ModelConfig.from_folder(config.model, config.dtype, config.max_model_tokens)
-        model = CausalLM.from_folder(config.model, self.model, config.attention, config.device)
+        model = CausalLM.load(self.model, config.device)
         self.pool = _make_pool(config, self.model)
         self.blocks = BlockManager(self.pool.num_blocks, config.block_size)
         self._eos_token_ids = frozenset(self.model.eos_token_ids)
         sampler = Sampler(self.model.vocab_size, self._eos_token_ids)
-        self._runner = ModelRunner(model, self.pool, sampler, config.device)
+        self._runner = ModelRunner(model, self.pool, sampler, config.device, config.attention)
         self.max_model_tokens = min(self.model.max_model_tokens, self.pool.num_blocks * config.block_size)
 
     @property
