@@ -21,7 +21,7 @@ def owner(session_key: str, loads: Mapping[str, int], bound: float = LOAD_BOUND)
     """The worker of `session_key` among the keys of `loads` (requests each carries now, without this one)."""
     capacity = bound * (sum(loads.values()) + 1) / len(loads)
     ring = _ring(tuple(sorted(loads)))
-    start = bisect(ring, (xxhash.xxh3_64_intdigest(session_key), ""))
+    start = bisect(ring, (xxhash.xxh3_64_intdigest(session_key.encode()), ""))
     for offset in range(len(ring)):
         worker_id = ring[(start + offset) % len(ring)][1]
         if loads[worker_id] + 1 <= max(1.0, capacity):
@@ -32,7 +32,7 @@ def owner(session_key: str, loads: Mapping[str, int], bound: float = LOAD_BOUND)
 @lru_cache(maxsize=64)
 def _ring(worker_ids: tuple[str, ...]) -> Sequence[tuple[int, str]]:
     return sorted(
-        (xxhash.xxh3_64_intdigest(f"{worker_id}#{point}"), worker_id)
+        (xxhash.xxh3_64_intdigest(f"{worker_id}#{point}".encode()), worker_id)
         for worker_id in worker_ids
         for point in range(_POINTS_PER_WORKER)
     )

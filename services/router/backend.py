@@ -1,0 +1,111 @@
+"""The fleet as the HTTP face sees it (`baton.router.api.backend.Backend`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass
+
+from baton import __version__
+from baton.errors import Unavailable
+from baton.fleet import KVBlocks, Member, ModelInfo, WorkerProfile
+from baton.request import GenerationRequest
+from baton.router.api.backend import ServedModel
+from baton.router.config import RouterConfig
+from baton.router.request_flow import RequestFlow
+from baton.router.run import Run
+from baton.router.workers import Workers
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker in the answer of /workers."""
+
+    id: str
+    role: str
+    state: str
+    pid: int
+    address: str
+    running: int
+    waiting: int
+    queued_tokens: int
+    kv_blocks: KVBlocks
+    kv_bytes_sent: int
+    kv_bytes_received: int
+    preemptions: int
+    profile: WorkerProfile
+    model: str
+    block_size: int
+    epoch: str
+    version: str
+
+
+class FleetBackend:
+    """Serves one model, the one that the first worker brought; remembers it while no worker is there."""
+
+    def __init__(self, workers: Workers, flow: RequestFlow, config: RouterConfig) -> None:
+        self._workers = workers
+        self._flow = flow
+        self._config = config
+        self._created = int(time.time())
+        self._last_model: ModelInfo | None = None
+
+    @property
+    def model(self) -> ServedModel:
+        self._last_model = self._workers.model or self._last_model
+        if self._last_model is None:
+            raise Unavailable("no worker has joined yet")
+        model, names = self._last_model, self._config.served_model_names
+        return ServedModel(
+            model_id=names[0] if names else model.name,
+            created=self._created,
+            max_model_tokens=model.max_model_tokens,
+            vocab_size=model.vocab_size,
+            eos_token_ids=frozenset(model.eos_token_ids),
+            aliases=names[1:],
+        )
+
+    def start(self, request: GenerationRequest) -> AbstractAsyncContextManager[Run]:
+        return self._flow.start(request)
+
+    def fleet(self) -> Sequence[WorkerView]:
+        return [_view(member) for member in self._workers.members]
+
+    def is_ready(self) -> bool:
+        return self._workers.can_serve()
+
+    def is_live(self) -> bool:
+        return True
+
+    def server_info(self) -> Mapping[str, object]:
+        return {
+            "version": __version__,
+            "router_id": self._config.router_id,
+            "limits": asdict(self._config.flow),
+            "lease_s": self._config.lease_s,
+            "workers": len(self._workers.members),
+        }
+
+
+def _view(member: Member) -> WorkerView:
+    worker, load = member.worker, member.load
+    return WorkerView(
+        id=worker.worker_id,
+        role=worker.role.value,
+        state=member.state.value,
+        pid=worker.pid,
+        address=worker.address,
+        running=load.running,
+        waiting=load.waiting,
+        queued_tokens=load.queued_tokens,
+        kv_blocks=load.kv_blocks,
+        kv_bytes_sent=load.kv_bytes_sent,
+        kv_bytes_received=load.kv_bytes_received,
+        preemptions=load.preemptions,
+        profile=worker.profile,
+        model=worker.model.name,
+        block_size=worker.block_size,
+        epoch=worker.epoch.hex(),
+        version=worker.version,
+    )

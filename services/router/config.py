@@ -1,0 +1,31 @@
+"""What a router process is started with; complete when built, then passed down."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from baton.router.api.settings import ApiSettings
+from baton.router.request_flow import FlowLimits
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """model: folder with the tokenizer and chat template. host, port: of HTTP. registry_host, registry_port: of
+    the embedded registry's gRPC. secret: shared by the whole fleet. lease_s: a worker silent for longer has
+    left. router_id: unique to this run."""
+
+    model: Path
+    secret: bytes
+    host: str = "127.0.0.1"
+    port: int = 8000
+    registry_host: str = "127.0.0.1"
+    registry_port: int = 8100
+    served_model_names: tuple[str, ...] = ()
+    lease_s: float = 2.0
+    drain_timeout_s: float = 30.0
+    event_log: Path | None = None
+    api: ApiSettings = field(default_factory=ApiSettings)
+    flow: FlowLimits = field(default_factory=FlowLimits)
+    router_id: str = field(default_factory=lambda: f"router-{secrets.token_hex(4)}")

@@ -1,0 +1,214 @@
+"""The router's gRPC ends of workers: one call a prompt to prefill, one standing stream to decode."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from grpc import aio
+
+from baton.errors import BatonError, WorkerFailed
+from baton.fleet import WorkerInfo
+from baton.request import GenerationRequest, TokenOutput
+from baton.rpc import CONTROL_TIMEOUT_S, Channel
+from baton.wire import decode_pb2, decode_pb2_grpc, prefill_pb2, prefill_pb2_grpc
+from baton.wire.convert import failure_from_wire, output_from_wire, output_to_wire, request_to_wire
+
+_RunCall = aio.StreamStreamCall[prefill_pb2.PrefillCommand, prefill_pb2.PrefillEvent]
+
+_log = logging.getLogger(__name__)
+_STREAM_TIMEOUT_S = 24 * 3600.0
+_RECONNECT_S = 0.2
+
+
+class PrefillPeer:
+    """A prefill worker."""
+
+    def __init__(self, worker: WorkerInfo, secret: bytes) -> None:
+        self.worker = worker
+        self._channel = Channel(worker.address, secret)
+        self._stub = prefill_pb2_grpc.PrefillStub(self._channel.grpc)
+
+    @property
+    def is_connected(self) -> bool:
+        return True
+
+    @asynccontextmanager
+    async def run(self, request: GenerationRequest, remaining_s: float) -> AsyncIterator[PrefillLeg]:
+        """The first leg of `request`; leaving the context early cancels it on the worker."""
+        call = self._stub.Run(timeout=remaining_s, metadata=self._channel.metadata)
+        start = prefill_pb2.PrefillStart(request=request_to_wire(request, remaining_s))
+        try:
+            async with self._channel.errors_translated():
+                await call.write(prefill_pb2.PrefillCommand(start=start))
+                yield PrefillLeg(call, self.worker.worker_id)
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class PrefillLeg:
+    """What happens to one prompt, in this order."""
+
+    def __init__(self, call: _RunCall, worker_id: str) -> None:
+        self._call = call
+        self._worker_id = worker_id
+
+    async def scheduled(self) -> prefill_pb2.PrefillScheduled:
+        return (await self._read("scheduled")).scheduled
+
+    async def attach(self, ticket: bytes) -> None:
+        attach = prefill_pb2.PrefillAttach(ticket=ticket)
+        try:
+            await self._call.write(prefill_pb2.PrefillCommand(attach=attach))
+        except asyncio.InvalidStateError:
+            await self._read("first_tokens")  # the call has ended: reading raises why
+
+    async def first_tokens(self) -> list[TokenOutput]:
+        event = await self._read("first_tokens")
+        return [output_from_wire(output) for output in event.first_tokens.outputs]
+
+    async def handed_off(self) -> prefill_pb2.PrefillHandedOff:
+        return (await self._read("handed_off")).handed_off
+
+    async def _read(self, expected: str) -> prefill_pb2.PrefillEvent:
+        event = await self._call.read()
+        if not isinstance(event, prefill_pb2.PrefillEvent):
+            raise WorkerFailed(f"prefill worker {self._worker_id} ended the call before `{expected}`")
+        if event.WhichOneof("event") != expected:
+            raise WorkerFailed(
+                f"prefill worker {self._worker_id} sent {event.WhichOneof('event')}, not {expected}"
+            )
+        return event
+
+
+class DecodePeer:
+    """A decode worker. `run` holds the stream on which all its tokens for this router arrive."""
+
+    def __init__(self, worker: WorkerInfo, secret: bytes, router_id: str) -> None:
+        self.worker = worker
+        self.is_connected = False
+        self._router_id = router_id
+        self._channel = Channel(worker.address, secret)
+        self._stub = decode_pb2_grpc.DecodeStub(self._channel.grpc)
+        self._legs: dict[str, DecodeLeg] = {}
+        self._releases: set[asyncio.Task[None]] = set()
+        self._stream = asyncio.create_task(self._hold_stream())
+
+    @asynccontextmanager
+    async def attach(self, request: GenerationRequest) -> AsyncIterator[DecodeLeg]:
+        """The second leg of `request`; leaving the context before its end releases it on the worker."""
+        leg = DecodeLeg(self, request)
+        self._legs[request.request_id] = leg
+        try:
+            yield leg
+        finally:
+            del self._legs[request.request_id]
+            if leg.is_on_worker:
+                self.release(request.request_id)
+
+    async def reserve(
+        self, request: GenerationRequest, remaining_s: float, *, is_local: bool
+    ) -> decode_pb2.ReserveReply:
+        message = decode_pb2.ReserveRequest(
+            router_id=self._router_id,
+            request=request_to_wire(request, remaining_s),
+            local_prefill=decode_pb2.LOCAL_PREFILL_ALWAYS if is_local else decode_pb2.LOCAL_PREFILL_NEVER,
+        )
+        async with self._channel.errors_translated():
+            return await self._stub.Reserve(message, timeout=remaining_s, metadata=self._channel.metadata)
+
+    async def start(self, request_id: str, first_outputs: list[TokenOutput]) -> None:
+        message = decode_pb2.StartRequest(
+            request_id=request_id, first_outputs=[output_to_wire(output) for output in first_outputs]
+        )
+        async with self._channel.errors_translated():
+            await self._stub.Start(message, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata)
+
+    def release(self, request_id: str, *choices: int) -> None:
+        """Tells the worker, in the background, to forget a request or some of its choices. A worker that
+        cannot be told notices by the end of the stream."""
+        task = asyncio.create_task(self._release(request_id, choices))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    async def close(self) -> None:
+        self._stream.cancel()
+        await asyncio.gather(self._stream, *self._releases, return_exceptions=True)
+        self._fail_all(WorkerFailed(f"decode worker {self.worker.worker_id} has left the fleet"))
+        await self._channel.close()
+
+    async def _release(self, request_id: str, choices: tuple[int, ...]) -> None:
+        message = decode_pb2.ReleaseRequest(request_id=request_id, choices=choices)
+        try:
+            async with self._channel.errors_translated():
+                await self._stub.Release(message, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata)
+        except BatonError as error:
+            _log.warning("release of %s: %s", request_id, error.message)
+
+    async def _hold_stream(self) -> None:
+        while True:
+            try:
+                await self._read_stream()
+            except BatonError as error:
+                _log.warning("decode worker %s: %s", self.worker.worker_id, error.message)
+            finally:
+                self.is_connected = False
+            self._fail_all(WorkerFailed(f"the stream from decode worker {self.worker.worker_id} broke"))
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _read_stream(self) -> None:
+        async with self._channel.errors_translated():
+            request = decode_pb2.StreamRequest(router_id=self._router_id)
+            call = self._stub.Stream(request, timeout=_STREAM_TIMEOUT_S, metadata=self._channel.metadata)
+            async for step in call:
+                self.is_connected = True
+                for message in step.requests:
+                    leg = self._legs.get(message.request_id)
+                    if leg is not None:
+                        leg.put(message)
+
+    def _fail_all(self, error: BatonError) -> None:
+        for leg in self._legs.values():
+            leg.fail(error)
+
+
+class DecodeLeg:
+    """The tokens of one request from a decode worker. Bounded by the request's own max_tokens."""
+
+    def __init__(self, peer: DecodePeer, request: GenerationRequest) -> None:
+        self.is_on_worker = False
+        self._peer = peer
+        self._request = request
+        self._queue: asyncio.Queue[list[TokenOutput] | BatonError] = asyncio.Queue()
+
+    async def reserve(self, remaining_s: float, *, is_local: bool) -> decode_pb2.ReserveReply:
+        self.is_on_worker = True
+        return await self._peer.reserve(self._request, remaining_s, is_local=is_local)
+
+    async def start(self, first_outputs: list[TokenOutput]) -> None:
+        await self._peer.start(self._request.request_id, first_outputs)
+
+    async def outputs(self) -> list[TokenOutput]:
+        """The next tokens; raises the failure that ended the request on the worker."""
+        outputs = await self._queue.get()
+        if isinstance(outputs, BatonError):
+            self.is_on_worker = False
+            raise outputs
+        return outputs
+
+    def end_choice(self, choice: int) -> None:
+        self._peer.release(self._request.request_id, choice)
+
+    def put(self, message: decode_pb2.RequestOutputs) -> None:
+        if message.outputs:
+            self._queue.put_nowait([output_from_wire(output) for output in message.outputs])
+        if message.HasField("failure"):
+            self._queue.put_nowait(failure_from_wire(message.failure))
+
+    def fail(self, error: BatonError) -> None:
+        self._queue.put_nowait(error)

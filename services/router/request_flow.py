@@ -1,0 +1,157 @@
+"""The whole life of a request, top to bottom:
+
+    place -> lease workers -> prefill's turn comes -> decode reserves -> prefill runs and pushes -> decode streams
+
+Leaving `run`, for whatever reason, releases everything on all three sides: each leg is a context that tells its
+worker. A leg that fails before the client has seen a token is tried once more elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from baton.errors import HandoffFailed, Overloaded, Unavailable, WorkerFailed
+from baton.events import EventStream
+from baton.lifecycle import Transition
+from baton.request import GenerationRequest, TokenOutput
+from baton.router.placement import Demand, Placement, Refusal, place
+from baton.router.run import Run
+from baton.router.workers import Lease, Workers
+
+_RETRYABLE = (HandoffFailed, WorkerFailed, Unavailable)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowLimits:
+    """max_requests: under way at once, more are refused with 429. queue_timeout_s: until a prompt's turn comes.
+    attempts: placements tried for one request. local_prefill_tokens: see `placement.Demand`."""
+
+    max_requests: int = 1024
+    queue_timeout_s: float = 60.0
+    attempts: int = 2
+    local_prefill_tokens: int = 64
+
+
+class RequestFlow:
+    """Runs requests over the fleet; one object a router."""
+
+    def __init__(self, workers: Workers, events: EventStream, limits: FlowLimits) -> None:
+        self._workers = workers
+        self._events = events
+        self._limits = limits
+        self._under_way = 0
+
+    @asynccontextmanager
+    async def start(self, request: GenerationRequest) -> AsyncIterator[Run]:
+        """One request; leaving the context ends it wherever it is. Raises Overloaded on entering."""
+        run = Run(request, self._workers.hashes(request), self._events)
+        if self._under_way >= self._limits.max_requests:
+            run.life.move(Transition.REFUSE, code=Overloaded.code)
+            raise Overloaded(f"{self._limits.max_requests} requests are under way, the limit")
+        self._under_way += 1
+        try:
+            async with run.over(self._tokens(run)):
+                yield run
+        finally:
+            self._under_way -= 1
+
+    async def _tokens(self, run: Run) -> AsyncGenerator[TokenOutput, None]:
+        """Every token of every choice, or the BatonError that the client has to see."""
+        excluded: set[str] = set()
+        for attempts_left in reversed(range(self._limits.attempts)):
+            placement = self._place(run, excluded)
+            is_first = True
+            try:
+                with self._workers.lease(placement, run.request) as lease:
+                    legs = (
+                        self._local(run, lease) if lease.prefill is None else self._disaggregated(run, lease)
+                    )
+                    async with aclosing(legs):
+                        async for output in legs:
+                            is_first = False
+                            yield output
+                return
+            except _RETRYABLE as error:
+                if not is_first or not attempts_left:
+                    raise
+                excluded |= {worker_id for worker_id in (placement.prefill, placement.decode) if worker_id}
+                run.life.move(Transition.RETRY, code=error.code, reason=error.message)
+
+    def _place(self, run: Run, excluded: set[str]) -> Placement:
+        request, hashes = run.request, run.hashes
+        snapshot = self._workers.snapshot(hashes, excluded)
+        if not snapshot.decode:  # better a worker that has just failed than none
+            snapshot = self._workers.snapshot(hashes, ())
+        demand = Demand(
+            prompt_tokens=len(request.token_ids),
+            blocks=self._workers.blocks_for(len(request.token_ids)),
+            choices=request.n,
+            session_key=request.session_id,
+            local_prefill_tokens=self._limits.local_prefill_tokens,
+        )
+        placement = place(snapshot, demand)
+        if isinstance(placement, Refusal):
+            run.life.move(Transition.REFUSE, code=Unavailable.code, reason=placement.reason)
+            raise Unavailable(placement.reason)
+        run.route.prefill_worker = placement.prefill or "local"
+        run.route.decode_worker = placement.decode
+        run.route.reasons = list(placement.reasons)
+        run.life.move(
+            Transition.PLACE,
+            prefill=run.route.prefill_worker,
+            decode=placement.decode,
+            predicted_ttft_s=placement.predicted_ttft_s,
+            prompt_tokens=len(request.token_ids),
+        )
+        return placement
+
+    async def _disaggregated(self, run: Run, lease: Lease) -> AsyncGenerator[TokenOutput, None]:
+        prefill, request = lease.prefill, run.request
+        assert prefill is not None, "a placement with a prefill worker leases one"
+        async with lease.decode.attach(request) as decode, prefill.run(request, run.remaining_s()) as prompt:
+            run.decode = decode
+            async with run.queue_deadline(self._limits.queue_timeout_s):
+                scheduled = await prompt.scheduled()
+            run.life.move(Transition.SCHEDULE)
+            async with run.deadline():
+                grant = await decode.reserve(run.remaining_s(), is_local=False)
+                await prompt.attach(grant.ticket)
+                first_outputs = await prompt.first_tokens()
+            lease.prefill_done()
+            run.route.cached_tokens = scheduled.cached_tokens
+            run.life.move(Transition.FIRST_TOKENS, cached_tokens=scheduled.cached_tokens)
+            self._workers.note_cached(prefill.worker.worker_id, run.hashes)
+            for output in first_outputs:
+                yield output
+            going_on = [output for output in first_outputs if run.is_open(output.choice)]
+            if going_on:
+                async with run.deadline():
+                    await decode.start(going_on)
+                    handed_off = await prompt.handed_off()
+                run.life.move(Transition.HAND_OFF, blocks=handed_off.blocks, bytes=handed_off.bytes)
+                self._workers.note_cached(lease.decode.worker.worker_id, run.hashes)
+                while run.has_open_choices:
+                    for output in await run.next_outputs(decode):
+                        yield output
+                decode.is_on_worker = False
+
+    async def _local(self, run: Run, lease: Lease) -> AsyncGenerator[TokenOutput, None]:
+        async with lease.decode.attach(run.request) as decode:
+            run.decode = decode
+            async with run.queue_deadline(self._limits.queue_timeout_s):
+                grant = await decode.reserve(run.remaining_s(), is_local=True)
+            run.life.move(Transition.SCHEDULE)
+            async with run.deadline():
+                first_outputs = await decode.outputs()
+            lease.prefill_done()
+            run.route.cached_tokens = grant.cached_tokens
+            run.life.move(Transition.DECODE_LOCALLY, cached_tokens=grant.cached_tokens)
+            self._workers.note_cached(lease.decode.worker.worker_id, run.hashes)
+            for output in first_outputs:
+                yield output
+            while run.has_open_choices:
+                for output in await run.next_outputs(decode):
+                    yield output
+            decode.is_on_worker = False

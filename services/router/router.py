@@ -1,0 +1,89 @@
+"""The router process: embedded registry, workers, request flow, HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
+
+import uvicorn
+
+from baton.discovery.embedded import SERVICE, EmbeddedRegistry, RegistryServicer
+from baton.errors import Unavailable
+from baton.events import EventStream
+from baton.router.api.app import create_app
+from baton.router.backend import FleetBackend
+from baton.router.config import RouterConfig
+from baton.router.event_log import EventLog
+from baton.router.metrics import RouterMetrics
+from baton.router.request_flow import RequestFlow
+from baton.router.tokenizer import TextProcessor
+from baton.router.workers import Workers
+from baton.rpc import Server
+
+_GRPC_GRACE_S = 1.0
+
+
+async def run_router(config: RouterConfig) -> None:
+    """Serves until SIGTERM or SIGINT, then lets requests finish for up to `drain_timeout_s`; a second signal
+    ends it at once."""
+    text = await asyncio.to_thread(TextProcessor.from_folder, config.model)
+    http_socket = _bind(config.host, config.port)
+    async with AsyncExitStack() as cleanup:
+        cleanup.callback(http_socket.close)
+        registry = EmbeddedRegistry(config.lease_s)
+        server = Server(config.registry_host, config.registry_port, config.secret)
+        server.add(SERVICE, RegistryServicer(registry).mount)
+        await server.start()
+        cleanup.push_async_callback(server.stop, _GRPC_GRACE_S)
+        workers = Workers(config.secret, config.router_id)
+        cleanup.push_async_callback(workers.close)
+        follower = asyncio.create_task(workers.follow(registry.watch()))
+        cleanup.callback(follower.cancel)
+        events = EventStream()
+        backend = FleetBackend(workers, RequestFlow(workers, events, config.flow), config)
+        metrics = RouterMetrics(lambda: workers.members, lambda: backend.model.model_id)
+        events.subscribe(metrics.requests.on_event)
+        if config.event_log is not None:
+            log = EventLog(config.event_log)
+            cleanup.callback(log.close)
+            events.subscribe(log.on_event)
+        app = create_app(backend, text, replace(config.api, metrics=metrics.text))
+        await _HttpServer(app, config).serve(sockets=[http_socket])
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its own signal handling, which would end the process before the clean-up."""
+
+    def __init__(self, app: object, config: RouterConfig) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,  # type: ignore[arg-type]
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=max(1, round(config.drain_timeout_s)),
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    http_socket = socket.socket(family, socket.SOCK_STREAM)
+    http_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        http_socket.bind((host, port))
+    except OSError as error:
+        http_socket.close()
+        raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}", field="port") from error
+    return http_socket

@@ -1,0 +1,118 @@
+"""One request under way: its clock, its open choices, its state, its tokens as the HTTP face takes them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+from baton.errors import BatonError, DeadlineExceeded, QueueTimeout
+from baton.events import EventStream, Lifecycle
+from baton.lifecycle import Transition
+from baton.request import GenerationRequest, Route, TokenOutput
+from baton.router.peers import DecodeLeg
+
+
+class Run:
+    """Implements `baton.router.api.backend.Generation`. `decode` is the leg that streams, once there is one."""
+
+    def __init__(self, request: GenerationRequest, hashes: list[bytes], events: EventStream) -> None:
+        self.request = request
+        self.hashes = hashes
+        self.life = Lifecycle(request.request_id, events)
+        self.route = Route()
+        self.decode: DecodeLeg | None = None
+        self._tokens: AsyncGenerator[TokenOutput, None] | None = None
+        self._arrived_at_s = time.monotonic()
+        self._first_output_at_s = 0.0
+        self._output_tokens = 0
+        self._open_choices = set(range(request.n))
+
+    @asynccontextmanager
+    async def over(self, tokens: AsyncGenerator[TokenOutput, None]) -> AsyncIterator[None]:
+        """Gives the run its source of tokens; on leaving, closes it and settles the state."""
+        self._tokens = tokens
+        try:
+            yield
+        finally:
+            await tokens.aclose()
+            if not self.life.state.is_terminal:
+                self.life.move(Transition.CANCEL, **self._figures())
+
+    async def outputs(self) -> AsyncGenerator[TokenOutput, None]:
+        assert self._tokens is not None, "outputs are taken inside the context of RequestFlow.start"
+        try:
+            async for output in self._tokens:
+                self._note(output)
+                yield output
+        except BatonError as error:
+            if not self.life.state.is_terminal:
+                self.life.move(Transition.FAIL, code=error.code, reason=error.message, **self._figures())
+            raise
+        self.life.move(Transition.FINISH, **self._figures())
+
+    def end_choice(self, choice: int) -> None:
+        """Stops one choice early, for a stop string was found in its text."""
+        if choice in self._open_choices:
+            self._open_choices.discard(choice)
+            if self.decode is not None and self.decode.is_on_worker:
+                self.decode.end_choice(choice)
+
+    @property
+    def has_open_choices(self) -> bool:
+        return bool(self._open_choices)
+
+    def is_open(self, choice: int) -> bool:
+        return choice in self._open_choices
+
+    def remaining_s(self) -> float:
+        """Seconds until the request's deadline; raises DeadlineExceeded where none are left."""
+        remaining_s = self._arrived_at_s + self.request.deadline_s - time.monotonic()
+        if remaining_s <= 0:
+            raise self._late()
+        return remaining_s
+
+    @asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Bounds what is awaited inside by the request's deadline."""
+        try:
+            async with asyncio.timeout(self.remaining_s()):
+                yield
+        except TimeoutError:
+            raise self._late() from None
+
+    @asynccontextmanager
+    async def queue_deadline(self, queue_timeout_s: float) -> AsyncIterator[None]:
+        """Bounds what is awaited inside by the queue's deadline, and by the request's where that is sooner."""
+        try:
+            async with self.deadline(), asyncio.timeout(queue_timeout_s):
+                yield
+        except TimeoutError:
+            raise QueueTimeout(
+                f"no worker took the request within {queue_timeout_s:g} s, the limit"
+            ) from None
+
+    async def next_outputs(self, leg: DecodeLeg) -> list[TokenOutput]:
+        async with self.deadline():
+            return await leg.outputs()
+
+    def _note(self, output: TokenOutput) -> None:
+        self._output_tokens += 1
+        if not self._first_output_at_s:
+            self._first_output_at_s = time.monotonic()
+        if output.finish_reason is not None:
+            self._open_choices.discard(output.choice)
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"not done after {self.request.deadline_s:g} s, the request's deadline")
+
+    def _figures(self) -> dict[str, float]:
+        now_s = time.monotonic()
+        figures = {"output_tokens": float(self._output_tokens), "e2e_s": now_s - self._arrived_at_s}
+        if self._first_output_at_s:
+            figures["ttft_s"] = self._first_output_at_s - self._arrived_at_s
+            per_choice = self._output_tokens / self.request.n
+            if per_choice > 1:
+                figures["tpot_s"] = (now_s - self._first_output_at_s) / (per_choice - 1)
+        return figures

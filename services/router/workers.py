@@ -1,0 +1,195 @@
+"""The workers as this router knows them: who is there, how busy they are, what they cache, how to reach them.
+
+What a worker reports is up to a heartbeat old, so the router adds what it has sent since: the larger of the
+reported and its own count holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from baton.block_hash import block_hashes, namespace
+from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
+from baton.request import GenerationRequest
+from baton.router.peers import DecodePeer, PrefillPeer
+from baton.router.placement import Candidate, Placement, Snapshot
+from baton.router.prefix_index import PrefixIndex
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Tracked:
+    """One worker: what it reported last, and what this router has under way there."""
+
+    member: Member
+    peer: PrefillPeer | DecodePeer
+    prompt_tokens: int = 0
+    sequences: int = 0
+
+    @property
+    def worker(self) -> WorkerInfo:
+        return self.member.worker
+
+
+class Lease:
+    """A request's hold on its two workers, which are one where the prefill is local."""
+
+    def __init__(self, prefill: Tracked, decode: Tracked, prompt_tokens: int, sequences: int) -> None:
+        assert isinstance(decode.peer, DecodePeer), f"{decode.worker.worker_id} is no decode worker"
+        self.decode = decode.peer
+        self.prefill = prefill.peer if isinstance(prefill.peer, PrefillPeer) else None
+        self._prefill_tracked = prefill
+        self._prompt_tokens = prompt_tokens
+        prefill.prompt_tokens += prompt_tokens
+        decode.sequences += sequences
+
+    def prefill_done(self) -> None:
+        """The prompt is computed and no longer queues before others."""
+        self._prefill_tracked.prompt_tokens -= self._prompt_tokens
+        self._prompt_tokens = 0
+
+
+class Workers:
+    """Follows the registry and keeps one peer a worker. On the router's event loop."""
+
+    def __init__(self, secret: bytes, router_id: str) -> None:
+        self._secret = secret
+        self._router_id = router_id
+        self._tracked: dict[str, Tracked] = {}
+        self._prefixes = PrefixIndex()
+        self._refused: dict[str, bytes] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def follow(self, fleets: AsyncIterator[Fleet]) -> None:
+        """Runs until cancelled, or until the registry's stream ends with Unavailable."""
+        async for fleet in fleets:
+            self.update(fleet)
+
+    def update(self, fleet: Fleet) -> None:
+        present = {member.worker.worker_id: member for member in fleet.members}
+        self._refused = {w: epoch for w, epoch in self._refused.items() if w in present}
+        for worker_id, tracked in list(self._tracked.items()):
+            member = present.get(worker_id)
+            if member is None or member.worker.epoch != tracked.worker.epoch:
+                self._drop(worker_id)
+        for worker_id, member in present.items():
+            if worker_id in self._tracked:
+                self._tracked[worker_id].member = member
+            elif (mismatch := self._mismatch(member.worker)) is not None:
+                self._refuse(member.worker, mismatch)
+            else:
+                self._tracked[worker_id] = Tracked(member, self._connect(member.worker))
+
+    async def close(self) -> None:
+        for worker_id in list(self._tracked):
+            self._drop(worker_id)
+        await asyncio.gather(*self._closing)
+
+    @property
+    def members(self) -> list[Member]:
+        return [tracked.member for tracked in self._tracked.values()]
+
+    @property
+    def model(self) -> ModelInfo | None:
+        """What the fleet serves; its limit is that of the tightest worker. None while nobody is there."""
+        models = [tracked.worker.model for tracked in self._tracked.values()]
+        return min(models, key=lambda model: model.max_model_tokens, default=None)
+
+    def can_serve(self) -> bool:
+        return any(_is_usable(tracked, Role.DECODE) for tracked in self._tracked.values())
+
+    def snapshot(self, hashes: Sequence[bytes], excluded: Collection[str]) -> Snapshot:
+        """The candidates for a prompt with these block hashes, without those that have just failed it."""
+        usable = {
+            role: [
+                tracked
+                for tracked in self._tracked.values()
+                if _is_usable(tracked, role) and tracked.worker.worker_id not in excluded
+            ]
+            for role in Role
+        }
+        prefill, decode = ([self._candidate(t, hashes) for t in usable[role]] for role in Role)
+        return Snapshot(prefill, decode)
+
+    @contextmanager
+    def lease(self, placement: Placement, request: GenerationRequest) -> Iterator[Lease]:
+        """Counts `request` as under way on its workers for as long as the context is open."""
+        decode = self._tracked[placement.decode]
+        prefill = decode if placement.prefill is None else self._tracked[placement.prefill]
+        lease = Lease(prefill, decode, len(request.token_ids), request.n)
+        try:
+            yield lease
+        finally:
+            lease.prefill_done()
+            decode.sequences -= request.n
+
+    def note_cached(self, worker_id: str, hashes: Sequence[bytes]) -> None:
+        """`worker_id` has just held these blocks."""
+        tracked = self._tracked.get(worker_id)
+        if tracked is not None:
+            self._prefixes.add(worker_id, hashes, tracked.member.load.kv_blocks.total)
+
+    def blocks_for(self, tokens: int) -> int:
+        block_size = next((tracked.worker.block_size for tracked in self._tracked.values()), 1)
+        return -(-tokens // block_size)
+
+    def hashes(self, request: GenerationRequest) -> list[bytes]:
+        """Hashes of the prompt's full blocks, in this router's own namespace."""
+        block_size = next((tracked.worker.block_size for tracked in self._tracked.values()), 0)
+        if not block_size:
+            return []
+        return block_hashes(namespace("router", cache_salt=request.cache_salt), request.token_ids, block_size)
+
+    def _candidate(self, tracked: Tracked, hashes: Sequence[bytes]) -> Candidate:
+        worker, load = tracked.worker, tracked.member.load
+        return Candidate(
+            worker.worker_id,
+            queued_tokens=max(load.queued_tokens, tracked.prompt_tokens),
+            sequences=max(load.running + load.waiting, tracked.sequences),
+            available_blocks=load.kv_blocks.free + load.kv_blocks.cached,
+            cached_tokens=self._prefixes.match(worker.worker_id, hashes) * worker.block_size,
+            prefill_tokens_per_s=worker.profile.prefill_tokens_per_s,
+            decode_step_s=worker.profile.decode_step_s,
+        )
+
+    def _mismatch(self, worker: WorkerInfo) -> str | None:
+        """Why this worker cannot exchange KV with those that are here already, if it cannot."""
+        for tracked in self._tracked.values():
+            other = tracked.worker
+            if worker.model.fingerprint != other.model.fingerprint:
+                return f"its model {worker.model.name!r} is not the model of {other.worker_id}"
+            if worker.kv_layout != other.kv_layout:
+                return f"its KV layout differs from that of {other.worker_id}"
+        return None
+
+    def _refuse(self, worker: WorkerInfo, reason: str) -> None:
+        if self._refused.get(worker.worker_id) != worker.epoch:
+            self._refused[worker.worker_id] = worker.epoch
+            _log.warning("worker %s is not used: %s", worker.worker_id, reason)
+
+    def _connect(self, worker: WorkerInfo) -> PrefillPeer | DecodePeer:
+        _log.info("%s worker %s has joined (%s)", worker.role.value, worker.worker_id, worker.address)
+        if worker.role is Role.PREFILL:
+            return PrefillPeer(worker, self._secret)
+        return DecodePeer(worker, self._secret, self._router_id)
+
+    def _drop(self, worker_id: str) -> None:
+        _log.info("worker %s has left", worker_id)
+        tracked = self._tracked.pop(worker_id)
+        self._prefixes.forget(worker_id)
+        task = asyncio.create_task(tracked.peer.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+def _is_usable(tracked: Tracked, role: Role) -> bool:
+    return (
+        tracked.worker.role is role
+        and tracked.member.state is WorkerState.READY
+        and tracked.peer.is_connected
+    )
