@@ -1,0 +1,203 @@
+"""The `baton` command: every option of every process, checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from typer.core import TyperGroup
+
+from baton import __version__, demo_model
+from baton.cli import options as opt
+from baton.cli.process_setup import checked_secret, log_to_stderr
+from baton.cli.settings import CONFIG_VARIABLE, check_environment, read_config_file
+from baton.cli.worker import worker_command
+from baton.errors import BatonError
+
+app = typer.Typer(
+    name="baton",
+    help="Disaggregated LLM serving: prefill and decode on separate pools of workers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point; a BatonError ends the process with one line and status 2."""
+    try:
+        app()
+    except BatonError as error:
+        where = f" [{error.field}]" if error.field else ""
+        print(f"baton: {error.message}{where}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@app.callback()
+def configure(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file, one table a command, as [up] with port = 8001.", envvar=CONFIG_VARIABLE
+        ),
+    ] = None,
+) -> None:
+    group = context.command
+    assert isinstance(group, TyperGroup), "the callback belongs to the group of all commands"
+    check_environment(group)
+    if config is not None:
+        context.default_map = read_config_file(config, group)
+
+
+@app.command()
+def up(
+    model: opt.Model = None,
+    prefill: Annotated[int, typer.Option(help="Prefill workers.", envvar="BATON_PREFILL", min=0)] = 1,
+    decode: Annotated[int, typer.Option(help="Decode workers.", envvar="BATON_DECODE", min=1)] = 1,
+    host: opt.Host = "127.0.0.1",
+    port: opt.HttpPort = 8000,
+    served_model_name: opt.ServedModelName = None,
+    dtype: opt.DtypeOption = opt.Dtype.AUTO,
+    device: opt.Device = "cpu",
+    attention: opt.Attention = "reference",
+    max_model_len: opt.MaxModelLen = None,
+    kv_blocks: opt.KvBlocks = None,
+    block_size: opt.BlockSize = 16,
+    transport: opt.Transport = "auto",
+    threads: opt.Threads = None,
+    chunk_tokens: opt.ChunkTokens = 512,
+    max_running: opt.MaxRunning = 256,
+    max_requests: opt.MaxRequests = 1024,
+    queue_timeout: opt.QueueTimeout = 60.0,
+    request_timeout: opt.RequestTimeout = 600.0,
+    local_prefill_tokens: opt.LocalPrefillTokens = 64,
+    api_key: opt.ApiKey = None,
+    event_log: opt.EventLog = None,
+    log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
+) -> None:
+    """Serve a model on this machine: one router, N prefill and M decode workers, each a process of its own.
+
+    Example: baton up --model ./Llama-3.2-1B-Instruct --prefill 1 --decode 2 --port 8001
+    """
+    from baton.cli.cluster import Cluster, ClusterConfig
+
+    folder = model or demo_model.PATH
+    router_args = {
+        "model": folder,
+        "host": host,
+        "served-model-name": served_model_name or [folder.resolve().name],
+        "max-requests": max_requests,
+        "queue-timeout": queue_timeout,
+        "request-timeout": request_timeout,
+        "local-prefill-tokens": local_prefill_tokens,
+        "api-key": api_key,
+        "event-log": event_log,
+        "log-level": log_level.value,
+    }
+    worker_args = {
+        "model": folder,
+        "dtype": dtype.value,
+        "device": device,
+        "attention": attention,
+        "max-model-len": max_model_len,
+        "kv-blocks": kv_blocks,
+        "block-size": block_size,
+        "transport": transport,
+        "threads": threads or max(1, (os.cpu_count() or 1) // max(1, prefill + decode)),
+        "chunk-tokens": chunk_tokens,
+        "log-level": log_level.value,
+    }
+    config = ClusterConfig(
+        prefill_workers=prefill,
+        decode_workers=decode,
+        host=host,
+        port=port,
+        api_key=(api_key or [""])[0],
+        router_args=router_args,
+        worker_args=worker_args,
+        decode_args={"max-running": max_running},
+    )
+    raise SystemExit(Cluster(config).run())
+
+
+@app.command()
+def router(
+    model: opt.Model = None,
+    host: opt.Host = "127.0.0.1",
+    port: opt.HttpPort = 8000,
+    registry_port: opt.RegistryPort = 8100,
+    served_model_name: opt.ServedModelName = None,
+    max_requests: opt.MaxRequests = 1024,
+    queue_timeout: opt.QueueTimeout = 60.0,
+    request_timeout: opt.RequestTimeout = 600.0,
+    local_prefill_tokens: opt.LocalPrefillTokens = 64,
+    api_key: opt.ApiKey = None,
+    event_log: opt.EventLog = None,
+    drain_timeout: opt.DrainTimeout = 30.0,
+    secret: opt.Secret = "",
+    log_level: opt.LogLevelOption = opt.LogLevel.INFO,
+) -> None:
+    """Run one router: HTTP API, request flow, and the embedded registry that workers join.
+
+    Example: BATON_SECRET=... baton router --model ./model --host 0.0.0.0 --port 8000 --registry-port 8100
+    """
+    from baton.router.api.settings import ApiSettings
+    from baton.router.config import RouterConfig
+    from baton.router.request_flow import FlowLimits
+    from baton.router.router import run_router
+
+    log_to_stderr("router", log_level)
+    folder = model or demo_model.PATH
+    config = RouterConfig(
+        model=folder,
+        secret=checked_secret(secret),
+        host=host,
+        port=port,
+        registry_host=host,
+        registry_port=registry_port,
+        served_model_names=tuple(served_model_name or [folder.resolve().name]),
+        drain_timeout_s=drain_timeout,
+        event_log=event_log,
+        api=ApiSettings(api_keys=tuple(api_key or ()), request_deadline_s=request_timeout),
+        flow=FlowLimits(max_requests, queue_timeout, local_prefill_tokens=local_prefill_tokens),
+    )
+    uvloop.run(run_router(config))
+
+
+app.command(
+    "prefill", help="Run one prefill worker: computes prompts, hands their KV blocks to decode workers."
+)(worker_command("prefill"))
+app.command(
+    "decode", help="Run one decode worker: receives KV blocks, generates a token a sequence and step."
+)(worker_command("decode"))
+
+
+@app.command()
+def chat(
+    url: Annotated[
+        str, typer.Option(help="Where a router serves.", envvar="BATON_URL")
+    ] = "http://127.0.0.1:8000",
+    model: Annotated[str, typer.Option(help="Model name; default: the one served.")] = "",
+    system: Annotated[str, typer.Option(help="System prompt.")] = "",
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0, max=2.0)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(help="Of each answer.", min=1)] = 512,
+    api_key: Annotated[str, typer.Option(help="Bearer key.", envvar="BATON_API_KEY")] = "",
+) -> None:
+    """Chat with a served model in the terminal. /reset starts anew, /quit or Ctrl-D leaves."""
+    from baton.cli.chat import ChatSession
+
+    ChatSession(url, model, system, temperature, max_tokens, api_key).run()
+
+
+@app.command()
+def version() -> None:
+    """Print the version of Baton and of what it computes with."""
+    from importlib.metadata import version as version_of
+
+    names = ("torch", "grpcio", "pyzmq", "tokenizers")
+    print(f"baton {__version__} ({', '.join(f'{name} {version_of(name)}' for name in names)})")

@@ -1,0 +1,29 @@
+"""What every process of the fleet does first: checks the secret, turns on the log."""
+
+from __future__ import annotations
+
+import logging
+
+from baton.cli.options import LogLevel
+from baton.errors import ConfigError
+
+_MIN_SECRET_CHARS = 16
+
+
+def checked_secret(secret: str) -> bytes:
+    """Raises ConfigError for a secret that protects nothing."""
+    if len(secret) < _MIN_SECRET_CHARS:
+        raise ConfigError(
+            f"the fleet's secret has {len(secret)} characters, at least {_MIN_SECRET_CHARS} are needed: set "
+            "BATON_SECRET to the same random value for every process, as from `openssl rand -hex 32`",
+            field="secret",
+        )
+    return secret.encode()
+
+
+def log_to_stderr(name: str, level: LogLevel) -> None:
+    logging.basicConfig(
+        level=level.value.upper(),
+        format=f"%(asctime)s %(levelname)-7s [{name}] %(message)s",
+        datefmt="%H:%M:%S",
+    )

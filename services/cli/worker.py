@@ -1,0 +1,68 @@
+"""`baton prefill` and `baton decode`: one set of options, for a worker may serve in either role."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+import uvloop
+
+from baton import demo_model
+from baton.cli import options as opt
+from baton.cli.process_setup import checked_secret, log_to_stderr
+
+
+def worker_command(role: str) -> Callable[..., None]:
+    """The command that runs one worker of `role` until it is told to stop."""
+
+    def run(
+        model: opt.Model = None,
+        registry: opt.Registry = "127.0.0.1:8100",
+        worker_id: opt.WorkerId = "",
+        host: opt.Host = "127.0.0.1",
+        port: opt.WorkerPort = 0,
+        advertise: opt.Advertise = "",
+        dtype: opt.DtypeOption = opt.Dtype.AUTO,
+        device: opt.Device = "cpu",
+        attention: opt.Attention = "reference",
+        max_model_len: opt.MaxModelLen = None,
+        kv_blocks: opt.KvBlocks = None,
+        block_size: opt.BlockSize = 16,
+        transport: opt.Transport = "auto",
+        threads: opt.Threads = None,
+        chunk_tokens: opt.ChunkTokens = 512,
+        max_running: opt.MaxRunning = 256,
+        drain_timeout: opt.DrainTimeout = 30.0,
+        secret: opt.Secret = "",
+        log_level: opt.LogLevelOption = opt.LogLevel.INFO,
+    ) -> None:
+        from baton.decode.scheduler import DecodeLimits
+        from baton.engine.engine import EngineConfig
+        from baton.fleet import Role
+        from baton.prefill.scheduler import PrefillLimits
+        from baton.worker.config import WorkerConfig
+        from baton.worker.worker import run_worker
+
+        folder = model or demo_model.PATH
+        config = WorkerConfig(
+            role=Role(role),
+            worker_id=worker_id or f"{role}-{socket.gethostname()}-{os.getpid()}",
+            model_name=folder.resolve().name,
+            engine=EngineConfig(
+                folder, dtype.value, device, block_size, kv_blocks, max_model_len, attention, threads
+            ),
+            registry=registry,
+            secret=checked_secret(secret),
+            host=host,
+            port=port,
+            advertise_host=advertise,
+            schemes=() if transport == "auto" else (transport,),
+            drain_timeout_s=drain_timeout,
+            prefill=PrefillLimits(chunk_tokens),
+            decode=DecodeLimits(max_running, prefill_chunk_tokens=chunk_tokens),
+        )
+        log_to_stderr(config.worker_id, log_level)
+        uvloop.run(run_worker(config))
+
+    return run
