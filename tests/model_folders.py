@@ -126,7 +126,7 @@ def make_folder(name: str, path: Path, dtype: torch.dtype = torch.float32) -> Pa
     with torch.random.fork_rng(devices=[]):
         model = VARIANTS[name]()
     _randomize(model, seed=zlib.crc32(f"{name}{SEED}".encode()))
-    model.to(dtype)
+    torch.nn.Module.to(model, dtype=dtype)
     model.config.dtype = dtype
     model.generation_config.eos_token_id = [END_ID]
     model.save_pretrained(path, max_shard_size="100KB" if name.endswith("sharded") else "1GB")

@@ -144,7 +144,9 @@ def test_sharded_and_single_files_hold_the_same_model(model_folder: Folders, tmp
     assert (tmp_path / "model.safetensors").exists()
     one, other = HandDriven(sharded), HandDriven(tmp_path)
     prompt = prompt_ids(50)
-    assert torch.equal(one.logits(one.sequence(prompt), 50), other.logits(other.sequence(prompt), 50))
+    torch.testing.assert_close(
+        one.logits(one.sequence(prompt), 50), other.logits(other.sequence(prompt), 50), atol=5e-5, rtol=0
+    )
     assert one.config.fingerprint == other.config.fingerprint
 
 

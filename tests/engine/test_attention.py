@@ -1,0 +1,111 @@
+"""Every attention backend computes what the textbook formula says, over paged memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from baton.engine.attention import BACKENDS, load_backend
+from baton.engine.attention.base import AttentionBackend
+from baton.engine.batch import Chunk
+from baton.engine.sequence import Sequence
+from baton.engine.step import StepInputs
+from baton.errors import ConfigError
+from baton.request import SamplingParams
+
+BLOCK_SIZE = 4
+NUM_BLOCKS = 128
+HEAD_DIM = 8
+LAYERS = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """lengths: (tokens in the pool, new tokens) of each sequence."""
+
+    lengths: list[tuple[int, int]]
+    num_kv_heads: int
+    group: int
+    window: int | None
+    seed: int
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    new_tokens = st.one_of(st.just(1), st.integers(1, 19))
+    return Case(
+        lengths=draw(st.lists(st.tuples(st.integers(0, 40), new_tokens), min_size=1, max_size=5)),
+        num_kv_heads=draw(st.sampled_from([1, 2, 3])),
+        group=draw(st.sampled_from([1, 2, 4])),
+        window=draw(st.none() | st.integers(1, 50)),
+        seed=draw(st.integers(0, 2**16)),
+    )
+
+
+def textbook(query: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, one query at a time, in float64. query: [n, H, D], the newest of the tokens
+    of keys and values [c, KV, D]."""
+    group = query.shape[1] // keys.shape[1]
+    keys, values = keys.double(), values.double()
+    rows = []
+    for row, heads in enumerate(query.double()):
+        end = len(keys) - len(query) + row + 1
+        start = max(0, end - window) if window else 0
+        for head, vector in enumerate(heads):
+            scores = keys[start:end, head // group] @ vector / query.shape[-1] ** 0.5
+            rows.append(scores.softmax(0) @ values[start:end, head // group])
+    return torch.stack(rows).view_as(query).float()
+
+
+def attend_in_pool(backend: AttentionBackend, case: Case) -> tuple[Tensor, Tensor]:
+    """The backend's output and the textbook's for one layer. All memory that belongs to no token is NaN, and
+    so is what the new tokens overwrite."""
+    generator = torch.Generator().manual_seed(case.seed)
+    kv = torch.full((NUM_BLOCKS, LAYERS, 2, BLOCK_SIZE, case.num_kv_heads, HEAD_DIM), torch.nan)
+    free = torch.randperm(NUM_BLOCKS, generator=generator).tolist()
+    layer = LAYERS - 1
+    expected, inputs = [], []
+    chunks = []
+    for past, new in case.lengths:
+        tokens = past + new
+        blocks = [free.pop() for _ in range(-(-tokens // BLOCK_SIZE))]
+        sequence = Sequence("r", 0, SamplingParams(max_tokens=1), b"", [0] * tokens, tokens, blocks, past)
+        chunks.append(Chunk(sequence, new))
+        pair = torch.randn(2, tokens, case.num_kv_heads, HEAD_DIM, generator=generator)
+        query = torch.randn(new, case.num_kv_heads * case.group, HEAD_DIM, generator=generator)
+        for position in range(past):
+            kv[blocks[position // BLOCK_SIZE], layer, :, position % BLOCK_SIZE] = pair[:, position]
+        expected.append(textbook(query, pair[0], pair[1], case.window))
+        inputs.append((query, pair[0, past:], pair[1, past:]))
+    order = sorted(range(len(chunks)), key=lambda index: chunks[index].length > 1)
+    query, key, value = (torch.cat([inputs[index][part] for index in order]) for part in range(3))
+    backend.begin_step(StepInputs.of(chunks, BLOCK_SIZE, torch.device("cpu")).attention)
+    actual = backend.attend(query, key, value, kv, layer, case.window)
+    assert kv[:, 0].isnan().all()
+    return actual, torch.cat([expected[index] for index in order])
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@given(case=cases())
+@settings(max_examples=60, deadline=None)
+def test_attention_over_shuffled_blocks_equals_the_formula(name: str, case: Case) -> None:
+    actual, expected = attend_in_pool(load_backend(name), case)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_layers_of_one_step_may_have_different_windows(name: str) -> None:
+    backend = load_backend(name)
+    for window in (None, 3, None, 17):
+        actual, expected = attend_in_pool(backend, Case([(30, 1), (0, 9), (12, 5)], 2, 2, window, seed=7))
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+def test_an_unknown_backend_is_refused_with_the_choices() -> None:
+    with pytest.raises(ConfigError, match=r"'flash9' is unknown \(choices: .*reference"):
+        load_backend("flash9")
