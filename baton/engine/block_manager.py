@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from baton.errors import Overloaded
+from baton.fleet import KVBlocks
 
 
 class OutOfBlocks(Overloaded):
@@ -31,20 +31,6 @@ class OutOfBlocks(Overloaded):
         super().__init__(f"the KV pool has {free} blocks available, {asked} were asked for")
         self.asked = asked
         self.free = free
-
-
-@dataclass(frozen=True, slots=True)
-class KVUsage:
-    """Where the blocks of a pool are; free + cached + used + reserved == total.
-
-    cached: published and held by nobody, so reusable and evictable. reserved: promised to hand-offs.
-    """
-
-    total: int
-    free: int
-    cached: int
-    used: int
-    reserved: int
 
 
 class CacheListener(Protocol):
@@ -83,10 +69,10 @@ class BlockManager:
         """Blocks that `allocate` can give: free and evictable ones."""
         return len(self._free) + len(self._evictable)
 
-    def usage(self) -> KVUsage:
+    def usage(self) -> KVBlocks:
         free, cached, reserved = len(self._free), len(self._evictable), len(self._reserved)
         used = self.num_blocks - free - cached - reserved
-        return KVUsage(total=self.num_blocks, free=free, cached=cached, used=used, reserved=reserved)
+        return KVBlocks(total=self.num_blocks, free=free, cached=cached, used=used, reserved=reserved)
 
     def match(self, hashes: Sequence[bytes]) -> int:
         """How many leading hashes are cached now, held or not; takes nothing."""

@@ -25,7 +25,7 @@ from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
 from baton.engine.sequence import Sequence
 from baton.errors import BatonError, Cancelled, DeadlineExceeded, InvalidRequest, Overloaded
-from baton.fleet import KVBlocks, WorkerLoad
+from baton.fleet import WorkerLoad
 from baton.kvtransfer.agent import TransferAgent
 from baton.request import TokenOutput
 
@@ -145,13 +145,12 @@ class DecodeScheduler:
     def load(self) -> WorkerLoad:
         """Readable from any thread: counts may be a step old."""
         works = list(self._works.values())
-        usage = self._engine.blocks.usage()
         stats = self._agent.stats()
         return WorkerLoad(
             running=len(self._running),
             waiting=len(works) - len({s.request_id for s in list(self._running)}),
             queued_tokens=sum(sequence.pending_tokens for sequence in list(self._waiting)),
-            kv_blocks=KVBlocks(usage.total, usage.free, usage.cached, usage.used, usage.reserved),
+            kv_blocks=self._engine.blocks.usage(),
             kv_bytes_sent=stats.bytes_sent,
             kv_bytes_received=stats.bytes_received,
             preemptions=self._preemptions,

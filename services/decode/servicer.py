@@ -78,6 +78,9 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
             if not granted.done():
                 granted.set_result(outcome)
 
+        def on_grant(outcome: Grant | BatonError) -> None:
+            self._event_loop.call_soon_threadsafe(settle, outcome)
+
         generation = request_from_wire(request.request)
         choices = [self._engine.new_sequence(generation, choice) for choice in range(generation.n)]
         work = Work(
@@ -85,7 +88,7 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
             request.router_id,
             choices,
             _IS_LOCAL[request.local_prefill],
-            lambda outcome: self._event_loop.call_soon_threadsafe(settle, outcome),
+            on_grant,
         )
         self._loop.post(lambda: self._scheduler.submit(work))
         try:

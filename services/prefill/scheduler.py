@@ -19,7 +19,7 @@ from baton.engine.batch import Chunk
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
 from baton.errors import BatonError, Cancelled, DeadlineExceeded, HandoffFailed, InvalidRequest, Overloaded
-from baton.fleet import KVBlocks, WorkerLoad
+from baton.fleet import WorkerLoad
 from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.base import SendSession, TransferResult, TransferState
 from baton.prefill.prompt import Prompt
@@ -99,14 +99,13 @@ class PrefillScheduler:
     def load(self) -> WorkerLoad:
         """Readable from any thread: counts may be a step old."""
         prompts = list(self._prompts.values())
-        usage = self._engine.blocks.usage()
         stats = self._agent.stats()
         waiting = len(self._waiting)
         return WorkerLoad(
             running=len(prompts) - waiting,
             waiting=waiting,
             queued_tokens=sum(max(0, p.sequence.prompt_tokens - p.sequence.computed_tokens) for p in prompts),
-            kv_blocks=KVBlocks(usage.total, usage.free, usage.cached, usage.used, usage.reserved),
+            kv_blocks=self._engine.blocks.usage(),
             kv_bytes_sent=stats.bytes_sent,
             kv_bytes_received=stats.bytes_received,
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from baton.engine.block_manager import BlockManager, KVUsage, OutOfBlocks
+from baton.engine.block_manager import BlockManager, OutOfBlocks
+from baton.fleet import KVBlocks
 
 HASHES = [bytes([i]) * 16 for i in range(16)]
 
@@ -35,7 +36,7 @@ def cache(manager: BlockManager, hashes: list[bytes]) -> list[int]:
 
 
 def test_a_new_pool_is_free() -> None:
-    assert BlockManager(8, 16).usage() == KVUsage(total=8, free=8, cached=0, used=0, reserved=0)
+    assert BlockManager(8, 16).usage() == KVBlocks(total=8, free=8, cached=0, used=0, reserved=0)
 
 
 def test_allocating_more_than_available_takes_and_evicts_nothing() -> None:
@@ -45,7 +46,7 @@ def test_allocating_more_than_available_takes_and_evicts_nothing() -> None:
     with pytest.raises(OutOfBlocks, match=r"3 blocks available, 4 were asked for") as caught:
         manager.allocate(4)
     assert (caught.value.asked, caught.value.free) == (4, 3)
-    assert manager.usage() == KVUsage(total=4, free=1, cached=2, used=1, reserved=0)
+    assert manager.usage() == KVBlocks(total=4, free=1, cached=2, used=1, reserved=0)
     assert manager.match(HASHES[:2]) == 2
     manager.release(held)
 
@@ -66,7 +67,7 @@ def test_a_cached_prefix_is_reused_up_to_the_first_missing_block() -> None:
     asked = [*HASHES[:2], HASHES[9], HASHES[2]]
     assert manager.match(asked) == 2
     assert manager.acquire(asked) == cached[:2]
-    assert manager.usage() == KVUsage(total=8, free=5, cached=1, used=2, reserved=0)
+    assert manager.usage() == KVBlocks(total=8, free=5, cached=1, used=2, reserved=0)
     manager.release(cached[:2])
 
 
@@ -111,7 +112,7 @@ def test_the_second_block_of_one_hash_is_not_reused() -> None:
     manager.publish(first, HASHES[0])
     manager.publish(second, HASHES[0])
     manager.release([second])
-    assert manager.usage() == KVUsage(total=2, free=1, cached=0, used=1, reserved=0)
+    assert manager.usage() == KVBlocks(total=2, free=1, cached=0, used=1, reserved=0)
     assert manager.acquire(HASHES[:1]) == [first]
 
 
@@ -119,9 +120,9 @@ def test_reserved_blocks_are_counted_apart_until_unmarked() -> None:
     manager = BlockManager(4, 16)
     block_ids = manager.allocate(3)
     manager.mark_reserved(block_ids[:2])
-    assert manager.usage() == KVUsage(total=4, free=1, cached=0, used=1, reserved=2)
+    assert manager.usage() == KVBlocks(total=4, free=1, cached=0, used=1, reserved=2)
     manager.unmark_reserved(block_ids[:2])
-    assert manager.usage() == KVUsage(total=4, free=1, cached=0, used=3, reserved=0)
+    assert manager.usage() == KVBlocks(total=4, free=1, cached=0, used=3, reserved=0)
 
 
 def test_releasing_a_reservation_ends_it() -> None:
@@ -129,7 +130,7 @@ def test_releasing_a_reservation_ends_it() -> None:
     block_ids = manager.allocate(3)
     manager.mark_reserved(block_ids)
     manager.release(block_ids)
-    assert manager.usage() == KVUsage(total=4, free=4, cached=0, used=0, reserved=0)
+    assert manager.usage() == KVBlocks(total=4, free=4, cached=0, used=0, reserved=0)
 
 
 def test_clearing_the_cache_leaves_held_blocks_to_their_holders_alone() -> None:
@@ -138,9 +139,9 @@ def test_clearing_the_cache_leaves_held_blocks_to_their_holders_alone() -> None:
     (held,) = manager.acquire(HASHES[:1])
     manager.clear_cache()
     assert manager.match(HASHES[:2]) == 0
-    assert manager.usage() == KVUsage(total=4, free=3, cached=0, used=1, reserved=0)
+    assert manager.usage() == KVBlocks(total=4, free=3, cached=0, used=1, reserved=0)
     manager.release([held])
-    assert manager.usage() == KVUsage(total=4, free=4, cached=0, used=0, reserved=0)
+    assert manager.usage() == KVBlocks(total=4, free=4, cached=0, used=0, reserved=0)
 
 
 def test_the_listener_hears_what_is_stored_removed_and_cleared() -> None:
