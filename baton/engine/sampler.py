@@ -25,6 +25,17 @@ Logprobs = tuple[float | None, tuple[tuple[int, float], ...]]
 """Logprob of the chosen token, and the most likely tokens with theirs."""
 
 
+class NonFiniteLogits(WorkerFailed):
+    """The model computed NaN or infinity for one sequence; the others of its step are sound."""
+
+    def __init__(self, sequence: Sequence, logit: float) -> None:
+        super().__init__(
+            f"request {sequence.request_id}: the largest logit of token {sequence.output_tokens} "
+            f"is {logit}, not a finite number"
+        )
+        self.request_id = sequence.request_id
+
+
 class Sampler:
     """Samples for a model of `vocab_size` tokens that ends its sequences with one of `eos_token_ids`."""
 
@@ -36,7 +47,7 @@ class Sampler:
         """The next token of each sequence, with logprobs where asked for; changes neither argument.
 
         logits: float32 [rows, vocab_size], contiguous, on any device; row i belongs to `sequences[i]`. A
-        logit of -inf rules its token out. Raises WorkerFailed naming the request where a row holds NaN or
+        logit of -inf rules its token out. Raises NonFiniteLogits naming the request where a row holds NaN or
         +inf, or rules all tokens out.
         """
         assert logits.shape == (len(sequences), self.vocab_size), f"logits have shape {tuple(logits.shape)}"
@@ -80,10 +91,7 @@ def _most_likely(
     is_finite = peaks.isfinite()  # NaN and +inf win, and -inf only where there is nothing else
     if not is_finite.all():
         row = is_finite.tolist().index(False)
-        raise WorkerFailed(
-            f"request {sequences[row].request_id}: the largest logit of token {sequences[row].output_tokens} "
-            f"is {peaks[row].item()}, not a finite number"
-        )
+        raise NonFiniteLogits(sequences[row], peaks[row].item())
     return token_ids, peaks
 
 

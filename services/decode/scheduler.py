@@ -23,6 +23,7 @@ from baton.decode.work import Grant, Work
 from baton.engine.batch import Chunk
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
+from baton.engine.sampler import NonFiniteLogits
 from baton.engine.sequence import Sequence
 from baton.errors import BatonError, Cancelled, DeadlineExceeded, InvalidRequest, Overloaded
 from baton.fleet import WorkerLoad
@@ -132,7 +133,12 @@ class DecodeScheduler:
         chunks = self._plan()
         if not chunks:
             return False
-        self._deliver(self._engine.run(chunks))
+        try:
+            outputs = self._engine.run(chunks)
+        except NonFiniteLogits as error:
+            self._fail(self._works[error.request_id], error)
+        else:
+            self._deliver(outputs)
         return True
 
     def next_deadline_s(self) -> float | None:

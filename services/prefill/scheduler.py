@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from baton.engine.batch import Chunk
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
+from baton.engine.sampler import NonFiniteLogits
 from baton.errors import BatonError, Cancelled, DeadlineExceeded, HandoffFailed, InvalidRequest, Overloaded
 from baton.fleet import WorkerLoad
 from baton.kvtransfer.agent import TransferAgent
@@ -82,7 +83,11 @@ class PrefillScheduler:
         chunks = self._plan()
         if not chunks:
             return False
-        outputs = self._engine.run(chunks)
+        try:
+            outputs = self._engine.run(chunks)
+        except NonFiniteLogits as error:
+            self._fail(self._prompts[error.request_id], error)
+            return True
         for prompt in [p for p in self._computing if p.sequence.computed_tokens == p.sequence.prompt_tokens]:
             self._first_tokens(prompt, [o for s, o in outputs if s.request_id == prompt.request.request_id])
         for prompt in list(self._computing):
