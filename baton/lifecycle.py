@@ -1,7 +1,7 @@
 """The states of a request and the one table of its legal transitions. Role-free, no I/O.
 
-    RECEIVED --place--> PLACED --schedule--> PREFILLING --first_tokens--> TRANSFERRING --hand_off--> DECODING
-                                                  `----------- decode_locally ---------------------------'
+RECEIVED --place--> PLACED --schedule--> PREFILLING --first_tokens--> TRANSFERRING --hand_off--> DECODING
+                                              `----------- decode_locally ---------------------------'
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from baton.errors import (
     Cancelled,
     DeadlineExceeded,
     Overloaded,
+    Unauthorized,
     Unavailable,
     WorkerFailed,
 )
@@ -60,6 +61,7 @@ _ERROR_BY_STATUS: dict[grpc.StatusCode, type[BatonError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthorized,
 }
 
 
