@@ -135,7 +135,6 @@ class RequestFlow:
                 while run.has_open_choices:
                     for output in await run.next_outputs(decode):
                         yield output
-                decode.is_on_worker = False
 
     async def _local(self, run: Run, lease: Lease) -> AsyncGenerator[TokenOutput, None]:
         async with lease.decode.attach(run.request) as decode:
@@ -143,8 +142,7 @@ class RequestFlow:
             async with run.queue_deadline(self._limits.queue_timeout_s):
                 grant = await decode.reserve(run.remaining_s(), is_local=True)
             run.life.move(Transition.SCHEDULE)
-            async with run.deadline():
-                first_outputs = await decode.outputs()
+            first_outputs = await run.next_outputs(decode)
             lease.prefill_done()
             run.route.cached_tokens = grant.cached_tokens
             run.life.move(Transition.DECODE_LOCALLY, cached_tokens=grant.cached_tokens)
@@ -154,4 +152,3 @@ class RequestFlow:
             while run.has_open_choices:
                 for output in await run.next_outputs(decode):
                     yield output
-            decode.is_on_worker = False

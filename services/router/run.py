@@ -31,14 +31,17 @@ class Run:
 
     @asynccontextmanager
     async def over(self, tokens: AsyncGenerator[TokenOutput, None]) -> AsyncIterator[None]:
-        """Gives the run its source of tokens; on leaving, closes it and settles the state."""
+        """Gives the run its source of tokens; on leaving, closes it and settles the state: whoever leaves in
+        peace has all the tokens it wanted, whoever leaves by an exception has cancelled."""
         self._tokens = tokens
+        ending = Transition.CANCEL
         try:
             yield
+            ending = Transition.FINISH if self._output_tokens else Transition.CANCEL
         finally:
             await tokens.aclose()
             if not self.life.state.is_terminal:
-                self.life.move(Transition.CANCEL, **self._figures())
+                self.life.move(ending, **self._figures())
 
     async def outputs(self) -> AsyncGenerator[TokenOutput, None]:
         assert self._tokens is not None, "outputs are taken inside the context of RequestFlow.start"
@@ -50,7 +53,6 @@ class Run:
             if not self.life.state.is_terminal:
                 self.life.move(Transition.FAIL, code=error.code, reason=error.message, **self._figures())
             raise
-        self.life.move(Transition.FINISH, **self._figures())
 
     def end_choice(self, choice: int) -> None:
         """Stops one choice early, for a stop string was found in its text."""
@@ -95,7 +97,10 @@ class Run:
 
     async def next_outputs(self, leg: DecodeLeg) -> list[TokenOutput]:
         async with self.deadline():
-            return await leg.outputs()
+            outputs = await leg.outputs()
+        if self._open_choices <= {output.choice for output in outputs if output.finish_reason is not None}:
+            leg.is_on_worker = False
+        return outputs
 
     def _note(self, output: TokenOutput) -> None:
         self._output_tokens += 1
