@@ -20,7 +20,6 @@ from grpc_reflection.v1alpha import reflection
 from baton.errors import (
     ERRORS_BY_CODE,
     BatonError,
-    Cancelled,
     DeadlineExceeded,
     Overloaded,
     Unauthorized,
@@ -59,7 +58,6 @@ _STATUS_BY_CODE = {
 _ERROR_BY_STATUS: dict[grpc.StatusCode, type[BatonError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAUTHENTICATED: Unauthorized,
 }

@@ -25,7 +25,7 @@ from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
 from baton.engine.sampler import NonFiniteLogits
 from baton.engine.sequence import Sequence
-from baton.errors import BatonError, Cancelled, DeadlineExceeded, InvalidRequest, Overloaded
+from baton.errors import BatonError, Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, Unavailable
 from baton.fleet import WorkerLoad
 from baton.kvtransfer.agent import TransferAgent
 from baton.request import TokenOutput
@@ -146,7 +146,7 @@ class DecodeScheduler:
 
     def close(self) -> None:
         for work in list(self._works.values()):
-            self._fail(work, Cancelled("the decode worker is stopping"))
+            self._fail(work, Unavailable("the decode worker is stopping"))
 
     def load(self) -> WorkerLoad:
         """Readable from any thread: counts may be a step old."""

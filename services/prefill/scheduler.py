@@ -19,7 +19,7 @@ from baton.engine.batch import Chunk
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
 from baton.engine.sampler import NonFiniteLogits
-from baton.errors import BatonError, Cancelled, DeadlineExceeded, HandoffFailed, InvalidRequest, Overloaded
+from baton.errors import BatonError, DeadlineExceeded, HandoffFailed, InvalidRequest, Overloaded, Unavailable
 from baton.fleet import WorkerLoad
 from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.base import SendSession, TransferResult, TransferState
@@ -99,7 +99,7 @@ class PrefillScheduler:
 
     def close(self) -> None:
         for prompt in list(self._prompts.values()):
-            self._fail(prompt, Cancelled("the prefill worker is stopping"))
+            self._fail(prompt, Unavailable("the prefill worker is stopping"))
 
     def load(self) -> WorkerLoad:
         """Readable from any thread: counts may be a step old."""

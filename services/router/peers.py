@@ -42,8 +42,9 @@ class PrefillPeer:
         start = prefill_pb2.PrefillStart(request=request_to_wire(request, remaining_s))
         try:
             async with self._channel.errors_translated():
-                await call.write(prefill_pb2.PrefillCommand(start=start))
-                yield PrefillLeg(call, self.worker.worker_id)
+                leg = PrefillLeg(call, self.worker.worker_id)
+                await leg.write(prefill_pb2.PrefillCommand(start=start))
+                yield leg
         finally:
             call.cancel()
 
@@ -62,11 +63,7 @@ class PrefillLeg:
         return (await self._read("scheduled")).scheduled
 
     async def attach(self, ticket: bytes) -> None:
-        attach = prefill_pb2.PrefillAttach(ticket=ticket)
-        try:
-            await self._call.write(prefill_pb2.PrefillCommand(attach=attach))
-        except asyncio.InvalidStateError:
-            await self._read("first_tokens")  # the call has ended: reading raises why
+        await self.write(prefill_pb2.PrefillCommand(attach=prefill_pb2.PrefillAttach(ticket=ticket)))
 
     async def first_tokens(self) -> list[TokenOutput]:
         event = await self._read("first_tokens")
@@ -74,6 +71,12 @@ class PrefillLeg:
 
     async def handed_off(self) -> prefill_pb2.PrefillHandedOff:
         return (await self._read("handed_off")).handed_off
+
+    async def write(self, command: prefill_pb2.PrefillCommand) -> None:
+        try:
+            await self._call.write(command)
+        except asyncio.InvalidStateError:
+            await self._read("anything more")  # the call has ended: reading raises why
 
     async def _read(self, expected: str) -> prefill_pb2.PrefillEvent:
         event = await self._call.read()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from baton.errors import HandoffFailed, Overloaded, Unavailable, WorkerFailed
 from baton.events import EventStream
@@ -60,21 +60,21 @@ class RequestFlow:
     async def _tokens(self, run: Run) -> AsyncGenerator[TokenOutput, None]:
         """Every token of every choice, or the BatonError that the client has to see."""
         excluded: set[str] = set()
-        for attempts_left in reversed(range(self._limits.attempts)):
+        for attempt in range(1, self._limits.attempts + 1):
             placement = self._place(run, excluded)
+            request = replace(run.request, request_id=f"{run.request.request_id}.{attempt}")
             is_first = True
             try:
-                with self._workers.lease(placement, run.request) as lease:
-                    legs = (
-                        self._local(run, lease) if lease.prefill is None else self._disaggregated(run, lease)
-                    )
+                with self._workers.lease(placement, request) as lease:
+                    serve = self._local if lease.prefill is None else self._disaggregated
+                    legs = serve(run, request, lease)
                     async with aclosing(legs):
                         async for output in legs:
                             is_first = False
                             yield output
                 return
             except _RETRYABLE as error:
-                if not is_first or not attempts_left:
+                if not is_first or attempt == self._limits.attempts:
                     raise
                 excluded |= {worker_id for worker_id in (placement.prefill, placement.decode) if worker_id}
                 run.life.move(Transition.RETRY, code=error.code, reason=error.message)
@@ -107,16 +107,18 @@ class RequestFlow:
         )
         return placement
 
-    async def _disaggregated(self, run: Run, lease: Lease) -> AsyncGenerator[TokenOutput, None]:
-        prefill, request = lease.prefill, run.request
+    async def _disaggregated(
+        self, run: Run, request: GenerationRequest, lease: Lease
+    ) -> AsyncGenerator[TokenOutput, None]:
+        prefill = lease.prefill
         assert prefill is not None, "a placement with a prefill worker leases one"
         async with lease.decode.attach(request) as decode, prefill.run(request, run.remaining_s()) as prompt:
             run.decode = decode
             async with run.queue_deadline(self._limits.queue_timeout_s):
                 scheduled = await prompt.scheduled()
-            run.life.move(Transition.SCHEDULE)
-            async with run.deadline():
+                run.life.move(Transition.SCHEDULE)
                 grant = await decode.reserve(run.remaining_s(), is_local=False)
+            async with run.deadline():
                 await prompt.attach(grant.ticket)
                 first_outputs = await prompt.first_tokens()
             lease.prefill_done()
@@ -136,8 +138,10 @@ class RequestFlow:
                     for output in await run.next_outputs(decode):
                         yield output
 
-    async def _local(self, run: Run, lease: Lease) -> AsyncGenerator[TokenOutput, None]:
-        async with lease.decode.attach(run.request) as decode:
+    async def _local(
+        self, run: Run, request: GenerationRequest, lease: Lease
+    ) -> AsyncGenerator[TokenOutput, None]:
+        async with lease.decode.attach(request) as decode:
             run.decode = decode
             async with run.queue_deadline(self._limits.queue_timeout_s):
                 grant = await decode.reserve(run.remaining_s(), is_local=True)

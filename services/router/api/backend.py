@@ -12,6 +12,17 @@ from baton.request import GenerationRequest, Route, TokenOutput
 
 
 @dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """What a request that leaves a field out gets; a model's generation_config.json may set its own."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class ServedModel:
     """The model that the fleet serves.
 
@@ -26,6 +37,7 @@ class ServedModel:
     vocab_size: int
     eos_token_ids: frozenset[int]
     aliases: tuple[str, ...] = ()
+    sampling_defaults: SamplingDefaults = SamplingDefaults()
 
     @property
     def names(self) -> tuple[str, ...]:
