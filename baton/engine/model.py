@@ -18,7 +18,6 @@ class CausalLM:
 
     def __init__(self, config: ModelConfig, weights: DecoderWeights, device: torch.device) -> None:
         self.config = config
-        self.device = device
         self._weights = weights
         self._rope = RotaryEmbedding(config.rope, device)
 

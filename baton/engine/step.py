@@ -39,37 +39,47 @@ class StepInputs:
         ordered = [chunks[index] for index in order]
         lengths = np.array([chunk.length for chunk in ordered])
         starts = np.array([chunk.sequence.computed_tokens for chunk in ordered])
-        query_start = np.concatenate(([0], np.cumsum(lengths)))
-        positions = np.arange(query_start[-1]) + np.repeat(starts - query_start[:-1], lengths)
-        tables = _block_tables(ordered, block_size)
-        blocks = tables[np.repeat(np.arange(len(ordered)), lengths), positions // block_size]
-        last_rows = np.empty_like(lengths)
-        last_rows[order] = query_start[1:] - 1
-
-        def on_device(array: npt.NDArray[np.integer], dtype: torch.dtype = torch.int64) -> Tensor:
-            return torch.from_numpy(array).to(device=device, dtype=dtype)
-
+        prompts = np.array([chunk.sequence.prompt_tokens for chunk in ordered])
+        ends = np.cumsum(lengths)
+        positions = np.arange(ends[-1]) + np.repeat(starts + lengths - ends, lengths)
+        last_rows = np.empty_like(ends)
+        last_rows[order] = ends - 1
         sampler_counts = np.array([len(chunk.samplers) for chunk in chunks])
-        sampling = np.flatnonzero(sampler_counts)
-        counts = sampler_counts[sampling]
+        sampled = sampler_counts > 0
+        sampler_rows = np.repeat(np.arange(sampled.sum()), sampler_counts[sampled])
         return cls(
-            token_ids=on_device(_token_ids(ordered)),
-            positions=on_device(positions),
-            prompt_tokens=on_device(np.repeat([chunk.sequence.prompt_tokens for chunk in ordered], lengths)),
-            attention=AttentionBatch(
-                query_start=on_device(query_start, torch.int32),
-                context_lens=on_device(starts + lengths, torch.int32),
-                block_tables=on_device(tables, torch.int32),
-                slots=on_device(blocks * block_size + positions % block_size),
-                num_decodes=int((lengths == 1).sum()),
-                block_size=block_size,
-                query_tokens=tuple(lengths.tolist()),
-                context_tokens=tuple((starts + lengths).tolist()),
-            ),
+            token_ids=_tensor(_token_ids(ordered), device),
+            positions=_tensor(positions, device),
+            prompt_tokens=_tensor(np.repeat(prompts, lengths), device),
+            attention=_attention_batch(ordered, positions, block_size, device),
             samplers=tuple(sampler for chunk in chunks for sampler in chunk.samplers),
-            logits_rows=on_device(last_rows[sampling]),
-            sampler_rows=on_device(np.repeat(np.arange(len(counts)), counts)) if (counts > 1).any() else None,
+            logits_rows=_tensor(last_rows[sampled], device),
+            sampler_rows=_tensor(sampler_rows, device) if sampler_counts.max() > 1 else None,
         )
+
+
+def _attention_batch(
+    chunks: list[Chunk], positions: Ints, block_size: int, device: torch.device
+) -> AttentionBatch:
+    """`chunks`: single-token ones first; `positions`: of all their tokens."""
+    lengths = np.array([chunk.length for chunk in chunks])
+    contexts = lengths + [chunk.sequence.computed_tokens for chunk in chunks]
+    tables = _block_tables(chunks, block_size)
+    blocks = tables[np.repeat(np.arange(len(chunks)), lengths), positions // block_size]
+    return AttentionBatch(
+        query_start=_tensor(np.concatenate(([0], np.cumsum(lengths))), device, torch.int32),
+        context_lens=_tensor(contexts, device, torch.int32),
+        block_tables=_tensor(tables, device, torch.int32),
+        slots=_tensor(blocks * block_size + positions % block_size, device),
+        num_decodes=int((lengths == 1).sum()),
+        block_size=block_size,
+        query_tokens=tuple(lengths.tolist()),
+        context_tokens=tuple(contexts.tolist()),
+    )
+
+
+def _tensor(array: Ints, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
+    return torch.from_numpy(array).to(device=device, dtype=dtype)
 
 
 def _token_ids(chunks: list[Chunk]) -> Ints:
