@@ -20,7 +20,9 @@ from baton.errors import BatonError
 
 app = typer.Typer(
     name="baton",
-    help="Disaggregated LLM serving: prefill and decode on separate pools of workers.",
+    help="Disaggregated LLM serving: prefill and decode on separate pools of workers.\n\n"
+    "Every option can be given as an environment variable too (--max-model-len: BATON_MAX_MODEL_LEN) or in a "
+    "TOML file; the command line wins over the environment, and that over the file.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -57,8 +59,8 @@ def configure(
 @app.command()
 def up(
     model: opt.Model = None,
-    prefill: Annotated[int, typer.Option(help="Prefill workers.", envvar="BATON_PREFILL", min=0)] = 1,
-    decode: Annotated[int, typer.Option(help="Decode workers.", envvar="BATON_DECODE", min=1)] = 1,
+    prefill: opt.PrefillWorkers = 1,
+    decode: opt.DecodeWorkers = 1,
     host: opt.Host = "127.0.0.1",
     port: opt.HttpPort = 8000,
     served_model_name: opt.ServedModelName = None,

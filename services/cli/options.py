@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def _option(*, envvar: str, **settings: Any) -> Any:
+    """An option that the environment can give as well. The variable is BATON_ and the option's name, so help
+    need not repeat it."""
+    return typer.Option(envvar=envvar, show_envvar=False, **settings)
 
 
 class Dtype(StrEnum):
@@ -25,85 +31,81 @@ class LogLevel(StrEnum):
 
 Model = Annotated[
     Path | None,
-    typer.Option(help="Hugging Face model folder; the demo model where none is given.", envvar="BATON_MODEL"),
+    _option(help="Hugging Face model folder; the demo model where none is given.", envvar="BATON_MODEL"),
 ]
 ServedModelName = Annotated[
     list[str] | None,
-    typer.Option(
+    _option(
         help="Name in the API; repeat for aliases. Default: the folder's.", envvar="BATON_SERVED_MODEL_NAME"
     ),
 ]
-Host = Annotated[str, typer.Option(help="Address to listen on.", envvar="BATON_HOST")]
+PrefillWorkers = Annotated[int, _option(help="Prefill workers.", envvar="BATON_PREFILL", min=0)]
+DecodeWorkers = Annotated[int, _option(help="Decode workers.", envvar="BATON_DECODE", min=1)]
+Host = Annotated[str, _option(help="Address to listen on.", envvar="BATON_HOST")]
 HttpPort = Annotated[
-    int, typer.Option(help="HTTP port; 0 takes a free one.", envvar="BATON_PORT", min=0, max=65535)
+    int, _option(help="HTTP port; 0 takes a free one.", envvar="BATON_PORT", min=0, max=65535)
 ]
 WorkerPort = Annotated[
-    int, typer.Option(help="gRPC port; 0 takes a free one.", envvar="BATON_PORT", min=0, max=65535)
+    int, _option(help="gRPC port; 0 takes a free one.", envvar="BATON_PORT", min=0, max=65535)
 ]
 RegistryPort = Annotated[
-    int, typer.Option(help="Port of the embedded registry.", envvar="BATON_REGISTRY_PORT", min=1, max=65535)
+    int, _option(help="Port of the embedded registry.", envvar="BATON_REGISTRY_PORT", min=1, max=65535)
 ]
 Registry = Annotated[
-    str, typer.Option(help="host:port of the router's embedded registry.", envvar="BATON_REGISTRY")
+    str, _option(help="host:port of the router's embedded registry.", envvar="BATON_REGISTRY")
 ]
 Advertise = Annotated[
-    str, typer.Option(help="Host that others dial, where it differs from --host.", envvar="BATON_ADVERTISE")
+    str, _option(help="Host that others dial, where it differs from --host.", envvar="BATON_ADVERTISE")
 ]
 WorkerId = Annotated[
-    str, typer.Option(help="Name in the fleet. Default: role, host and process id.", envvar="BATON_WORKER_ID")
+    str, _option(help="Name in the fleet. Default: role, host and process id.", envvar="BATON_WORKER_ID")
 ]
 DtypeOption = Annotated[
-    Dtype, typer.Option(help="Weights and KV; auto is the folder's own.", envvar="BATON_DTYPE")
+    Dtype, _option(help="Weights and KV; auto is the folder's own.", envvar="BATON_DTYPE")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", envvar="BATON_DEVICE")]
-Attention = Annotated[str, typer.Option(help="Attention backend.", envvar="BATON_ATTENTION")]
+Device = Annotated[str, _option(help="cpu, cuda or cuda:N.", envvar="BATON_DEVICE")]
+Attention = Annotated[str, _option(help="Attention backend.", envvar="BATON_ATTENTION")]
 MaxModelLen = Annotated[
     int | None,
-    typer.Option(
-        help="Prompt and output, in tokens. Default: the model's.", envvar="BATON_MAX_MODEL_LEN", min=2
-    ),
+    _option(help="Prompt and output, in tokens. Default: the model's.", envvar="BATON_MAX_MODEL_LEN", min=2),
 ]
 KvBlocks = Annotated[
     int | None,
-    typer.Option(
-        help="Blocks of each worker's KV pool. Default: from memory.", envvar="BATON_KV_BLOCKS", min=2
-    ),
+    _option(help="Blocks of each worker's KV pool. Default: from memory.", envvar="BATON_KV_BLOCKS", min=2),
 ]
-BlockSize = Annotated[int, typer.Option(help="Tokens a block.", envvar="BATON_BLOCK_SIZE", min=1, max=1024)]
+BlockSize = Annotated[int, _option(help="Tokens a block.", envvar="BATON_BLOCK_SIZE", min=1, max=1024)]
 Transport = Annotated[
     str,
-    typer.Option(help="KV transport, or `auto` for the fastest that a pair has.", envvar="BATON_TRANSPORT"),
+    _option(help="KV transport, or `auto` for the fastest that a pair has.", envvar="BATON_TRANSPORT"),
 ]
 Threads = Annotated[
-    int | None, typer.Option(help="Compute threads of each worker.", envvar="BATON_THREADS", min=1)
+    int | None, _option(help="Compute threads of each worker.", envvar="BATON_THREADS", min=1)
 ]
 ChunkTokens = Annotated[
     int,
-    typer.Option(help="Prompt tokens computed a step.", envvar="BATON_CHUNK_TOKENS", min=1, max=1_000_000),
+    _option(help="Prompt tokens computed a step.", envvar="BATON_CHUNK_TOKENS", min=1, max=1_000_000),
 ]
-MaxRunning = Annotated[
-    int, typer.Option(help="Sequences in a decode batch.", envvar="BATON_MAX_RUNNING", min=1)
-]
+MaxRunning = Annotated[int, _option(help="Sequences in a decode batch.", envvar="BATON_MAX_RUNNING", min=1)]
 DrainTimeout = Annotated[
     float,
-    typer.Option(help="Seconds that SIGTERM lets requests finish.", envvar="BATON_DRAIN_TIMEOUT", min=0),
+    _option(help="Seconds that SIGTERM lets requests finish.", envvar="BATON_DRAIN_TIMEOUT", min=0),
 ]
 MaxRequests = Annotated[
-    int, typer.Option(help="Requests under way at once; more get 429.", envvar="BATON_MAX_REQUESTS", min=1)
+    int, _option(help="Requests under way at once; more get 429.", envvar="BATON_MAX_REQUESTS", min=1)
 ]
 QueueTimeout = Annotated[
     float,
-    typer.Option(
+    _option(
         help="Seconds a request may wait for its turn (then 408).", envvar="BATON_QUEUE_TIMEOUT", min=0.001
     ),
 ]
 RequestTimeout = Annotated[
     float,
-    typer.Option(help="Seconds until a request is ended (504).", envvar="BATON_REQUEST_TIMEOUT", min=0.001),
+    _option(help="Seconds until a request is ended (504).", envvar="BATON_REQUEST_TIMEOUT", min=0.001),
 ]
 LocalPrefillTokens = Annotated[
     int,
-    typer.Option(
+    _option(
         help="Uncached tokens that a decode worker which caches the beginning prefills itself.",
         envvar="BATON_LOCAL_PREFILL_TOKENS",
         min=0,
@@ -111,20 +113,18 @@ LocalPrefillTokens = Annotated[
 ]
 ApiKey = Annotated[
     list[str] | None,
-    typer.Option(
-        help="Bearer key that clients need; repeat for more. Default: none.", envvar="BATON_API_KEY"
-    ),
+    _option(help="Bearer key that clients need; repeat for more. Default: none.", envvar="BATON_API_KEY"),
 ]
 EventLog = Annotated[
     Path | None,
-    typer.Option(help="Append every request's transitions as JSON lines.", envvar="BATON_EVENT_LOG"),
+    _option(help="Append every request's transitions as JSON lines.", envvar="BATON_EVENT_LOG"),
 ]
 Secret = Annotated[
     str,
-    typer.Option(
+    _option(
         help="Shared by the whole fleet: signs tickets, opens ports. Best given as BATON_SECRET.",
         envvar="BATON_SECRET",
         show_default=False,
     ),
 ]
-LogLevelOption = Annotated[LogLevel, typer.Option(help="What goes to stderr.", envvar="BATON_LOG_LEVEL")]
+LogLevelOption = Annotated[LogLevel, _option(help="What goes to stderr.", envvar="BATON_LOG_LEVEL")]

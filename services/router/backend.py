@@ -58,7 +58,7 @@ class FleetBackend:
             raise Unavailable("no worker has joined yet")
         model, names = self._last_model, self._config.served_model_names
         return ServedModel(
-            model_id=names[0] if names else model.name,
+            model_id=names[0],
             created=self._created,
             max_model_tokens=model.max_model_tokens,
             vocab_size=model.vocab_size,

@@ -12,17 +12,18 @@ from baton.router.request_flow import FlowLimits
 
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
-    """model: folder with the tokenizer and chat template. host, port: of HTTP. registry_host, registry_port: of
+    """model: folder with the tokenizer and chat template. served_model_names: the first is the name in answers,
+    the others are aliases. host, port: of HTTP. registry_host, registry_port: of
     the embedded registry's gRPC. secret: shared by the whole fleet. lease_s: a worker silent for longer has
     left. router_id: unique to this run."""
 
     model: Path
+    served_model_names: tuple[str, ...]
     secret: bytes
     host: str = "127.0.0.1"
     port: int = 8000
     registry_host: str = "127.0.0.1"
     registry_port: int = 8100
-    served_model_names: tuple[str, ...] = ()
     lease_s: float = 2.0
     drain_timeout_s: float = 30.0
     event_log: Path | None = None

@@ -45,7 +45,7 @@ async def run_router(config: RouterConfig) -> None:
         cleanup.callback(follower.cancel)
         events = EventStream()
         backend = FleetBackend(workers, RequestFlow(workers, events, config.flow), config)
-        metrics = RouterMetrics(lambda: workers.members, lambda: backend.model.model_id)
+        metrics = RouterMetrics(lambda: workers.members, lambda: config.served_model_names[0])
         events.subscribe(metrics.requests.on_event)
         if config.event_log is not None:
             log = EventLog(config.event_log)
