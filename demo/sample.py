@@ -33,7 +33,7 @@ class Speaker:
         )
         prompt = torch.tensor([ids])
         out = self._model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_tokens, top_k=0, **how
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_tokens, top_k=None, **how
         )[0][len(ids) :]
         ended = int(out[-1]) in self._model.generation_config.eos_token_id
         text: str = self._tokenizer.decode(out, skip_special_tokens=True)
