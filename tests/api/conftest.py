@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
+import httpx
 import pytest
+from live_server import serving
+from openai import AsyncOpenAI
+from scripted_backend import ScriptedBackend
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -18,6 +22,8 @@ from tokenizers import (
     trainers,
 )
 
+from baton.router.api.app import create_app
+from baton.router.api.settings import ApiSettings
 from baton.router.tokenizer import TextProcessor
 
 CHAT_TEMPLATE = """\
@@ -113,3 +119,38 @@ def sentencepiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sentencepiece(sentencepiece_folder: Path) -> TextProcessor:
     return TextProcessor.from_folder(sentencepiece_folder)
+
+
+@pytest.fixture
+def backend() -> ScriptedBackend:
+    return ScriptedBackend()
+
+
+@pytest.fixture
+async def url(backend: ScriptedBackend, text: TextProcessor) -> AsyncIterator[str]:
+    """A real server on a real socket; when it is gone, nothing of the backend is left open."""
+    async with serving(create_app(backend, text, ApiSettings(metrics=lambda: b"up 1\n"))) as address:
+        yield address
+    assert backend.open == 0
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as openai_client:
+        yield openai_client
+
+
+@pytest.fixture
+async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=url, timeout=20) as http_client:
+        yield http_client
+
+
+@pytest.fixture
+async def says(backend: ScriptedBackend, text: TextProcessor) -> Callable[[str], Awaitable[None]]:
+    """Sets what greedy choices say."""
+
+    async def set_script(content: str) -> None:
+        backend.script = await text.encode(content, add_special_tokens=False)
+
+    return set_script
