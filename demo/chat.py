@@ -127,13 +127,20 @@ def _as_typed(question: str, rng: random.Random) -> str:
 
 
 class Conversations:
-    """Draws conversations: one to four exchanges, a system message before a third of them."""
+    """Draws conversations: one to four exchanges, a system message before a third of them.
+
+    Now and then a paragraph of documentation stands in the system message or before the
+    question, so that a long prompt does not keep the model from its answer.
+    """
 
     def __init__(self, docs: list[Doc]) -> None:
         talk, topics = hand_written()
         tiers = about_docs(docs)
         known = {name: without(tier, [*talk, *topics]) for name, tier in tiers.items()}
         self._groups = {"small talk": talk, "topics": topics, **known}
+        self._asides = [
+            paragraph[:400] for doc in docs for paragraph in doc.paragraphs if len(paragraph) > 100
+        ]
         self._weights = {name: [one.weight for one in group] for name, group in self._groups.items()}
 
     def __len__(self) -> int:
@@ -142,11 +149,15 @@ class Conversations:
     def draw(self, rng: random.Random) -> list[Message]:
         messages: list[Message] = []
         if rng.random() < 0.33:
-            messages.append({"role": "system", "content": rng.choice(_SYSTEM)})
+            system = rng.choice(self._asides if rng.random() < 0.25 else _SYSTEM)
+            messages.append({"role": "system", "content": system})
         for _ in range(rng.choice((1, 1, 1, 1, 2, 3, 4))):
             group = rng.choices(list(_SHARES), list(_SHARES.values()))[0]
             exchange = rng.choices(self._groups[group], self._weights[group])[0]
-            messages.append({"role": "user", "content": _as_typed(rng.choice(exchange.asks), rng)})
+            question = _as_typed(rng.choice(exchange.asks), rng)
+            if rng.random() < 0.05:
+                question = rng.choice(self._asides) + "\n\n" + question
+            messages.append({"role": "user", "content": question})
             messages.append({"role": "assistant", "content": rng.choice(exchange.says)})
         return messages
 

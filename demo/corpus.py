@@ -19,7 +19,16 @@ from demo import prose
 _STDLIB = pathlib.Path(sysconfig.get_paths()["stdlib"])
 _COMMON_LICENCES = pathlib.Path("/usr/share/common-licenses")
 _SKIPPED = frozenset(
-    ("site-packages", "test", "tests", "idle_test", "ntpath.py", "__pycache__", "lib-dynload")
+    (
+        "site-packages",
+        "dist-packages",
+        "test",
+        "tests",
+        "idle_test",
+        "ntpath.py",
+        "__pycache__",
+        "lib-dynload",
+    )
 )
 _PUBLIC_NAMES = {
     "posixpath": "os.path",

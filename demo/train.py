@@ -21,7 +21,7 @@ from demo.loss import next_token_loss
 from demo.model import Llama, Shape
 from demo.packing import Packer
 
-_PEAK_LR = 3e-3
+_PEAK_LR = 8e-3
 _WARM_UP = 0.02
 _LONG_ROWS_FROM = 0.75
 _ROW_TOKENS = (256, 512)
@@ -138,7 +138,7 @@ def main(
     in /usr/share/common-licenses where a system has them), trains a tokenizer and a Llama of
     2.7 million parameters on one processor, and writes a model folder that `baton up` serves.
 
-    Two minutes give English words, ten give sentences, half an hour gives answers:
+    Two minutes give English words, ten give sentences, half an hour gives good answers:
 
         python -m demo.train --minutes 2 --out /tmp/demo-model
     """
