@@ -5,7 +5,6 @@ Owned by one thread (`baton.engine.loop`); schedulers decide, the engine does.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from baton import block_hash
 from baton.engine.batch import Chunk
 from baton.engine.block_manager import BlockManager
 from baton.engine.kv_pool import KVPool
+from baton.engine.memory import available_bytes
 from baton.engine.model import CausalLM
 from baton.engine.model_config import ModelConfig
 from baton.engine.runner import ModelRunner
@@ -181,7 +181,7 @@ def _make_pool(config: EngineConfig, model: ModelConfig) -> KVPool:
 
 
 def _default_kv_bytes(device: str) -> int:
+    available = available_bytes(torch.device(device))
     if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0] * GPU_KV_MEMORY_SHARE)
-    free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(MAX_DEFAULT_CPU_KV_BYTES, int(free_bytes * CPU_KV_MEMORY_SHARE))
+        return int(available * GPU_KV_MEMORY_SHARE)
+    return min(MAX_DEFAULT_CPU_KV_BYTES, int(available * CPU_KV_MEMORY_SHARE))

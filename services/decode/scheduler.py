@@ -128,8 +128,8 @@ class DecodeScheduler:
 
     def step(self) -> bool:
         self._expire()
-        self._readmit()
         self._grant()
+        self._readmit()
         chunks = self._plan()
         if not chunks:
             return False

@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
@@ -147,6 +153,7 @@ class RouterMetrics:
     """Everything under /metrics."""
 
     def __init__(self, members: Callable[[], Iterable[Member]], model_name: Callable[[], str]) -> None:
+        disable_created_metrics()
         self._registry = CollectorRegistry()
         self._aliases = CollectorRegistry()
         self.requests = RequestMetrics(self._registry)
