@@ -1,0 +1,50 @@
+from baton.events import EventStream, Lifecycle
+from baton.fleet import KVBlocks, Member, ModelInfo, Role, WorkerInfo, WorkerLoad, WorkerProfile, WorkerState
+from baton.lifecycle import Transition
+from baton.router.metrics import RouterMetrics
+
+MEMBER = Member(
+    WorkerInfo("d0", b"e", Role.DECODE, "h:1", 1, ModelInfo("m", "f", 9, 9), b"", 16, WorkerProfile(), "0"),
+    WorkerState.READY,
+    WorkerLoad(running=3, waiting=2, kv_blocks=KVBlocks(total=10, free=4, cached=1, used=4, reserved=1)),
+)
+
+
+def values(metrics: RouterMetrics) -> dict[str, float]:
+    lines = metrics.text().decode().splitlines()
+    return {
+        line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if not line.startswith("#")
+    }
+
+
+def test_every_figure_comes_from_the_event_stream() -> None:
+    metrics = RouterMetrics(lambda: [MEMBER], lambda: "m")
+    stream = EventStream()
+    stream.subscribe(metrics.requests.on_event)
+    done = Lifecycle("a", stream)
+    done.move(Transition.PLACE, prompt_tokens=100)
+    done.move(Transition.SCHEDULE)
+    done.move(Transition.FIRST_TOKENS, cached_tokens=32)
+    done.move(Transition.HAND_OFF, blocks=5, bytes=5000)
+    done.move(Transition.FINISH, output_tokens=10, e2e_s=1.0, ttft_s=0.1, tpot_s=0.1)
+    failed = Lifecycle("b", stream)
+    failed.move(Transition.PLACE, prompt_tokens=7)
+    failed.move(Transition.FAIL, code="worker_failed", output_tokens=2)
+    read = values(metrics)
+    assert read["baton_prompt_tokens_total"] == 107
+    assert read["baton_cached_prompt_tokens_total"] == 32
+    assert read["baton_generation_tokens_total"] == 12
+    assert read["baton_handoff_bytes_total"] == 5000
+    assert read["baton_requests_finished_total"] == 1
+    assert read['baton_requests_unfinished_total{code="worker_failed",state="failed"}'] == 1
+    assert read['vllm:time_to_first_token_seconds_count{model_name="m"}'] == 1
+
+
+def test_the_fleet_is_read_when_scraped() -> None:
+    members = [MEMBER]
+    metrics = RouterMetrics(lambda: members, lambda: "m")
+    read = values(metrics)
+    assert read['baton_worker_running{role="decode",worker="d0"}'] == 3
+    assert read['vllm:kv_cache_usage_perc{model_name="m"}'] == 0.5
+    members.clear()
+    assert values(metrics)["baton_fleet_running"] == 0
