@@ -44,7 +44,7 @@ soak: $(VENV)/install.stamp  ## Run the long forms of the tests
 lint: $(VENV)/install.stamp  ## Check style, types and that the generated stubs are fresh
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/mypy -p baton
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p baton
 	$(BIN)/mypy tests benchmarks demo
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cp -r proto "$$scratch" && mkdir -p "$$scratch/baton/wire" \
 	  && (cd "$$scratch" && PATH="$(abspath $(BIN)):$$PATH" $(abspath $(BIN))/python -m grpc_tools.protoc $(PROTO_FLAGS) proto/*.proto) \

@@ -9,7 +9,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Histogram,
-    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -153,7 +152,6 @@ class RouterMetrics:
     """Everything under /metrics."""
 
     def __init__(self, members: Callable[[], Iterable[Member]], model_name: Callable[[], str]) -> None:
-        disable_created_metrics()
         self._registry = CollectorRegistry()
         self._aliases = CollectorRegistry()
         self.requests = RequestMetrics(self._registry)
