@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from baton.engine.sequence import Sequence as EngineSequence
-from baton.errors import BatonError
 from baton.request import GenerationRequest, Route, Token, TokenOutput
 from baton.router.api.backend import ServedModel
 
@@ -48,7 +47,8 @@ class ScriptedBackend:
     model: ServedModel = MODEL
     stall_at: int | None = None
     fail_at: int | None = None
-    error: BatonError | Exception | None = None
+    error: Exception | None = None
+    ends_silently_at: int | None = None
     cached_tokens: int = 0
     is_up: bool = True
     requests: list[GenerationRequest] = field(default_factory=list)
@@ -114,6 +114,8 @@ class ScriptedGeneration:
         while sequences:
             for choice, sequence in list(sequences.items()):
                 await backend.pause(given)
+                if given == backend.ends_silently_at:
+                    return
                 if given == 0:
                     self.route.prefill_worker, self.route.decode_worker = "prefill-0", "decode-0"
                     self.route.cached_tokens = backend.cached_tokens

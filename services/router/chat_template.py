@@ -74,7 +74,7 @@ class ChatTemplate:
         if reserved := _RESERVED_VARIABLES & variables.keys():
             name = min(reserved)
             raise InvalidRequest(
-                f"chat_template_kwargs: {name!r} is set by the server and cannot be replaced",
+                f"chat_template_kwargs.{name}: set by the server, and cannot be replaced",
                 field=f"chat_template_kwargs.{name}",
             )
         conversation = [_with_reasoning_names(message) for message in messages]

@@ -154,3 +154,12 @@ async def says(backend: ScriptedBackend, text: TextProcessor) -> Callable[[str],
         backend.script = await text.encode(content, add_special_tokens=False)
 
     return set_script
+
+
+@pytest.fixture
+async def direct(backend: ScriptedBackend, text: TextProcessor) -> AsyncIterator[httpx.AsyncClient]:
+    """The application without a server; a bug of ours raises in the test."""
+    transport = httpx.ASGITransport(create_app(backend, text, ApiSettings()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://baton", timeout=20) as http_client:
+        yield http_client
+    assert backend.open == 0

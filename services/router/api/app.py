@@ -8,6 +8,7 @@ from baton import __version__
 from baton.router.api import chat, completions, errors, info, tokens
 from baton.router.api.backend import Backend
 from baton.router.api.context import ApiContext
+from baton.router.api.examples import ERROR_RESPONSES
 from baton.router.api.middleware import BearerKeys, RequestId
 from baton.router.api.settings import ApiSettings
 from baton.router.tokenizer import TextProcessor
@@ -24,7 +25,7 @@ Headers that requests may carry: `X-Session-ID` (requests of one session go to t
 
 def create_app(backend: Backend, text: TextProcessor, settings: ApiSettings) -> FastAPI:
     """The ASGI application. `text` belongs to the model that `backend` serves."""
-    app = FastAPI(title="Baton", version=__version__, description=_DESCRIPTION)
+    app = FastAPI(title="Baton", version=__version__, description=_DESCRIPTION, responses=ERROR_RESPONSES)
     app.state.context = ApiContext(backend, text, settings)
     for module in (chat, completions, tokens, info):
         app.include_router(module.router)

@@ -83,8 +83,6 @@ def error_response(error: BatonError) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     elif isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
-    elif isinstance(error, RequestTooLarge):
-        headers["connection"] = "close"  # the rest of the body is not read
     return json_response(error_body(error), error.http_status, headers)
 
 

@@ -70,6 +70,9 @@ def json_example(description: str, example: object) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"example": example}}}
 
 
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": json_example("Any failure, in OpenAI's shape", _ERROR)
+}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: json_example("The request cannot be served as it stands; `param` names the field", _ERROR),
     401: json_example("No key, or a wrong one", _ERROR),

@@ -56,7 +56,8 @@ def _check_content_type(request: Request) -> None:
 
 
 async def _read(request: Request, limit_bytes: int) -> bytes:
-    """Stops reading at the limit, whether or not the client declared its length."""
+    """Stops at the limit, whether or not the client declared its length. What follows is thrown away by uvicorn
+    as it comes, so that a client that sends before it reads gets to the answer."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit_bytes:
         raise RequestTooLarge(f"body: at most {limit_bytes} bytes, not {declared}")
