@@ -6,14 +6,14 @@
                                                           agent.open(ticket) -> session
                                                           session.push(positions, block_ids)   (non-blocking)
     bytes land in the receiver's own blocks
-                        <--- acknowledgements ---
-    on_done(TransferResult)                               session.on_done(TransferResult)
+                        <--- one acknowledgement ---
+    on_done(TransferResult)                               session's on_done(TransferResult)
 
 Only the receiver ever writes its pool: a transport hands over bytes (or a mapping to read them from), and the
 receiver's `Inbox` copies them under the ticket's generation. So fencing a transfer needs no help from the
 peer: after `fence` returns, nothing more of that transfer can land, however late its bytes arrive.
 The sender owns its blocks until the acknowledgement, or until its own `fence` returned: after either, the
-transport reads them no more, or whatever it read is refused by generation and checksum.
+transport reads them no more, or what it read is thrown away.
 
 Positions count blocks within the request (0 is its first block); block ids index a worker's pool.
 """
@@ -24,46 +24,21 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from baton.kvtransfer.errors import LayoutMismatch
+from baton.kvtransfer.errors import TransferError as TransferError
 
-class TransferError(Exception):
-    """Root of what can go wrong between two pools; the message says which transfer, field and value."""
+EPOCH_BYTES = 8
+TRANSFER_ID_BYTES = 16
 
-
-class UnknownScheme(TransferError):
-    """No transport has this URI scheme; the message lists those that exist."""
-
-
-class BadTicket(TransferError):
-    """The ticket is malformed, wrongly signed, expired, or used before."""
-
-
-class LayoutMismatch(TransferError):
-    """The two pools lay out a block differently; the message names the field and both values."""
-
-
-class StaleGeneration(TransferError):
-    """A write carries a generation that the receiver has fenced off."""
-
-
-class ChecksumMismatch(TransferError):
-    """A block's bytes are not what the sender had."""
-
-
-class PeerLost(TransferError):
-    """The peer's process or connection is gone."""
-
-
-class TransferTimeout(TransferError):
-    """The hand-off did not finish before the ticket's expiry."""
-
-
-class TransferAborted(TransferError):
-    """One side gave the transfer up on purpose (cancel, disconnect, drain)."""
+BlockIds = Sequence[int] | NDArray[np.integer[Any]]
+"""Positions or block ids; a numpy array of any integer type spares a conversion."""
 
 
 class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +71,7 @@ class KVMemory:
     """A registered pool.
 
     blocks: uint8 [num_blocks, block_bytes], contiguous, one row a block. fd: descriptor of the memory file
-    behind it where another process on this host may map it, else None.
+    (memfd) that begins with these bytes, where another process on this host may map it, else None.
     """
 
     blocks: torch.Tensor
@@ -112,33 +87,35 @@ class KVMemory:
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
-    """A receiver's promise of memory, sealed by `ticket.seal` (HMAC-SHA256) on its way to the sender.
+    """A receiver's promise of memory, sealed by `ticket.seal` on its way to the sender.
 
-    transfer_id: 16 random bytes. generation: the fencing token of the reservation. epoch: 8 random bytes made
-    at each start of the receiver's process. endpoints: every way in, fastest first. positions[i] of the
-    request goes to block_ids[i] of the receiver's pool. expires_at_s: Unix time.
+    transfer_id: 16 random bytes that name the transfer on both sides. slot, generation: where the receiver
+    keeps the promise, and the fencing token that every write has to carry. epoch: 8 random bytes made at each
+    start of the receiver's agent. endpoints: every way in, fastest first. positions: int32, little-endian,
+    ascending: the blocks of the request that are wanted. expires_at_s: Unix time. The receiver's block ids
+    stay with the receiver.
     """
 
     transfer_id: bytes
+    slot: int
     generation: int
     epoch: bytes
     endpoints: tuple[str, ...]
     layout: KVLayout
-    positions: tuple[int, ...]
-    block_ids: tuple[int, ...]
+    block_bytes: int
+    positions: bytes
     expires_at_s: float
 
 
 class TransferState(enum.Enum):
-    OPEN = "open"
     DONE = "done"
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class TransferResult:
-    """How a transfer ended, the same shape on both sides. Times are seconds on this process's monotonic
-    clock (0.0 where a stage was not reached)."""
+    """How a transfer ended, the same shape on both sides. `blocks` and `bytes` count what landed here, or what
+    left here. Times are seconds on this process's monotonic clock (0.0 where a stage was not reached)."""
 
     transfer_id: bytes
     state: TransferState
@@ -152,57 +129,28 @@ class TransferResult:
 
 
 OnDone = Callable[[TransferResult], None]
-"""Called exactly once a transfer, from the transport's own thread: hand over and return at once."""
+"""Called exactly once a transfer, from the agent's I/O thread or from whoever called `fence` or `close`:
+hand over and return at once, and take no lock that a caller of these may hold."""
 
 
 class SendSession(ABC):
-    """The sending half of one transfer. Methods may be called from any thread and never block on the peer,
-    except `fence`, which waits only for this process's own I/O thread."""
+    """The sending half of one transfer. Methods may be called from any thread and never wait for the peer."""
 
     ticket: Ticket
 
     @abstractmethod
-    def push(self, positions: Sequence[int], block_ids: Sequence[int]) -> None:
+    def push(self, positions: BlockIds, block_ids: BlockIds) -> None:
         """Sends block_ids[i] of the local pool as block positions[i] of the request.
 
-        Positions that the ticket does not want are skipped (the receiver has them cached). The blocks must
-        stay unchanged until `on_done` was called or `fence` returned.
+        Positions that the ticket does not want (the receiver has them cached) or that were pushed before are
+        skipped; after the end of the transfer the call does nothing. The blocks must stay unchanged until
+        `on_done` was called or `fence` returned. Raises BlockOutOfRange.
         """
 
     @abstractmethod
     def fence(self, reason: str) -> None:
-        """Gives the transfer up: tells the receiver and returns once the local blocks are read no more
-        (bytes still under way are refused by the receiver). Safe to call at any time, more than once."""
+        """Gives the transfer up, tells the receiver, and returns once the local blocks are read no more.
 
-
-class Channel(ABC):
-    """A transport's connection to one peer; carries the sessions of many transfers."""
-
-    @abstractmethod
-    def open(self, ticket: Ticket, on_done: OnDone) -> SendSession:
-        """Starts the sending half of `ticket`."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Ends all sessions of this channel with PeerLost and frees what it held."""
-
-
-class Transport(ABC):
-    """One way between two pools, chosen by URI scheme."""
-
-    scheme: ClassVar[str]
-
-    @abstractmethod
-    def listen(self) -> str:
-        """Starts the receiving half; returns the endpoint for tickets, as "shm://…" or "tcp://host:port"."""
-
-    @abstractmethod
-    def connect(self, endpoint: str, epoch: bytes, deadline_s: float) -> Channel:
-        """A channel to the process behind `endpoint` whose start had `epoch`; channels are reused.
-
-        Raises PeerLost where nothing answers before `deadline_s` (monotonic clock) or another epoch does.
+        A transfer that was still open ends with TransferAborted: `on_done` is called before this returns.
+        Safe to call at any time, more than once.
         """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Stops listening, closes all channels, frees all descriptors, joins the I/O thread."""

@@ -1,0 +1,270 @@
+"""What a worker uses: one agent for its pool, receiving and sending at once.
+
+agent = TransferAgent(memory, layout, secret)
+transfer_id, ticket = agent.expect(positions, block_ids, ttl_s, on_done)     # on the receiver
+session = agent.open(ticket, on_done)                                        # on the sender
+session.push(positions, block_ids)
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+from baton.kvtransfer import ticket as tickets
+from baton.kvtransfer.alarm import Alarm
+from baton.kvtransfer.base import (
+    EPOCH_BYTES,
+    TRANSFER_ID_BYTES,
+    BlockIds,
+    KVLayout,
+    KVMemory,
+    OnDone,
+    SendSession,
+    Ticket,
+    TransferResult,
+    TransferState,
+)
+from baton.kvtransfer.block_array import BlockArray
+from baton.kvtransfer.errors import (
+    BadTicket,
+    LayoutMismatch,
+    SchemeUnavailable,
+    TooManyTransfers,
+    TransferAborted,
+    TransferTimeout,
+)
+from baton.kvtransfer.inbox import Inbox
+from baton.kvtransfer.io_thread import IOThread
+from baton.kvtransfer.peers import Peers
+from baton.kvtransfer.schemes import transport_class
+from baton.kvtransfer.session import Outgoing
+from baton.kvtransfer.stats import TransferStats
+from baton.kvtransfer.transport import PREFLIGHT_S, LocalWorker, Transport
+
+DEFAULT_SCHEMES = ("shm", "tcp")
+MAX_USED_TICKETS = 1 << 16
+"""Tickets remembered against replay; an older one is refused by its receiver, where its generation is gone."""
+
+
+class TransferAgent:
+    """All methods may be called from any thread."""
+
+    def __init__(
+        self,
+        memory: KVMemory,
+        layout: KVLayout,
+        secret: bytes,
+        schemes: Sequence[str] = DEFAULT_SCHEMES,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        checksum: bool = True,
+        max_open: int = 4096,
+        stall_timeout_s: float = 5.0,
+    ) -> None:
+        """Listens on every scheme that this memory allows, in the order given, which is taken as fastest first.
+
+        host, port: where `tcp` listens (0: any free port). checksum: verify all bytes end to end (XXH3-64);
+        both sides have to agree. max_open: bound on transfers in each direction. stall_timeout_s: a peer's host
+        that acknowledges nothing for so long is taken for dead.
+
+        Raises UnknownScheme, and SchemeUnavailable where a scheme given alone, or every one of several, cannot
+        work here.
+        """
+        self.layout = layout
+        self.epoch = secrets.token_bytes(EPOCH_BYTES)
+        self.unavailable: dict[str, str] = {}
+        self._secret = secret
+        self._max_open = max_open
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._sessions: dict[bytes, Outgoing] = {}
+        self._used: OrderedDict[bytes, None] = OrderedDict()
+        classes = {scheme: transport_class(scheme) for scheme in schemes}
+        blocks = BlockArray.of(memory)
+        self._blocks = blocks
+        self._io = IOThread(f"baton-kv-{self.epoch.hex()[:8]}")
+        self._alarm = Alarm(self._io, self._expire)
+        self._inbox = Inbox(blocks, checksum, max_open, self._alarm.set)
+        worker = LocalWorker(
+            self._io, memory, blocks, self._inbox, secret, self.epoch, checksum, host, port, stall_timeout_s
+        )
+        self._transports: dict[str, Transport] = {}
+        self._peers = Peers(self._io, self._transports)
+        try:
+            self.endpoints = self._listen(classes, worker)
+        except BaseException:
+            self.close()
+            raise
+
+    def _listen(self, classes: dict[str, type[Transport]], worker: LocalWorker) -> tuple[str, ...]:
+        endpoints = []
+        for scheme, transport in classes.items():
+            try:
+                self._transports[scheme] = transport(worker)
+                endpoints.append(self._io.ask(self._transports[scheme].listen))
+            except SchemeUnavailable as error:
+                unusable = self._transports.pop(scheme, None)
+                if unusable is not None:
+                    self._io.ask(unusable.close)
+                self.unavailable[scheme] = str(error)
+        if not endpoints:
+            reasons = "; ".join(f"{scheme}: {reason}" for scheme, reason in self.unavailable.items())
+            raise SchemeUnavailable(reasons or "no scheme was asked for")
+        return tuple(endpoints)
+
+    # --- receiving -----------------------------------------------------------------------------------------
+
+    def expect(
+        self, positions: BlockIds, block_ids: BlockIds, ttl_s: float, on_done: OnDone
+    ) -> tuple[bytes, bytes]:
+        """Promises block_ids[i] of the local pool to block positions[i] of a request, for `ttl_s`.
+
+        Returns the transfer id and the sealed ticket for the sender. The blocks belong to the transfer until
+        `on_done` was called or `fence` returned. With no positions the transfer is done at once. Raises
+        BlockOutOfRange, TooManyTransfers, and TransferAborted once the agent is closed.
+        """
+        self._require_open()
+        if len(positions) == len(block_ids) == 0:
+            return self._expect_nothing(ttl_s, on_done)
+        incoming = self._inbox.expect(positions, block_ids, ttl_s, on_done)
+        wanted = incoming.positions.astype(np.int32).tobytes()
+        ticket = self._ticket(incoming.transfer_id, incoming.slot.index, incoming.generation, wanted, ttl_s)
+        return incoming.transfer_id, ticket
+
+    def _expect_nothing(self, ttl_s: float, on_done: OnDone) -> tuple[bytes, bytes]:
+        transfer_id, now_s = secrets.token_bytes(TRANSFER_ID_BYTES), time.monotonic()
+        result = TransferResult(transfer_id, TransferState.DONE, 0, 0, None, now_s, 0.0, 0.0, now_s)
+        self._io.post(lambda: on_done(result))
+        return transfer_id, self._ticket(transfer_id, 0, 0, b"", ttl_s)
+
+    def _ticket(
+        self, transfer_id: bytes, slot: int, generation: int, positions: bytes, ttl_s: float
+    ) -> bytes:
+        promise = Ticket(
+            transfer_id=transfer_id,
+            slot=slot,
+            generation=generation,
+            epoch=self.epoch,
+            endpoints=self.endpoints,
+            layout=self.layout,
+            block_bytes=self._blocks.block_bytes,
+            positions=positions,
+            expires_at_s=time.time() + ttl_s,
+        )
+        return tickets.seal(promise, self._secret)
+
+    def fence(self, transfer_id: bytes, reason: str) -> None:
+        """Gives an expected transfer up: after the return nothing of it can land any more.
+
+        A transfer that was open ends with TransferAborted: `on_done` is called before this returns, and the
+        sender is told. One that had ended, or was never known, is left alone.
+        """
+        self._inbox.fence(transfer_id, reason)
+
+    # --- sending -------------------------------------------------------------------------------------------
+
+    def open(self, sealed: bytes, on_done: OnDone, deadline_s: float | None = None) -> SendSession:
+        """Takes up a ticket; the blocks may be pushed at once. Connecting, where there is no connection yet,
+        goes on in the background: what fails there, or later, comes through `on_done`.
+
+        deadline_s: monotonic time by which the peer has to be reached (never later than 5 s from now). Raises
+        BadTicket, LayoutMismatch, TooManyTransfers, and TransferAborted once the agent is closed.
+        """
+        ticket = tickets.open_sealed(sealed, self._secret)
+        self._require_fitting(ticket)
+        session = Outgoing(ticket, self._blocks, on_done, self._forget)
+        self._remember(session)
+        if not ticket.positions:
+            self._io.post(lambda: session.end(None))
+            return session
+        self._alarm.set(session.expires_at_s)
+        latest_s = time.monotonic() + PREFLIGHT_S
+        self._peers.route(session, latest_s if deadline_s is None else min(deadline_s, latest_s))
+        return session
+
+    def _require_fitting(self, ticket: Ticket) -> None:
+        self.layout.require_equal(ticket.layout)
+        if ticket.block_bytes != self._blocks.block_bytes:
+            raise LayoutMismatch(
+                f"a block has {self._blocks.block_bytes} bytes here, {ticket.block_bytes} at the peer (block_bytes)"
+            )
+
+    def _remember(self, session: Outgoing) -> None:
+        transfer_id = session.ticket.transfer_id
+        with self._lock:
+            if self._is_closed:
+                raise TransferAborted("this agent is closed")
+            if transfer_id in self._used:
+                raise BadTicket(f"transfer {transfer_id.hex()}: the ticket was used before")
+            if len(self._sessions) >= self._max_open:
+                raise TooManyTransfers(f"{self._max_open} sending sessions are open, the limit")
+            self._sessions[transfer_id] = session
+            self._used[transfer_id] = None
+            if len(self._used) > MAX_USED_TICKETS:
+                self._used.popitem(last=False)
+
+    def _forget(self, session: Outgoing) -> None:
+        with self._lock:
+            del self._sessions[session.ticket.transfer_id]
+
+    # --- both ----------------------------------------------------------------------------------------------
+
+    def stats(self) -> TransferStats:
+        by_scheme = {scheme: transport.stats() for scheme, transport in self._transports.items()}
+        totals = by_scheme.values()
+        return TransferStats(
+            blocks_sent=sum(scheme.blocks_sent for scheme in totals),
+            bytes_sent=sum(scheme.bytes_sent for scheme in totals),
+            blocks_received=sum(scheme.blocks_received for scheme in totals),
+            bytes_received=sum(scheme.bytes_received for scheme in totals),
+            duplicate_blocks=self._inbox.duplicate_blocks,
+            open_sends=len(self._sessions),
+            open_receives=len(self._inbox),
+            refused=dict(self._inbox.refused),
+            by_scheme=by_scheme,
+        )
+
+    def close(self) -> None:
+        """Ends every transfer with TransferAborted, tells the peers, frees all descriptors and mappings, and
+        joins the I/O thread. Safe to call twice; not from `on_done`."""
+        assert not self._io.is_current, "an agent cannot be closed from its own thread"
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            session.fence("the sending agent is closing")
+        self._inbox.close("the receiving agent is closing")
+        self._io.ask(self._close_transports)
+        self._io.close()
+
+    def _close_transports(self) -> None:
+        self._peers.close()
+        for transport in self._transports.values():
+            transport.close()
+
+    def _expire(self, now_s: float) -> float | None:
+        """Ends what is overdue on either side; the earliest deadline left."""
+        with self._lock:
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            if session.expires_at_s <= now_s:
+                late = TransferTimeout(
+                    f"transfer {session.ticket.transfer_id.hex()}: not acknowledged in time"
+                )
+                session.end(late, tell_receiver=True)
+        deadlines_s = [session.expires_at_s for session in sessions if session.expires_at_s > now_s]
+        next_receive_s = self._inbox.expire(now_s)
+        return min([*deadlines_s, *([] if next_receive_s is None else [next_receive_s])], default=None)
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise TransferAborted("this agent is closed")

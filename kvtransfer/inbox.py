@@ -1,0 +1,306 @@
+"""The receive table of one worker: the one place where bytes of a peer get into its pool.
+
+Stations of a transfer:  expect -> attach (a sender took the ticket up) -> write, write, ... -> ended
+and from each of the first three `fence`, `fail`, `lose` or `expire` lead to the end as well.
+
+A promise lies in a slot and carries a generation that is never used again. Slots are reused; a write that
+was meant for a slot's former tenant carries the former generation and is refused, however late it comes.
+Writing happens under the slot's lock, and so does ending: once an end (a fence, say) has returned, no byte
+of that transfer can land. Nothing lands unverified: the bytes are checksummed in a buffer of this process's
+own, which no peer can touch, and copied to the pool only then.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from baton.kvtransfer.base import TRANSFER_ID_BYTES, BlockIds, OnDone, TransferResult, TransferState
+from baton.kvtransfer.block_array import BlockArray, Ids, as_ids
+from baton.kvtransfer.carrier import Chunk
+from baton.kvtransfer.errors import (
+    BadTicket,
+    BlockOutOfRange,
+    ChecksumMismatch,
+    StaleGeneration,
+    TooManyTransfers,
+    TransferAborted,
+    TransferError,
+    TransferTimeout,
+)
+
+
+class Sender(Protocol):
+    """The far end of a transfer, to whom its end is told."""
+
+    def tell_ended(self, generation: int, error: TransferError | None) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    index: int
+    tenant: Incoming | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(slots=True, eq=False)
+class Incoming:
+    """One promise. positions: int64 [n], ascending; block_ids: int64 [n], beside them; landed: bool [n].
+    Times are seconds on the monotonic clock."""
+
+    transfer_id: bytes
+    generation: int
+    slot: _Slot
+    positions: Ids
+    block_ids: Ids
+    landed: NDArray[np.bool_]
+    on_done: OnDone
+    expires_at_s: float
+    opened_at_s: float
+    first_byte_at_s: float = 0.0
+    last_byte_at_s: float = 0.0
+    sender: Sender | None = None
+
+    def index_of(self, positions: Ids) -> Ids:
+        """Raises BlockOutOfRange naming the first position that was never asked for."""
+        index = self.positions.searchsorted(positions)
+        found = self.positions.take(index, mode="clip") == positions
+        if not found.all():
+            raise BlockOutOfRange(
+                f"transfer {self.transfer_id.hex()}: position {positions[~found][0]} is not wanted here"
+            )
+        return index
+
+    def result(self, error: TransferError | None, block_bytes: int) -> TransferResult:
+        blocks = int(np.count_nonzero(self.landed))
+        return TransferResult(
+            self.transfer_id,
+            TransferState.DONE if error is None else TransferState.FAILED,
+            blocks,
+            blocks * block_bytes,
+            error,
+            self.opened_at_s,
+            self.first_byte_at_s,
+            self.last_byte_at_s,
+            time.monotonic(),
+        )
+
+
+class Inbox:
+    """All methods may be called from any thread."""
+
+    def __init__(
+        self, blocks: BlockArray, checksum: bool, max_open: int, set_alarm: Callable[[float], None]
+    ) -> None:
+        """max_open: bound on transfers expected at once. set_alarm: asks for `expire` at a monotonic time."""
+        self.refused: Counter[str] = Counter()
+        self.duplicate_blocks = 0
+        self._blocks = blocks
+        self._checksum = checksum
+        self._max_open = max_open
+        self._set_alarm = set_alarm
+        self._lock = threading.Lock()
+        self._slots: list[_Slot] = []
+        self._vacant: list[_Slot] = []
+        self._open: dict[bytes, Incoming] = {}
+        self._promised = np.zeros(len(blocks), np.bool_)
+        self._generation = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def expect(self, positions: BlockIds, block_ids: BlockIds, ttl_s: float, on_done: OnDone) -> Incoming:
+        """Promises block_ids[i] to block positions[i] of a request that starts to arrive within `ttl_s`.
+
+        Raises BlockOutOfRange (a block that is not there, twice there, or promised already) and
+        TooManyTransfers.
+        """
+        wanted, targets = as_ids(positions), as_ids(block_ids)
+        self._require_sane(wanted, targets)
+        order = np.argsort(wanted)
+        now_s = time.monotonic()
+        with self._lock:
+            self._require_free(targets)
+            incoming = Incoming(
+                transfer_id=secrets.token_bytes(TRANSFER_ID_BYTES),
+                generation=self._next_generation(),
+                slot=self._take_slot(),
+                positions=wanted[order],
+                block_ids=targets[order],
+                landed=np.zeros(len(wanted), np.bool_),
+                on_done=on_done,
+                expires_at_s=now_s + ttl_s,
+                opened_at_s=now_s,
+            )
+            self._open[incoming.transfer_id] = incoming
+            self._promised[targets] = True
+            incoming.slot.tenant = incoming
+        self._set_alarm(incoming.expires_at_s)
+        return incoming
+
+    def attach(self, slot: int, generation: int, sender: Sender) -> None:
+        """Binds a transfer to the one sender that may write it. Raises StaleGeneration, and BadTicket where
+        another one came first: the ticket was replayed."""
+        place = self._place(slot)
+        with place.lock:
+            incoming = _current(place, generation)
+            if incoming.sender is not None and incoming.sender is not sender:
+                raise BadTicket(
+                    f"transfer {incoming.transfer_id.hex()}: the ticket is used by another sender"
+                )
+            incoming.sender = sender
+
+    def write(self, slot: int, generation: int, chunk: Chunk, sender: Sender) -> int:
+        """Verifies a chunk, copies it to the blocks that it was promised, and returns how many those were.
+
+        Blocks that have landed before are counted and left alone. Raises StaleGeneration, BadTicket (not
+        attached), BlockOutOfRange (a position not wanted) and ChecksumMismatch, having written nothing.
+        """
+        place = self._place(slot)
+        with place.lock:
+            incoming = _current(place, generation)
+            if incoming.sender is not sender:
+                raise BadTicket(
+                    f"transfer {incoming.transfer_id.hex()}: written by a sender it is not bound to"
+                )
+            index = incoming.index_of(chunk.positions)
+            self._verify(incoming, chunk)
+            landed_blocks = self._land(incoming, index, chunk)
+            is_complete = bool(incoming.landed.all())
+        if is_complete:
+            self._end(incoming, None)
+        return landed_blocks
+
+    def fail(self, slot: int, generation: int, error: TransferError, sender: Sender) -> bool:
+        """Ends a transfer with `error`; False where it is gone already, or not this sender's."""
+        incoming = self._slots[slot].tenant if 0 <= slot < len(self._slots) else None
+        if incoming is None or incoming.generation != generation or incoming.sender is not sender:
+            return False
+        return self._end(incoming, error)
+
+    def fence(self, transfer_id: bytes, reason: str) -> None:
+        """Ends a transfer with TransferAborted; a copy in progress is waited for. After the return nothing of
+        it lands, and unless it had ended before, `on_done` has been called."""
+        incoming = self._open.get(transfer_id)
+        if incoming is not None:
+            self._end(incoming, TransferAborted(f"transfer {transfer_id.hex()}: {reason}"))
+
+    def lose(self, sender: Sender, error: TransferError) -> None:
+        """Ends all transfers of a sender that is gone."""
+        for incoming in self._all_open():
+            if incoming.sender is sender:
+                self._end(incoming, error)
+
+    def expire(self, now_s: float) -> float | None:
+        """Ends what is overdue; the earliest deadline left."""
+        deadlines_s = []
+        for incoming in self._all_open():
+            if incoming.expires_at_s > now_s:
+                deadlines_s.append(incoming.expires_at_s)
+                continue
+            waited_s = now_s - incoming.opened_at_s
+            name = incoming.transfer_id.hex()
+            self._end(
+                incoming, TransferTimeout(f"transfer {name}: blocks are missing after {waited_s:.3f} s")
+            )
+        return min(deadlines_s, default=None)
+
+    def close(self, reason: str) -> None:
+        for incoming in self._all_open():
+            self.fence(incoming.transfer_id, reason)
+
+    # --- within --------------------------------------------------------------------------------------------
+
+    def _verify(self, incoming: Incoming, chunk: Chunk) -> None:
+        if not self._checksum or xxh3_64_intdigest(chunk.rows.data) == chunk.digest:
+            return
+        name, first, last = incoming.transfer_id.hex(), chunk.positions[0], chunk.positions[-1]
+        if chunk.digest is None:
+            raise ChecksumMismatch(f"transfer {name}: positions {first} to {last} came without checksums")
+        raise ChecksumMismatch(f"transfer {name}: positions {first} to {last} are not what the sender had")
+
+    def _land(self, incoming: Incoming, index: Ids, chunk: Chunk) -> int:
+        now_s = time.monotonic()
+        rows, known = chunk.rows, incoming.landed[index]
+        if known.any():
+            self.duplicate_blocks += int(np.count_nonzero(known))
+            index, rows = index[~known], rows[~known]
+            if not index.size:
+                return 0
+        self._blocks.scatter(incoming.block_ids[index], rows)
+        incoming.landed[index] = True
+        incoming.first_byte_at_s = incoming.first_byte_at_s or now_s
+        incoming.last_byte_at_s = time.monotonic()
+        return len(index)
+
+    def _end(self, incoming: Incoming, error: TransferError | None) -> bool:
+        """The only way out of the table; False where somebody else was first. Takes a slot's lock, then the
+        table's; nothing takes them the other way round."""
+        with incoming.slot.lock:
+            if incoming.slot.tenant is not incoming:
+                return False
+            incoming.slot.tenant = None
+            with self._lock:
+                del self._open[incoming.transfer_id]
+                self._promised[incoming.block_ids] = False
+                self._vacant.append(incoming.slot)
+        if incoming.sender is not None:
+            incoming.sender.tell_ended(incoming.generation, error)
+        incoming.on_done(incoming.result(error, self._blocks.block_bytes))
+        return True
+
+    def _all_open(self) -> list[Incoming]:
+        with self._lock:
+            return list(self._open.values())
+
+    def _place(self, slot: int) -> _Slot:
+        if not 0 <= slot < len(self._slots):
+            raise StaleGeneration(f"slot {slot}: no transfer was ever expected there")
+        return self._slots[slot]
+
+    def _next_generation(self) -> int:
+        self._generation += 1
+        return self._generation
+
+    def _take_slot(self) -> _Slot:
+        if self._vacant:
+            return self._vacant.pop()
+        if len(self._slots) >= self._max_open:
+            raise TooManyTransfers(f"{self._max_open} transfers are expected, the limit")
+        self._slots.append(_Slot(len(self._slots)))
+        return self._slots[-1]
+
+    def _require_sane(self, positions: Ids, block_ids: Ids) -> None:
+        if len(positions) != len(block_ids) or not len(positions):
+            raise BlockOutOfRange(f"{len(positions)} positions for {len(block_ids)} blocks")
+        if int(positions.min()) < 0 or int(positions.max()) > np.iinfo(np.int32).max:
+            raise BlockOutOfRange(
+                f"positions {positions.min()} to {positions.max()} are outside 0 to 2^31 - 1"
+            )
+        self._blocks.require_ids(block_ids)
+        for name, ids in (("position", positions), ("block id", block_ids)):
+            values, counts = np.unique(ids, return_counts=True)
+            if len(values) < len(ids):
+                raise BlockOutOfRange(f"{name} {values[counts > 1][0]} is listed twice")
+
+    def _require_free(self, block_ids: Ids) -> None:
+        taken = self._promised[block_ids]
+        if taken.any():
+            raise BlockOutOfRange(f"block {block_ids[taken][0]} is promised to another transfer")
+
+
+def _current(place: _Slot, generation: int) -> Incoming:
+    """The tenant that a write of `generation` is meant for; called under the slot's lock."""
+    tenant = place.tenant
+    if tenant is None or tenant.generation != generation:
+        raise StaleGeneration(f"slot {place.index}: generation {generation} is fenced off")
+    return tenant

@@ -1,0 +1,104 @@
+"""What two agents say to each other, MessagePack-encoded; no field can be derived from another.
+
+sender                                  receiver
+Hello                 ->
+                      <-                Challenge          (mutual proof of the cluster secret)
+Proof                 ->
+                      <-                Ready or Refused
+Attach                ->                                   (once a transfer: the ticket is taken up)
+Push, Push, ...       ->
+Abort                 ->                                   (only if the sender gives up)
+                      <-                Ended              (once a transfer)
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+NONCE_BYTES = 16
+MAX_REASON_CHARS = 1000
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello", kw_only=True):
+    """version: of this protocol. nonce: 16 random bytes."""
+
+    version: int
+    scheme: str
+    nonce: bytes
+
+
+class Challenge(msgspec.Struct, frozen=True, tag="challenge", kw_only=True):
+    """nonce: 16 random bytes. epoch: the listening agent's. mac: its proof of the secret."""
+
+    nonce: bytes
+    epoch: bytes
+    mac: bytes
+
+
+class Proof(msgspec.Struct, frozen=True, tag="proof", kw_only=True):
+    """mac: the connecting agent's proof of the secret. num_blocks, block_bytes: shape of its pool; on `shm`
+    the descriptors of the pool and of its read leases travel with this message."""
+
+    mac: bytes
+    num_blocks: int
+    block_bytes: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The connection may be used."""
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused", kw_only=True):
+    """error: class name in `errors`. The connection ends after this."""
+
+    error: str
+    reason: str
+
+
+class Attach(msgspec.Struct, frozen=True, tag="attach", kw_only=True):
+    """This connection is the one that will fill the ticket's promise; slot, generation: from the ticket."""
+
+    slot: int
+    generation: int
+
+
+class Push(msgspec.Struct, frozen=True, tag="push", kw_only=True):
+    """Blocks of one transfer.
+
+    positions: int32, little-endian, of the request. digests: uint64, little-endian, one XXH3-64 for each
+    `block_array.chunk_blocks` blocks, in order; empty where the agents do not check. source: int32,
+    little-endian, block ids in the mapped pool, or empty where the blocks' bytes follow the frame's header.
+    lease_slot, lease_stamp: the read lease on the mapped pool (see `leases`), else 0.
+    """
+
+    slot: int
+    generation: int
+    positions: bytes
+    digests: bytes
+    source: bytes = b""
+    lease_slot: int = 0
+    lease_stamp: int = 0
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort", kw_only=True):
+    """The sender gives the transfer up. error: class name in `errors`."""
+
+    slot: int
+    generation: int
+    error: str
+    reason: str
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
+    """The receiver is through with a transfer. error: class name in `errors`, empty if all blocks landed."""
+
+    generation: int
+    error: str = ""
+    reason: str = ""
+
+
+Message = Hello | Challenge | Proof | Ready | Refused | Attach | Push | Abort | Ended
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Message).decode

@@ -1,0 +1,159 @@
+"""The sending half of one transfer, the same on every scheme.
+
+Blocks wait here as ids until the channel can take them: the pool is read only while a frame is packed, under
+the session's lock, and never once the session has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from baton.kvtransfer.base import BlockIds, OnDone, SendSession, Ticket, TransferResult, TransferState
+from baton.kvtransfer.block_array import BlockArray, Ids, as_ids
+from baton.kvtransfer.carrier import Lease, Packer
+from baton.kvtransfer.errors import BlockOutOfRange, TransferAborted, TransferError
+from baton.kvtransfer.link import PushFrame
+from baton.kvtransfer.messages import Push
+
+
+class Carriage(Protocol):
+    """The channel under a session, as the session sees it."""
+
+    def offer(self, session: Outgoing) -> None:
+        """The session has blocks to send."""
+
+    def drop(self, session: Outgoing, error: TransferError | None) -> None:
+        """The session has ended: nobody may read its blocks after the return. The receiver is told `error`
+        where it is the sender that gave up."""
+
+
+class Outgoing(SendSession):
+    def __init__(
+        self, ticket: Ticket, blocks: BlockArray, on_done: OnDone, on_ended: Callable[[Outgoing], None]
+    ) -> None:
+        """on_ended: the agent's bookkeeping, called just before `on_done`."""
+        self.ticket = ticket
+        self.expires_at_s = time.monotonic() + ticket.expires_at_s - time.time()
+        self._blocks = blocks
+        self._on_done = on_done
+        self._on_ended = on_ended
+        self._wanted: Ids = np.frombuffer(ticket.positions, np.int32).astype(np.int64)
+        self._is_pushed = np.zeros(len(self._wanted), np.bool_)
+        self._lock = threading.Lock()
+        self._carriage: Carriage | None = None
+        self._has_ended = False
+        self._pending: deque[tuple[Ids, Ids]] = deque()
+        self._next_chunks = 1
+        self._sent_blocks = 0
+        self._opened_at_s = time.monotonic()
+        self._first_byte_at_s = self._last_byte_at_s = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return not self._has_ended
+
+    # --- the caller's side ---------------------------------------------------------------------------------
+
+    def push(self, positions: BlockIds, block_ids: BlockIds) -> None:
+        given, sources = as_ids(positions), as_ids(block_ids)
+        if len(given) != len(sources):
+            raise BlockOutOfRange(f"{len(given)} positions for {len(sources)} blocks")
+        self._blocks.require_ids(sources)
+        with self._lock:
+            if self._has_ended or not self._enqueue(given, sources):
+                return
+            carriage = self._carriage
+        if carriage is not None:
+            carriage.offer(self)
+
+    def _enqueue(self, positions: Ids, block_ids: Ids) -> bool:
+        """Keeps what the ticket wants and has not been pushed; False where nothing is left."""
+        index = self._wanted.searchsorted(positions)
+        is_new = self._wanted.take(index, mode="clip") == positions
+        is_new[is_new] = ~self._is_pushed[index[is_new]]
+        if not is_new.all():
+            index, positions, block_ids = index[is_new], positions[is_new], block_ids[is_new]
+        if not len(positions):
+            return False
+        self._is_pushed[index] = True
+        self._pending.append((positions, block_ids))
+        return True
+
+    def fence(self, reason: str) -> None:
+        self.end(TransferAborted(f"transfer {self.ticket.transfer_id.hex()}: {reason}"), tell_receiver=True)
+
+    # --- the agent's side ----------------------------------------------------------------------------------
+
+    def bind(self, carriage: Carriage) -> None:
+        """From now on the session has a channel to its receiver."""
+        with self._lock:
+            if self._has_ended:
+                has_blocks = False
+            else:
+                self._carriage = carriage
+                has_blocks = bool(self._pending)
+        if has_blocks:
+            carriage.offer(self)
+
+    def next_frame(self, packer: Packer, lease: Lease) -> PushFrame | None:
+        """Packs the next blocks; None where there are none. The first frame of a push is one chunk, so that
+        the receiver starts early; each further one is twice as long, so that long pushes cost few messages."""
+        with self._lock:
+            if self._has_ended or not self._pending:
+                self._next_chunks = 1
+                return None
+            positions, block_ids = self._cut(min(self._next_chunks, packer.max_chunks) * packer.chunk_blocks)
+            self._next_chunks *= 2
+            started_at_s = time.monotonic()
+            packed = packer.pack(block_ids)
+            self._first_byte_at_s = self._first_byte_at_s or started_at_s
+            self._last_byte_at_s = time.monotonic()
+            self._sent_blocks += len(positions)
+        push = Push(
+            slot=self.ticket.slot,
+            generation=self.ticket.generation,
+            positions=positions.astype(np.int32).tobytes(),
+            digests=packed.digests,
+            source=packed.source,
+            lease_slot=lease.slot,
+            lease_stamp=lease.stamp,
+        )
+        return PushFrame(push, packed.payload)
+
+    def _cut(self, max_blocks: int) -> tuple[Ids, Ids]:
+        positions, block_ids = self._pending.popleft()
+        if len(positions) > max_blocks:
+            self._pending.appendleft((positions[max_blocks:], block_ids[max_blocks:]))
+        return positions[:max_blocks], block_ids[:max_blocks]
+
+    def end(self, error: TransferError | None, tell_receiver: bool = False) -> None:
+        """Ends the session once; later calls do nothing. Waits for a frame that is being packed."""
+        with self._lock:
+            if self._has_ended:
+                return
+            self._has_ended = True
+            self._pending.clear()
+            carriage = self._carriage
+        if carriage is not None:
+            carriage.drop(self, error if tell_receiver else None)
+        self._on_ended(self)
+        self._on_done(self._result(error))
+
+    def _result(self, error: TransferError | None) -> TransferResult:
+        return TransferResult(
+            self.ticket.transfer_id,
+            TransferState.DONE if error is None else TransferState.FAILED,
+            self._sent_blocks,
+            self._sent_blocks * self._blocks.block_bytes,
+            error,
+            self._opened_at_s,
+            self._first_byte_at_s,
+            self._last_byte_at_s,
+            time.monotonic(),
+        )

@@ -1,0 +1,59 @@
+"""Tickets on their way: MessagePack under HMAC-SHA256 (RFC 2104) with the cluster secret."""
+
+from __future__ import annotations
+
+import hmac
+import time
+
+import msgspec
+
+from baton.kvtransfer.base import EPOCH_BYTES, TRANSFER_ID_BYTES, Ticket
+from baton.kvtransfer.errors import BadTicket
+
+MAX_TICKET_BYTES = 1 << 20
+"""Room for a quarter of a million wanted blocks."""
+
+_MAGIC = b"BKT1"
+_MAC_BYTES = 32
+_HEAD_BYTES = len(_MAGIC) + _MAC_BYTES
+_decoder = msgspec.msgpack.Decoder(Ticket)
+
+
+def seal(ticket: Ticket, secret: bytes) -> bytes:
+    """`ticket` as bytes that only holders of `secret` can make. Raises BadTicket where it grows too large."""
+    body = msgspec.msgpack.encode(ticket)
+    if _HEAD_BYTES + len(body) > MAX_TICKET_BYTES:
+        raise BadTicket(
+            f"a ticket of {_HEAD_BYTES + len(body)} bytes is over the limit of {MAX_TICKET_BYTES}"
+        )
+    return _MAGIC + hmac.digest(secret, _MAGIC + body, "sha256") + body
+
+
+def open_sealed(sealed: bytes, secret: bytes) -> Ticket:
+    """The ticket in `sealed`. Raises BadTicket saying why: size, form, signature or expiry."""
+    if not _HEAD_BYTES < len(sealed) <= MAX_TICKET_BYTES:
+        limits = f"at least {_HEAD_BYTES + 1}, at most {MAX_TICKET_BYTES}"
+        raise BadTicket(f"{len(sealed)} bytes are no ticket: {limits}")
+    if not sealed.startswith(_MAGIC):
+        raise BadTicket(f"a ticket starts with {_MAGIC!r}, not with {sealed[: len(_MAGIC)]!r}")
+    body = sealed[_HEAD_BYTES:]
+    mac = sealed[len(_MAGIC) : _HEAD_BYTES]
+    if not hmac.compare_digest(mac, hmac.digest(secret, _MAGIC + body, "sha256")):
+        raise BadTicket("the ticket's signature is wrong: altered, truncated, or sealed with another secret")
+    try:
+        ticket = _decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise BadTicket(f"the ticket's content is malformed: {error}") from error
+    _require_sane(ticket)
+    overdue_s = time.time() - ticket.expires_at_s
+    if overdue_s >= 0:
+        raise BadTicket(f"transfer {ticket.transfer_id.hex()}: the ticket expired {overdue_s:.3f} s ago")
+    return ticket
+
+
+def _require_sane(ticket: Ticket) -> None:
+    for name, size_bytes in (("transfer_id", TRANSFER_ID_BYTES), ("epoch", EPOCH_BYTES)):
+        if len(getattr(ticket, name)) != size_bytes:
+            raise BadTicket(f"the ticket's {name} has {len(getattr(ticket, name))} bytes, not {size_bytes}")
+    if len(ticket.positions) % 4:
+        raise BadTicket(f"the ticket's positions have {len(ticket.positions)} bytes, no multiple of 4")
