@@ -56,6 +56,7 @@ class Engine:
     def __init__(self, config: EngineConfig) -> None:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        _check_device(config.device)
         self.config = config
         self.model = ModelConfig.from_folder(config.model, config.dtype, config.max_model_tokens)
         model = CausalLM.load(self.model, config.device)
@@ -178,6 +179,18 @@ def _make_pool(config: EngineConfig, model: ModelConfig) -> KVPool:
         model.dtype,
         config.device,
     )
+
+
+def _check_device(device: str) -> None:
+    """Raises ConfigError for a device that is not there, before anything is loaded."""
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ConfigError(f"device {device!r} is unknown (choices: cpu, cuda, cuda:N)", field="device")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
+            field="device",
+        )
 
 
 def _default_kv_bytes(device: str) -> int:

@@ -11,9 +11,9 @@ import typer
 import uvloop
 from typer.core import TyperGroup
 
-from baton import __version__, demo_model
+from baton import __version__
 from baton.cli import options as opt
-from baton.cli.process_setup import checked_secret, log_to_stderr
+from baton.cli.process_setup import checked_secret, log_to_stderr, model_folder
 from baton.cli.settings import CONFIG_VARIABLE, check_environment, read_config_file
 from baton.cli.worker import worker_command
 from baton.errors import BatonError
@@ -88,7 +88,7 @@ def up(
     """
     from baton.cli.cluster import Cluster, ClusterConfig
 
-    folder = model or demo_model.PATH
+    folder = model_folder(model)
     router_args = {
         "model": folder,
         "host": host,
@@ -154,7 +154,7 @@ def router(
     from baton.router.router import run_router
 
     log_to_stderr("router", log_level)
-    folder = model or demo_model.PATH
+    folder = model_folder(model)
     config = RouterConfig(
         model=folder,
         secret=checked_secret(secret),

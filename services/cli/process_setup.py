@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
+from baton import demo_model
 from baton.cli.options import LogLevel
 from baton.errors import ConfigError
 
@@ -19,6 +21,13 @@ def checked_secret(secret: str) -> bytes:
             field="secret",
         )
     return secret.encode()
+
+
+def model_folder(given: Path | None) -> Path:
+    """The folder to serve, the demo model's where none is given."""
+    if given is not None and not given.is_dir():
+        raise ConfigError(f"model folder {given} does not exist, or is no folder", field="model")
+    return given or demo_model.PATH
 
 
 def log_to_stderr(name: str, level: LogLevel) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 import uvloop
 
-from baton import demo_model
 from baton.cli import options as opt
-from baton.cli.process_setup import checked_secret, log_to_stderr
+from baton.cli.process_setup import checked_secret, log_to_stderr, model_folder
 
 
 def worker_command(role: str) -> Callable[..., None]:
@@ -44,7 +43,7 @@ def worker_command(role: str) -> Callable[..., None]:
         from baton.worker.config import WorkerConfig
         from baton.worker.worker import run_worker
 
-        folder = model or demo_model.PATH
+        folder = model_folder(model)
         config = WorkerConfig(
             role=Role(role),
             worker_id=worker_id or f"{role}-{socket.gethostname()}-{os.getpid()}",

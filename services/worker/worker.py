@@ -16,9 +16,11 @@ from baton import __version__
 from baton.discovery.embedded import EmbeddedRegistryClient
 from baton.engine.engine import Engine
 from baton.engine.loop import EngineLoop
+from baton.errors import ConfigError
 from baton.fleet import ModelInfo, WorkerInfo, WorkerProfile
 from baton.kvtransfer.agent import DEFAULT_SCHEMES, TransferAgent
 from baton.kvtransfer.base import KVLayout, KVMemory
+from baton.kvtransfer.errors import TransferError
 from baton.rpc import Server
 from baton.worker.config import WorkerConfig
 from baton.worker.membership import Membership
@@ -96,7 +98,10 @@ def _make_agent(config: WorkerConfig, engine: Engine) -> TransferAgent:
     )
     memory = KVMemory(engine.pool.bytes_view, engine.pool.fd)
     host = config.advertise_host or config.host
-    return TransferAgent(memory, layout, config.secret, config.schemes or DEFAULT_SCHEMES, host)
+    try:
+        return TransferAgent(memory, layout, config.secret, config.schemes or DEFAULT_SCHEMES, host)
+    except TransferError as error:
+        raise ConfigError(str(error), field="transport") from error
 
 
 def _describe(
