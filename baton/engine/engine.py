@@ -188,7 +188,7 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"device {device!r} is unknown (choices: cpu, cuda, cuda:N)", field="device")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
+            f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} of CUDA",
             field="device",
         )
 
