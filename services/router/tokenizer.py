@@ -108,9 +108,9 @@ class TextProcessor:
         detokenizer = Detokenizer(self.pieces, skip_special_tokens=skip_special_tokens)
         return TextStream(detokenizer, stops, min_tokens=min_tokens, include_stop=include_stop)
 
-    def token_text(self, token_id: int) -> str:
-        """The token as the vocabulary spells it; empty where the tokenizer does not know it."""
-        return self._tokenizer.id_to_token(token_id) or ""
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Each token as the vocabulary spells it; empty where the tokenizer does not know it."""
+        return [self._tokenizer.id_to_token(token_id) or "" for token_id in token_ids]
 
     def render_chat(
         self,

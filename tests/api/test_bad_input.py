@@ -282,8 +282,8 @@ async def test_values_that_leave_the_result_as_it_is_are_taken(direct: httpx.Asy
         "modalities": ["text"],
     }
     assert (await direct.post(CHAT, json={"messages": MESSAGES, **neutral})).status_code == 200
-    neutral = {"suffix": "", "best_of": 2, "n": 2}
-    assert (await direct.post(COMPLETION, json={"prompt": "Hi", **neutral})).status_code == 200
+    body = {"prompt": "Hi", "suffix": "", "n": 2, "best_of": 2}
+    assert (await direct.post(COMPLETION, json=body)).status_code == 200
 
 
 async def test_an_unknown_model_is_404(direct: httpx.AsyncClient, backend: ScriptedBackend) -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from scripted_backend import ScriptedBackend
 
 from baton.router.api.app import create_app
@@ -21,7 +22,7 @@ from baton.router.api.schema import (
 from baton.router.api.settings import ApiSettings
 from baton.router.tokenizer import TextProcessor
 
-PATHS = {
+PATHS: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatCompletionRequest,
     "/v1/completions": CompletionRequest,
     "/tokenize": TokenizeRequest,
@@ -83,7 +84,7 @@ async def post(text: TextProcessor, path: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 async def test_any_values_in_known_fields(text: TextProcessor, path: str, data: st.DataObject) -> None:
     body = data.draw(bodies(path))

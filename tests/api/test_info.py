@@ -97,9 +97,8 @@ async def test_each_key_opens_everything(
     keys = ("first", "second", "schlüssel")
     async with client_of(backend, text, ApiSettings(api_keys=keys)) as http:
         for path in GUARDED:
-            assert (
-                await http.get(path, headers={"authorization": authorization.encode()})
-            ).status_code == 200  # type: ignore[dict-item]
+            response = await http.get(path, headers={b"authorization": authorization.encode()})
+            assert response.status_code == 200
 
 
 @pytest.mark.parametrize("given", ["", "x" * 513, "caf\u00e9", "a\tb"])
@@ -127,6 +126,7 @@ async def test_the_reference_shows_every_path_and_field(direct: httpx.AsyncClien
     for operations in reference["paths"].values():
         for operation in operations.values():
             assert operation["summary"]
+            assert "422" not in operation["responses"]
     answers = reference["paths"]["/v1/chat/completions"]["post"]["responses"]
     assert "text/event-stream" in answers["200"]["content"]
     assert (await direct.get("/docs")).status_code == 200

@@ -21,7 +21,8 @@ def _content_kind(value: object) -> str:
 
 
 Content = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(min_length=1), Tag("<parts>")],
+    Annotated[str, Tag("<text>")]
+    | Annotated[list[TextPart], Field(min_length=1, max_length=16_384), Tag("<parts>")],
     Discriminator(_content_kind),
 ]
 
@@ -88,5 +89,6 @@ def _parsed(arguments: str) -> Any:
         return arguments
 
 
-Messages = Annotated[list[Message], Field(min_length=1)]
+# Far above any conversation; keeps a body full of empty messages from holding up the event loop.
+Messages = Annotated[list[Message], Field(min_length=1, max_length=16_384)]
 TemplateVariables = dict[str, FreeJson]

@@ -119,7 +119,7 @@ async def deltas_of(runs: Sequence[PromptRun], backend: Backend) -> AsyncGenerat
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)  # the first failure has been raised above
 
 
 async def _forward(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -31,7 +33,7 @@ async def tokenize(body: TokenizeRequest, context: Context) -> Response:
     """Exactly the ids that /v1/completions would use for `prompt`, or /v1/chat/completions for `messages`."""
     context.limits.check_model(body.model)
     token_ids = await _token_ids(body, context)
-    names = [context.text.token_text(token_id) for token_id in token_ids] if body.return_token_strs else None
+    names = await asyncio.to_thread(context.text.token_texts, token_ids) if body.return_token_strs else None
     limit_tokens = context.backend.model.max_model_tokens
     return json_response(Tokenized(len(token_ids), limit_tokens, token_ids, names))
 
@@ -41,7 +43,8 @@ async def detokenize(body: DetokenizeRequest, context: Context) -> Response:
     """Special tokens are kept."""
     context.limits.check_model(body.model)
     context.limits.check_token_ids(body.tokens, "tokens")
-    return json_response(Detokenized(context.text.decode(body.tokens, skip_special_tokens=False)))
+    text = await asyncio.to_thread(context.text.decode, body.tokens, skip_special_tokens=False)
+    return json_response(Detokenized(text))
 
 
 async def _token_ids(body: TokenizeRequest, context: ApiContext) -> list[int]:
