@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from baton import __version__
 from baton.cli import options as opt
-from baton.cli.process_setup import checked_secret, log_to_stderr, model_folder
+from baton.cli.process_setup import checked_secret, log_to_stderr, model_folder, served_names
 from baton.cli.settings import CONFIG_VARIABLE, check_environment, read_config_file
 from baton.cli.worker import worker_command
 from baton.errors import BatonError
@@ -92,7 +92,7 @@ def up(
     router_args = {
         "model": folder,
         "host": host,
-        "served-model-name": served_model_name or [folder.resolve().name],
+        "served-model-name": served_names(served_model_name, folder),
         "max-requests": max_requests,
         "queue-timeout": queue_timeout,
         "request-timeout": request_timeout,
@@ -162,7 +162,7 @@ def router(
         port=port,
         registry_host=host,
         registry_port=registry_port,
-        served_model_names=tuple(served_model_name or [folder.resolve().name]),
+        served_model_names=tuple(served_names(served_model_name, folder)),
         drain_timeout_s=drain_timeout,
         event_log=event_log,
         api=ApiSettings(api_keys=tuple(api_key or ()), request_deadline_s=request_timeout),

@@ -9,6 +9,7 @@ from baton import demo_model
 from baton.cli.options import LogLevel
 from baton.errors import ConfigError
 
+DEMO_NAME = "baton-demo"
 _MIN_SECRET_CHARS = 16
 
 
@@ -28,6 +29,13 @@ def model_folder(given: Path | None) -> Path:
     if given is not None and not given.is_dir():
         raise ConfigError(f"model folder {given} does not exist, or is no folder", field="model")
     return given or demo_model.PATH
+
+
+def served_names(given: list[str] | None, folder: Path) -> list[str]:
+    """The model's name in the API and its aliases."""
+    if given:
+        return given
+    return [DEMO_NAME if folder == demo_model.PATH else folder.resolve().name]
 
 
 def log_to_stderr(name: str, level: LogLevel) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import uvloop
 
 from baton.cli import options as opt
-from baton.cli.process_setup import checked_secret, log_to_stderr, model_folder
+from baton.cli.process_setup import checked_secret, log_to_stderr, model_folder, served_names
 
 
 def worker_command(role: str) -> Callable[..., None]:
@@ -47,7 +47,7 @@ def worker_command(role: str) -> Callable[..., None]:
         config = WorkerConfig(
             role=Role(role),
             worker_id=worker_id or f"{role}-{socket.gethostname()}-{os.getpid()}",
-            model_name=folder.resolve().name,
+            model_name=served_names(None, folder)[0],
             engine=EngineConfig(
                 folder, dtype.value, device, block_size, kv_blocks, max_model_len, attention, threads
             ),
