@@ -9,6 +9,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openai_error import check_shape
 from pydantic import BaseModel
 from scripted_backend import ScriptedBackend
 
@@ -78,9 +79,7 @@ async def post(text: TextProcessor, path: str, content: bytes) -> None:
     if response.status_code == 200:
         return
     assert response.status_code in (400, 404)
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["message"]
+    assert check_shape(response.json())["message"]
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -163,60 +163,6 @@ async def test_a_choice_that_stops_early_is_ended_while_others_go_on(
     assert [choice.finish_reason for choice in answer.choices] == ["length", "stop"]
 
 
-async def test_chat_logprobs(client: AsyncOpenAI, says: Says) -> None:
-    await says("é🎉")
-    answer = await client.chat.completions.create(
-        model="scripted",
-        messages=HELLO,
-        temperature=0,
-        logprobs=True,
-        top_logprobs=4,
-    )
-    logprobs = answer.choices[0].logprobs
-    assert logprobs is not None
-    assert logprobs.content is not None
-    spelled = b"".join(bytes(token.bytes or []) for token in logprobs.content)
-    assert spelled == "é🎉<|im_end|>".encode()
-    assert all(token.logprob == -0.5 for token in logprobs.content)
-    assert [top.logprob for top in logprobs.content[0].top_logprobs] == [-0.5, -1.5, -2.5, -9999.0]
-
-
-async def test_streamed_chat_logprobs_cover_every_token(
-    client: AsyncOpenAI, says: Says, backend: ScriptedBackend
-) -> None:
-    await says("é🎉")
-    stream = await client.chat.completions.create(
-        model="scripted",
-        messages=HELLO,
-        temperature=0,
-        logprobs=True,
-        stream=True,
-    )
-    tokens = [
-        token
-        async for chunk in stream
-        for choice in chunk.choices
-        if choice.logprobs
-        for token in choice.logprobs.content or []
-    ]
-    assert len(tokens) == len(backend.script) + 1
-    assert b"".join(bytes(token.bytes or []) for token in tokens) == "é🎉<|im_end|>".encode()
-
-
-async def test_completion_logprobs(client: AsyncOpenAI, says: Says, backend: ScriptedBackend) -> None:
-    await says("The fox é🎉.")
-    answer = await client.completions.create(model="scripted", prompt="a", temperature=0, logprobs=2)
-    logprobs, content = answer.choices[0].logprobs, answer.choices[0].text
-    assert logprobs is not None
-    assert logprobs.tokens is not None
-    assert logprobs.text_offset is not None
-    assert logprobs.top_logprobs is not None
-    assert len(logprobs.tokens) == len(backend.script) + 1
-    assert all(len(top) == 2 for top in logprobs.top_logprobs)
-    for token, offset in zip(logprobs.tokens[:-1], logprobs.text_offset, strict=False):
-        assert token.startswith("bytes:") or content[offset:].startswith(token)
-
-
 async def test_an_error_is_the_clients_exception(client: AsyncOpenAI, backend: ScriptedBackend) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         await client.chat.completions.create(model="scripted", messages=HELLO, temperature=9)

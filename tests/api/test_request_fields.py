@@ -205,21 +205,3 @@ async def test_detokenize_undoes_tokenize(direct: httpx.AsyncClient) -> None:
     tokens = (await direct.post("/tokenize", json={"prompt": "Grüße, 東京 🎉"})).json()["tokens"]
     answer = await direct.post("/detokenize", json={"tokens": tokens})
     assert answer.json() == {"prompt": "<|begin|>Grüße, 東京 🎉"}
-
-
-async def test_tokens_may_be_named_by_id(direct: httpx.AsyncClient, backend: ScriptedBackend) -> None:
-    body = {"prompt": "Hi", "logprobs": 2, "return_tokens_as_token_ids": True, "return_token_ids": True}
-    choice = (await direct.post(COMPLETION, json=body)).json()["choices"][0]
-    assert choice["logprobs"]["tokens"] == [f"token_id:{token_id}" for token_id in choice["token_ids"]]
-
-
-async def test_a_token_of_half_a_character_is_named_by_its_bytes(
-    direct: httpx.AsyncClient, backend: ScriptedBackend, text: TextProcessor
-) -> None:
-    backend.script = [next(i for i in range(500) if text.pieces[i] == b"\xf0")]
-    body = {"prompt": "Hi", "temperature": 0, "logprobs": 0}
-    logprobs = (await direct.post(COMPLETION, json=body)).json()["choices"][0]["logprobs"]
-    assert logprobs["tokens"][0] == "bytes:\\xf0"
-    chat = {"messages": MESSAGES, "temperature": 0, "logprobs": True}
-    content = (await direct.post(CHAT, json=chat)).json()["choices"][0]["logprobs"]["content"]
-    assert content[0] == {"token": "\\xf0", "logprob": -0.5, "bytes": [0xF0], "top_logprobs": []}

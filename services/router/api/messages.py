@@ -20,9 +20,11 @@ def _content_kind(value: object) -> str:
     return "<parts>" if isinstance(value, list) else "<text>"
 
 
+# Far above any conversation; keeps a body full of empty objects from holding up the event loop.
+_Length = Field(min_length=1, max_length=16_384)
+
 Content = Annotated[
-    Annotated[str, Tag("<text>")]
-    | Annotated[list[TextPart], Field(min_length=1, max_length=16_384), Tag("<parts>")],
+    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], _Length, Tag("<parts>")],
     Discriminator(_content_kind),
 ]
 
@@ -89,6 +91,5 @@ def _parsed(arguments: str) -> Any:
         return arguments
 
 
-# Far above any conversation; keeps a body full of empty messages from holding up the event loop.
-Messages = Annotated[list[Message], Field(min_length=1, max_length=16_384)]
+Messages = Annotated[list[Message], _Length]
 TemplateVariables = dict[str, FreeJson]
