@@ -109,6 +109,8 @@ def test_every_file_that_a_document_names_exists(document: Path) -> None:
     top_folders = {path.name for path in ROOT.iterdir() if path.is_dir()} - {".venv", "build"}
     named = {n for n in re.findall(r"`([\w./-]+/[\w./-]*)`", text) if n.split("/")[0] in top_folders}
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+    modules = {path.name for path, _ in sources() if path.suffix == ".py"}
+    assert set(re.findall(r"`(\w+\.py)`", text)) <= modules
 
 
 def test_the_changelog_has_the_current_version() -> None:
