@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from baton import __version__
 from baton.cli.main import app
+from baton.cli.process_setup import DEMO_NAME
 from baton.cli.settings import read_config_file
 from baton.rpc import Server
 
@@ -91,6 +92,11 @@ def test_the_readme_lists_all_options_of_up_with_their_defaults() -> None:
     assert {name: str(value) for name, value in options.items() if value is not None} == {
         name: rows[name] for name, value in options.items() if value is not None
     }
+
+
+def test_the_examples_use_the_name_of_the_demo_model() -> None:
+    assert re.findall(r'model="([^"]+)"', README) == [DEMO_NAME]
+    assert f"--served-model-name={DEMO_NAME}" in services()["router"]["command"]
 
 
 def test_the_configuration_file_of_the_readme_is_accepted(tmp_path: Path) -> None:
