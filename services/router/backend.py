@@ -13,6 +13,7 @@ from baton.fleet import KVBlocks, Member, ModelInfo, WorkerProfile
 from baton.request import GenerationRequest
 from baton.router.api.backend import ServedModel
 from baton.router.config import RouterConfig
+from baton.router.generation_config import sampling_defaults
 from baton.router.request_flow import RequestFlow
 from baton.router.run import Run
 from baton.router.workers import Workers
@@ -49,6 +50,7 @@ class FleetBackend:
         self._flow = flow
         self._config = config
         self._created = int(time.time())
+        self._sampling_defaults = sampling_defaults(config.model)
         self._last_model: ModelInfo | None = None
 
     @property
@@ -64,6 +66,7 @@ class FleetBackend:
             vocab_size=model.vocab_size,
             eos_token_ids=frozenset(model.eos_token_ids),
             aliases=names[1:],
+            sampling_defaults=self._sampling_defaults,
         )
 
     def start(self, request: GenerationRequest) -> AbstractAsyncContextManager[Run]:
