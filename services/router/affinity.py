@@ -2,11 +2,12 @@
 
 Mirrokni, Thorup, Zadimoghaddam: "Consistent Hashing with Bounded Loads" (SODA 2018). Every router that knows
 the same workers and similar loads finds the same answer, without talking to the others; a session moves only
-when its worker leaves or carries more than `bound` times the mean.
+when its worker leaves or carries more than `bound` times the mean, rounded up.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -19,14 +20,14 @@ LOAD_BOUND = 1.25
 
 def owner(session_key: str, loads: Mapping[str, int], bound: float = LOAD_BOUND) -> str:
     """The worker of `session_key` among the keys of `loads` (requests each carries now, without this one)."""
-    capacity = bound * (sum(loads.values()) + 1) / len(loads)
+    capacity = math.ceil(bound * (sum(loads.values()) + 1) / len(loads))
     ring = _ring(tuple(sorted(loads)))
     start = bisect(ring, (xxhash.xxh3_64_intdigest(session_key.encode()), ""))
     for offset in range(len(ring)):
         worker_id = ring[(start + offset) % len(ring)][1]
-        if loads[worker_id] + 1 <= max(1.0, capacity):
+        if loads[worker_id] < capacity:
             return worker_id
-    raise AssertionError("some worker always carries no more than the mean")
+    raise AssertionError("the least loaded worker always has room: a bound below 1 leaves none")
 
 
 @lru_cache(maxsize=64)

@@ -1,3 +1,5 @@
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +12,7 @@ loads = st.dictionaries(st.text(min_size=1, max_size=8), st.integers(0, 50), min
 def test_the_owner_never_exceeds_the_bound(session: str, worker_loads: dict[str, int]) -> None:
     chosen = owner(session, worker_loads)
     mean = (sum(worker_loads.values()) + 1) / len(worker_loads)
-    assert worker_loads[chosen] + 1 <= max(1.0, LOAD_BOUND * mean)
+    assert worker_loads[chosen] + 1 <= math.ceil(LOAD_BOUND * mean)
 
 
 @given(st.text(), loads)
@@ -18,6 +20,12 @@ def test_the_owner_does_not_depend_on_the_order_of_workers(
     session: str, worker_loads: dict[str, int]
 ) -> None:
     assert owner(session, worker_loads) == owner(session, dict(reversed(worker_loads.items())))
+
+
+@given(st.text(), st.integers(1, 20), st.integers(0, 50))
+def test_evenly_loaded_workers_still_take_a_session(session: str, workers: int, load: int) -> None:
+    evenly = {f"w{number}": load for number in range(workers)}
+    assert owner(session, evenly) in evenly
 
 
 def test_a_session_stays_when_another_worker_leaves() -> None:
