@@ -93,7 +93,16 @@ class TransferAgent:
         self._alarm = Alarm(self._io, self._expire)
         self._inbox = Inbox(blocks, checksum, max_open, self._alarm.set)
         worker = LocalWorker(
-            self._io, memory, blocks, self._inbox, secret, self.epoch, checksum, host, port, stall_timeout_s
+            self._io,
+            memory.fd,
+            blocks,
+            self._inbox,
+            secret,
+            self.epoch,
+            checksum,
+            host,
+            port,
+            stall_timeout_s,
         )
         self._transports: dict[str, Transport] = {}
         self._peers = Peers(self._io, self._transports)
@@ -232,8 +241,8 @@ class TransferAgent:
         )
 
     def close(self) -> None:
-        """Ends every transfer with TransferAborted, tells the peers, frees all descriptors and mappings, and
-        joins the I/O thread. Safe to call twice; not from `on_done`."""
+        """Ends every transfer with TransferAborted, tells the peers, frees all descriptors and mappings, lets go
+        of the pool's memory, and joins the I/O thread. Safe to call twice; not from `on_done`."""
         assert not self._io.is_current, "an agent cannot be closed from its own thread"
         with self._lock:
             if self._is_closed:
@@ -245,6 +254,7 @@ class TransferAgent:
         self._inbox.close("the receiving agent is closing")
         self._io.ask(self._close_transports)
         self._io.close()
+        self._blocks.release()
 
     def _close_transports(self) -> None:
         self._peers.close()

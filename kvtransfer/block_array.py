@@ -62,6 +62,10 @@ class BlockArray:
         array: NDArray[np.uint8] = blocks.numpy()
         return cls(array.reshape(-1), memory.block_bytes)
 
+    def release(self) -> None:
+        """Lets go of the memory; the array has no blocks from now on."""
+        self._items = np.empty(0, self._items.dtype)
+
     def __len__(self) -> int:
         return len(self._items)
 

@@ -17,14 +17,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from baton.kvtransfer.base import TRANSFER_ID_BYTES, BlockIds, OnDone, TransferResult, TransferState
+from baton.kvtransfer.base import TRANSFER_ID_BYTES, BlockIds, OnDone
 from baton.kvtransfer.block_array import BlockArray, Ids, as_ids
 from baton.kvtransfer.carrier import Chunk
 from baton.kvtransfer.errors import (
@@ -37,62 +34,7 @@ from baton.kvtransfer.errors import (
     TransferError,
     TransferTimeout,
 )
-
-
-class Sender(Protocol):
-    """The far end of a transfer, to whom its end is told."""
-
-    def tell_ended(self, generation: int, error: TransferError | None) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    index: int
-    tenant: Incoming | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-@dataclass(slots=True, eq=False)
-class Incoming:
-    """One promise. positions: int64 [n], ascending; block_ids: int64 [n], beside them; landed: bool [n].
-    Times are seconds on the monotonic clock."""
-
-    transfer_id: bytes
-    generation: int
-    slot: _Slot
-    positions: Ids
-    block_ids: Ids
-    landed: NDArray[np.bool_]
-    on_done: OnDone
-    expires_at_s: float
-    opened_at_s: float
-    first_byte_at_s: float = 0.0
-    last_byte_at_s: float = 0.0
-    sender: Sender | None = None
-
-    def index_of(self, positions: Ids) -> Ids:
-        """Raises BlockOutOfRange naming the first position that was never asked for."""
-        index = self.positions.searchsorted(positions)
-        found = self.positions.take(index, mode="clip") == positions
-        if not found.all():
-            raise BlockOutOfRange(
-                f"transfer {self.transfer_id.hex()}: position {positions[~found][0]} is not wanted here"
-            )
-        return index
-
-    def result(self, error: TransferError | None, block_bytes: int) -> TransferResult:
-        blocks = int(np.count_nonzero(self.landed))
-        return TransferResult(
-            self.transfer_id,
-            TransferState.DONE if error is None else TransferState.FAILED,
-            blocks,
-            blocks * block_bytes,
-            error,
-            self.opened_at_s,
-            self.first_byte_at_s,
-            self.last_byte_at_s,
-            time.monotonic(),
-        )
+from baton.kvtransfer.incoming import Incoming, Sender, Slot
 
 
 class Inbox:
@@ -109,8 +51,8 @@ class Inbox:
         self._max_open = max_open
         self._set_alarm = set_alarm
         self._lock = threading.Lock()
-        self._slots: list[_Slot] = []
-        self._vacant: list[_Slot] = []
+        self._slots: list[Slot] = []
+        self._vacant: list[Slot] = []
         self._open: dict[bytes, Incoming] = {}
         self._promised = np.zeros(len(blocks), np.bool_)
         self._generation = 0
@@ -262,7 +204,7 @@ class Inbox:
         with self._lock:
             return list(self._open.values())
 
-    def _place(self, slot: int) -> _Slot:
+    def _place(self, slot: int) -> Slot:
         if not 0 <= slot < len(self._slots):
             raise StaleGeneration(f"slot {slot}: no transfer was ever expected there")
         return self._slots[slot]
@@ -271,12 +213,12 @@ class Inbox:
         self._generation += 1
         return self._generation
 
-    def _take_slot(self) -> _Slot:
+    def _take_slot(self) -> Slot:
         if self._vacant:
             return self._vacant.pop()
         if len(self._slots) >= self._max_open:
             raise TooManyTransfers(f"{self._max_open} transfers are expected, the limit")
-        self._slots.append(_Slot(len(self._slots)))
+        self._slots.append(Slot(len(self._slots)))
         return self._slots[-1]
 
     def _require_sane(self, positions: Ids, block_ids: Ids) -> None:
@@ -298,7 +240,7 @@ class Inbox:
             raise BlockOutOfRange(f"block {block_ids[taken][0]} is promised to another transfer")
 
 
-def _current(place: _Slot, generation: int) -> Incoming:
+def _current(place: Slot, generation: int) -> Incoming:
     """The tenant that a write of `generation` is meant for; called under the slot's lock."""
     tenant = place.tenant
     if tenant is None or tenant.generation != generation:

@@ -36,7 +36,7 @@ class ShmTransport(StreamTransport):
 
     def __init__(self, worker: LocalWorker) -> None:
         super().__init__(worker)
-        fd = worker.memory.fd
+        fd = worker.pool_fd
         if fd is None:
             raise SchemeUnavailable("the pool has no memory file that another process could map")
         require_sealed(fd, len(worker.blocks) * worker.blocks.block_bytes)

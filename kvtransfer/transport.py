@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from baton.kvtransfer.base import KVMemory
 from baton.kvtransfer.block_array import BlockArray
 from baton.kvtransfer.inbox import Inbox
 from baton.kvtransfer.io_thread import IOThread
@@ -21,12 +20,13 @@ PREFLIGHT_S = 5.0
 class LocalWorker:
     """What an agent lends to its transports.
 
-    host: numeric address or name to listen on and advertise; port: 0 for any free one. stall_timeout_s: a
-    peer host that acknowledges no byte for so long is taken for dead.
+    pool_fd: the pool's memory file, where it has one. host: numeric address or name to listen on and
+    advertise; port: 0 for any free one. stall_timeout_s: a peer host that acknowledges no byte for so long is
+    taken for dead.
     """
 
     io: IOThread
-    memory: KVMemory
+    pool_fd: int | None
     blocks: BlockArray
     inbox: Inbox
     secret: bytes

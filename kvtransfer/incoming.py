@@ -1,0 +1,73 @@
+"""One promise of the receive table, and the place where it lies."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baton.kvtransfer.base import OnDone, TransferResult, TransferState
+from baton.kvtransfer.block_array import Ids
+from baton.kvtransfer.errors import BlockOutOfRange, TransferError
+
+
+class Sender(Protocol):
+    """The far end of a transfer, to whom its end is told."""
+
+    def tell_ended(self, generation: int, error: TransferError | None) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A place in the receive table; `lock` is held while its tenant is written or ended."""
+
+    index: int
+    tenant: Incoming | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(slots=True, eq=False)
+class Incoming:
+    """One promise. positions: int64 [n], ascending; block_ids: int64 [n], beside them; landed: bool [n].
+    Times are seconds on the monotonic clock."""
+
+    transfer_id: bytes
+    generation: int
+    slot: Slot
+    positions: Ids
+    block_ids: Ids
+    landed: NDArray[np.bool_]
+    on_done: OnDone
+    expires_at_s: float
+    opened_at_s: float
+    first_byte_at_s: float = 0.0
+    last_byte_at_s: float = 0.0
+    sender: Sender | None = None
+
+    def index_of(self, positions: Ids) -> Ids:
+        """Raises BlockOutOfRange naming the first position that was never asked for."""
+        index = self.positions.searchsorted(positions)
+        found = self.positions.take(index, mode="clip") == positions
+        if not found.all():
+            raise BlockOutOfRange(
+                f"transfer {self.transfer_id.hex()}: position {positions[~found][0]} is not wanted here"
+            )
+        return index
+
+    def result(self, error: TransferError | None, block_bytes: int) -> TransferResult:
+        blocks = int(np.count_nonzero(self.landed))
+        return TransferResult(
+            self.transfer_id,
+            TransferState.DONE if error is None else TransferState.FAILED,
+            blocks,
+            blocks * block_bytes,
+            error,
+            self.opened_at_s,
+            self.first_byte_at_s,
+            self.last_byte_at_s,
+            time.monotonic(),
+        )

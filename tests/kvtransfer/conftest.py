@@ -1,0 +1,75 @@
+"""Ends of hand-offs, and the check that nothing of them stays behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from transfer_ends import End, RemoteEnd, resources
+
+SCHEMES = ("loopback", "shm", "tcp")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(params=SCHEMES)
+def scheme(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=("shm", "tcp"))
+def process_scheme(request: pytest.FixtureRequest) -> str:
+    """A scheme that reaches other processes."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_behind() -> Iterator[None]:
+    """After each test: no thread, descriptor, mapping or shared memory more than before."""
+    before, shared_before = resources(), set(os.listdir("/dev/shm"))
+    yield
+    if resources() != before:
+        gc.collect()  # what only a reference cycle holds is not lost
+    assert resources() == before
+    assert set(os.listdir("/dev/shm")) == shared_before
+
+
+@pytest.fixture
+def make_end(nothing_stays_behind: None) -> Iterator[Callable[..., End]]:
+    """Ends that are at baseline, and closed, when the test is over."""
+    ends: list[End] = []
+
+    def make(*schemes: str, **options: Any) -> End:
+        ends.append(End(*schemes, **options))
+        return ends[-1]
+
+    yield make
+    open_transfers = [(end.agent.stats().open_sends, end.agent.stats().open_receives) for end in ends]
+    for end in ends:
+        end.close()
+    assert open_transfers == [(0, 0)] * len(ends)
+
+
+@pytest.fixture
+def pair(make_end: Callable[..., End], scheme: str) -> tuple[End, End]:
+    """(sender, receiver) of one scheme."""
+    return make_end(scheme, owner=1), make_end(scheme, owner=2)
+
+
+@pytest.fixture
+def make_remote(nothing_stays_behind: None) -> Iterator[Callable[..., RemoteEnd]]:
+    """Ends in processes of their own."""
+    ends: list[RemoteEnd] = []
+
+    def make(scheme: str, **options: Any) -> RemoteEnd:
+        ends.append(RemoteEnd(scheme, **options))
+        return ends[-1]
+
+    yield make
+    for end in ends:
+        end.close()
