@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PROTO_FLAGS := -Ibaton/wire=proto --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=.
-SOURCES := baton kvtransfer services tests benchmarks demo
+SOURCES := baton kvtransfer services tests benchmarks demo compose
 
 export PYTHONSAFEPATH := 1
 
@@ -45,7 +45,8 @@ lint: $(VENV)/install.stamp  ## Check style, types and that the generated stubs 
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p baton
-	$(BIN)/mypy tests benchmarks demo
+	MYPYPATH=tests:tests/e2e:benchmarks $(BIN)/mypy --explicit-package-bases --exclude 'tests/e2e/conftest\.py$$' tests benchmarks demo compose
+	MYPYPATH=tests:tests/e2e $(BIN)/mypy tests/e2e/conftest.py  # apart: to mypy it has the same name as tests/conftest.py
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cp -r proto "$$scratch" && mkdir -p "$$scratch/baton/wire" \
 	  && (cd "$$scratch" && PATH="$(abspath $(BIN)):$$PATH" $(abspath $(BIN))/python -m grpc_tools.protoc $(PROTO_FLAGS) proto/*.proto) \
 	  && for stub in "$$scratch"/baton/wire/*; do cmp "$$stub" "baton/wire/$$(basename $$stub)" || { echo "stale: run make proto"; exit 1; }; done
