@@ -18,6 +18,8 @@ from typing import IO, Any, Self
 import httpx
 from process_tree import descendants, shared_memory
 
+Prompt = str | Sequence[int] | Sequence[Sequence[int]]
+
 BASELINE_S = 2.0
 """Within this time of a request's end every pool has to be as it was."""
 
@@ -161,7 +163,7 @@ class Cluster:
     def new_shared_memory(self) -> set[str]:
         return shared_memory() - self._shared_memory
 
-    def post(self, prompt: Sequence[int] | str, **fields: Any) -> httpx.Response:
+    def post(self, prompt: Prompt, **fields: Any) -> httpx.Response:
         """A greedy completion of 64 tokens, unless `fields` say otherwise."""
         body = {
             "prompt": prompt,
@@ -173,7 +175,7 @@ class Cluster:
         }
         return self.client.post("/v1/completions", json=body | fields)
 
-    def complete(self, prompt: Sequence[int] | str, **fields: Any) -> Answer:
+    def complete(self, prompt: Prompt, **fields: Any) -> Answer:
         response = self.post(prompt, **fields)
         assert response.status_code == httpx.codes.OK, response.text
         return Answer(response.json(), response.headers)

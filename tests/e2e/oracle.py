@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,19 @@ def reference(folder: Path, prompt_tokens: int, begin: tuple[int, ...] = ()) -> 
 
 
 def assert_equal(answer: Answer, expected: Reference) -> None:
-    """Token ids are identical; logprobs, where the answer has them, agree to 1e-4."""
-    assert answer.token_ids == expected.token_ids
-    assert answer.finish_reason == "length"
+    """The answer's only choice is the reference, and so are its counts."""
+    [choice] = answer.choices
+    assert_equal_choice(choice, expected)
+    assert answer.usage["prompt_tokens"] == len(expected.prompt)
     assert answer.usage["completion_tokens"] == len(expected.token_ids)
-    if (logprobs := answer.choices[0]["logprobs"]) is not None:
-        _assert_logprobs(logprobs, expected)
+
+
+def assert_equal_choice(choice: Mapping[str, Any], expected: Reference) -> None:
+    """Token ids are identical; logprobs, where the choice has them, agree to 1e-4."""
+    assert choice["token_ids"] == expected.token_ids
+    assert choice["finish_reason"] == "length"
+    if choice["logprobs"] is not None:
+        _assert_logprobs(choice["logprobs"], expected)
 
 
 def _assert_logprobs(logprobs: dict[str, list[object]], expected: Reference) -> None:

@@ -17,8 +17,8 @@ from model_folders import prompt_ids
 from oracle import assert_equal, reference
 
 CANCELLED = 200
-AT_ONCE = 16
-LONGEST_DELAY_S = 1.5
+AT_ONCE = 5
+LONGEST_DELAY_S = 0.5
 MOST_EVENTS = 12
 
 CancelledCluster = tuple[Cluster, Path]
@@ -74,7 +74,7 @@ async def test_requests_cancelled_at_random_moments_leave_nothing(
     assert_equal(cluster.complete(expected.prompt, cache_salt="after"), expected)
     left_in = _states_left_by_cancel(_events(event_log)[before:])
     assert sum(left_in.values()) > len(departures) // 2
-    assert {"placed", "prefilling", "decoding"} <= left_in.keys(), left_in
+    assert {"placed", "prefilling", "transferring", "decoding"} <= left_in.keys(), left_in
 
 
 async def test_a_cancelled_long_prompt_does_not_hold_up_the_next_request(

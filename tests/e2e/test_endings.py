@@ -109,7 +109,7 @@ def test_choices_end_one_by_one(cluster: Cluster) -> None:
 
 def test_several_prompts_of_one_request_are_answered_in_order(cluster: Cluster, llama: Path) -> None:
     references = [reference(llama, tokens) for tokens in (3, 40, 17)]
-    answer = cluster.complete([list(expected.prompt) for expected in references])  # type: ignore[misc]
+    answer = cluster.complete([expected.prompt for expected in references])
     assert [choice["token_ids"] for choice in answer.choices] == [r.token_ids for r in references]
 
 

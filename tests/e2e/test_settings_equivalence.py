@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 from model_folders import prompt_ids
-from oracle import TOKENS, assert_equal, reference
+from oracle import TOKENS, assert_equal, assert_equal_choice, reference
 
 BLOCK = 16
 KV_BLOCKS = 72  # the longest request takes 67
@@ -64,14 +64,12 @@ def test_a_local_prefill_of_what_is_not_cached_changes_nothing(cluster: Cluster,
 
 
 def test_preemption_changes_nothing(cluster: Cluster, llama: Path) -> None:
-    """16 requests grow to 16 x 7 blocks, where there are 72."""
+    """16 prompts arrive together and grow to 16 x 7 blocks, where there are 72."""
     before = cluster.worker("decode")["preemptions"]
     references = [reference(llama, 2 * BLOCK + i) for i in range(CONCURRENT)]
-    answers = cluster.complete_all(
-        {"prompt": expected.prompt, "logprobs": 5, "cache_salt": f"{next(salts)}"} for expected in references
-    )
-    for answer, expected in zip(answers, references, strict=True):
-        assert_equal(answer, expected)
+    answer = cluster.complete([r.prompt for r in references], logprobs=5, cache_salt=f"{next(salts)}")
+    for choice, expected in zip(answer.choices, references, strict=True):
+        assert_equal_choice(choice, expected)
     cluster.wait_for_baseline()
     assert cluster.worker("decode")["preemptions"] > before
 
