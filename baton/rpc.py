@@ -6,10 +6,11 @@ A BatonError crosses as a status code plus a JSON trailer, and is raised again a
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -30,6 +31,10 @@ from baton.errors import (
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 CONTROL_TIMEOUT_S = 5.0
 """Deadline of calls that only exchange state (register, heartbeat, start, release)."""
+
+STREAM_BEAT_S = 1.0
+STREAM_SILENCE_S = 10.0
+"""A standing stream carries a message at least every STREAM_BEAT_S; one silent for STREAM_SILENCE_S is dead."""
 
 _TOKEN_HEADER = "x-baton-token"  # noqa: S105 - a header's name
 _ERROR_TRAILER = "x-baton-error-bin"
@@ -75,16 +80,29 @@ class Channel:
         self.address = address
         self.metadata = ((_TOKEN_HEADER, rpc_token(secret)),)
         self.grpc = aio.insecure_channel(address, options=list(_CHANNEL_OPTIONS))
+        self._is_closed = False
+
+    @property
+    def is_reachable(self) -> bool:
+        """False while attempts to connect fail; asking starts one where there is no connection."""
+        return self.grpc.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
     @asynccontextmanager
     async def errors_translated(self) -> AsyncIterator[None]:
-        """Raises the server's BatonError again; other statuses become the nearest one, naming the address."""
+        """Raises the server's BatonError again; other statuses become the nearest one, naming the address. What
+        is under way when the channel is closed fails with Unavailable."""
         try:
             yield
         except aio.AioRpcError as error:
             raise self._translate(error) from error
+        except (aio.UsageError, asyncio.CancelledError):
+            # gRPC cancels the calls of a channel that is closed, as if their callers had given them up.
+            if not self._is_closed or _is_task_cancelled():
+                raise
+            raise Unavailable(f"{self.address}: the connection was closed") from None
 
     async def close(self) -> None:
+        self._is_closed = True
         await self.grpc.close(grace=None)
 
     def _translate(self, error: aio.AioRpcError) -> BatonError:
@@ -96,6 +114,11 @@ class Channel:
                 )
         kind = _ERROR_BY_STATUS.get(error.code(), WorkerFailed)
         return kind(f"{self.address}: {error.code().name.lower()}: {error.details()}")
+
+
+def _is_task_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Server:
@@ -173,8 +196,9 @@ def _translate_errors(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMetho
 
         async def stream(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
-                async for reply in stream_method(request, context):
-                    yield reply
+                async with aclosing(stream_method(request, context)) as replies:
+                    async for reply in replies:
+                        yield reply
             except BatonError as error:
                 await _abort(context, error)
 

@@ -83,7 +83,7 @@ class RequestFlow:
         request, hashes = run.request, run.hashes
         snapshot = self._workers.snapshot(hashes, excluded)
         if not snapshot.decode:  # better a worker that has just failed than none
-            snapshot = self._workers.snapshot(hashes, ())
+            snapshot = replace(snapshot, decode=self._workers.snapshot(hashes, ()).decode)
         demand = Demand(
             prompt_tokens=len(request.token_ids),
             blocks=self._workers.blocks_for(len(request.token_ids)),

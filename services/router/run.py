@@ -78,19 +78,25 @@ class Run:
     @asynccontextmanager
     async def deadline(self) -> AsyncIterator[None]:
         """Bounds what is awaited inside by the request's deadline."""
+        limit = asyncio.timeout(self.remaining_s())
         try:
-            async with asyncio.timeout(self.remaining_s()):
+            async with limit:
                 yield
         except TimeoutError:
+            if not limit.expired():
+                raise
             raise self._late() from None
 
     @asynccontextmanager
     async def queue_deadline(self, queue_timeout_s: float) -> AsyncIterator[None]:
         """Bounds what is awaited inside by the queue's deadline, and by the request's where that is sooner."""
+        limit = asyncio.timeout(queue_timeout_s)
         try:
-            async with self.deadline(), asyncio.timeout(queue_timeout_s):
+            async with self.deadline(), limit:
                 yield
         except TimeoutError:
+            if not limit.expired():
+                raise
             raise QueueTimeout(
                 f"no worker took the request within {queue_timeout_s:g} s, the limit"
             ) from None
