@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ from baton.wire.convert import (
 
 MAX_MEMBERS = 10_000
 WATCH_TIMEOUT_S = 3600.0
+EVICTION_GRACE_S = 0.25
+"""Between the end of a lease and the eviction. Where it was this very event loop that stood still, the
+heartbeats that wait to be read are read in the meantime."""
+
 SERVICE = registry_pb2.DESCRIPTOR.services_by_name["Registry"].full_name
 
 
@@ -37,7 +42,10 @@ class _Lease:
 
 
 class EmbeddedRegistry:
-    """The fleet, on one event loop. A member whose lease has ended is gone from the next snapshot on."""
+    """The fleet, on one event loop. A member whose lease has ended is gone from the next snapshot of a watch.
+
+    A heartbeat that comes late, but before that, renews the lease as any other does.
+    """
 
     def __init__(self, lease_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.lease_s = lease_s
@@ -51,8 +59,7 @@ class EmbeddedRegistry:
         self._put(Member(worker, state, load))
 
     def heartbeat(self, worker_id: str, epoch: bytes, state: WorkerState, load: WorkerLoad) -> bool:
-        """False where no live lease of this epoch exists."""
-        self._expire()
+        """False where no lease of this epoch exists."""
         lease = self._leases.get(worker_id)
         if lease is None or lease.member.worker.epoch != epoch:
             return False
@@ -66,31 +73,33 @@ class EmbeddedRegistry:
             self._notify()
 
     def fleet(self) -> Fleet:
-        self._expire()
         return Fleet(tuple(lease.member for lease in self._leases.values()))
 
     async def watch(self) -> AsyncIterator[Fleet]:
         while True:
+            await self._evict_silent()
             changed = self._changed
             yield self.fleet()
-            timeout_s = min((lease.ends_at_s for lease in self._leases.values()), default=None)
-            wait_s = None if timeout_s is None else max(0.0, timeout_s - self._clock()) + 0.001
-            try:
+            next_end_s = min((lease.ends_at_s for lease in self._leases.values()), default=None)
+            wait_s = None if next_end_s is None else max(0.0, next_end_s - self._clock()) + 0.001
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), wait_s)
-            except TimeoutError:
-                self._expire()
 
     def _put(self, member: Member) -> None:
         self._leases[member.worker.worker_id] = _Lease(member, self._clock() + self.lease_s)
         self._notify()
 
-    def _expire(self) -> None:
-        now = self._clock()
-        ended = [worker_id for worker_id, lease in self._leases.items() if lease.ends_at_s <= now]
-        for worker_id in ended:
+    async def _evict_silent(self) -> None:
+        if not self._overdue():
+            return
+        await asyncio.sleep(EVICTION_GRACE_S)
+        for worker_id in self._overdue():
             del self._leases[worker_id]
-        if ended:
             self._notify()
+
+    def _overdue(self) -> list[str]:
+        now_s = self._clock()
+        return [worker_id for worker_id, lease in self._leases.items() if lease.ends_at_s <= now_s]
 
     def _notify(self) -> None:
         self._changed.set()
@@ -140,6 +149,7 @@ class EmbeddedRegistryClient:
     def __init__(self, address: str, secret: bytes) -> None:
         self._channel = Channel(address, secret)
         self._stub = registry_pb2_grpc.RegistryStub(self._channel.grpc)
+        self._timeout_s = CONTROL_TIMEOUT_S
 
     async def register(self, worker: WorkerInfo, state: WorkerState, load: WorkerLoad) -> float:
         request = registry_pb2.RegisterRequest(
@@ -151,6 +161,9 @@ class EmbeddedRegistryClient:
             )
         if reply.lease_s <= 0:
             raise InvalidRequest(f"the registry grants a lease of {reply.lease_s} s", field="lease_s")
+        self._timeout_s = min(
+            CONTROL_TIMEOUT_S, reply.lease_s / 2
+        )  # one lost heartbeat must not cost the lease
         return reply.lease_s
 
     async def heartbeat(self, worker: WorkerInfo, state: WorkerState, load: WorkerLoad) -> bool:
@@ -162,14 +175,14 @@ class EmbeddedRegistryClient:
         )
         async with self._channel.errors_translated():
             reply = await self._stub.Heartbeat(
-                request, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata
+                request, timeout=self._timeout_s, metadata=self._channel.metadata
             )
         return reply.lease_is_live
 
     async def deregister(self, worker: WorkerInfo) -> None:
         request = registry_pb2.DeregisterRequest(worker_id=worker.worker_id, epoch=worker.epoch)
         async with self._channel.errors_translated():
-            await self._stub.Deregister(request, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata)
+            await self._stub.Deregister(request, timeout=self._timeout_s, metadata=self._channel.metadata)
 
     async def watch(self) -> AsyncIterator[Fleet]:
         """Ends with Unavailable when the registry is gone; one call lasts at most an hour."""

@@ -13,7 +13,8 @@ from baton.decode.scheduler import DecodeScheduler, Report
 from baton.decode.work import Grant, Work
 from baton.engine.engine import Engine
 from baton.engine.loop import EngineLoop
-from baton.errors import BatonError, InvalidRequest, Overloaded, Unavailable
+from baton.errors import BatonError, Cancelled, InvalidRequest, Overloaded, Unavailable
+from baton.rpc import STREAM_BEAT_S
 from baton.wire import decode_pb2, decode_pb2_grpc
 from baton.wire.convert import (
     failure_to_wire,
@@ -55,15 +56,15 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
         if not request.router_id:
             raise InvalidRequest("router_id is empty", field="router_id")
         if request.router_id in self._streams:
-            raise InvalidRequest(f"router {request.router_id!r} has a stream already", field="router_id")
+            self._end(request.router_id, Cancelled("the router has opened another stream"))
         stream = self._streams[request.router_id] = _RouterStream()
         try:
-            yield decode_pb2.StepOutputs(load=load_to_wire(self._scheduler.load()))
-            async for outputs in stream.messages():
-                yield outputs
+            yield self._beat()
+            while True:
+                yield await stream.next_message(STREAM_BEAT_S) or self._beat()
         finally:
-            del self._streams[request.router_id]
-            self._loop.post(lambda: self._scheduler.release_router(request.router_id))
+            if self._streams.get(request.router_id) is stream:
+                self._end(request.router_id, Cancelled("the router's stream has ended"))
 
     async def Reserve(
         self, request: decode_pb2.ReserveRequest, context: aio.ServicerContext[Any, Any]
@@ -116,6 +117,14 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
         self._loop.post(lambda: self._scheduler.release(request.request_id, choices))
         return decode_pb2.ReleaseReply()
 
+    def _beat(self) -> decode_pb2.StepOutputs:
+        return decode_pb2.StepOutputs(load=load_to_wire(self._scheduler.load()))
+
+    def _end(self, router_id: str, reason: BatonError) -> None:
+        """Ends a router's stream, and with it its requests; the next stream may be opened at once."""
+        self._streams.pop(router_id).end(reason)
+        self._loop.post(lambda: self._scheduler.release_router(router_id))
+
     def _dispatch(self, reports: list[Report]) -> None:
         by_router: dict[str, list[decode_pb2.RequestOutputs]] = defaultdict(list)
         for report in reports:
@@ -123,7 +132,13 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
         load = load_to_wire(self._scheduler.load())
         for router_id, outputs in by_router.items():
             stream = self._streams.get(router_id)
-            if stream is not None:
+            if stream is None:
+                continue
+            if stream.is_full:
+                self._end(
+                    router_id, Overloaded(f"the router left {MAX_UNREAD_STEPS} steps unread, the limit")
+                )
+            else:
                 stream.put(decode_pb2.StepOutputs(requests=outputs, load=load))
 
 
@@ -131,18 +146,29 @@ class _RouterStream:
     """The messages that one router has not read yet."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[decode_pb2.StepOutputs] = asyncio.Queue()
-        self._overflown = False
+        self._queue: asyncio.Queue[decode_pb2.StepOutputs | BatonError] = asyncio.Queue()
+
+    @property
+    def is_full(self) -> bool:
+        return self._queue.qsize() >= MAX_UNREAD_STEPS
 
     def put(self, message: decode_pb2.StepOutputs) -> None:
-        self._overflown = self._overflown or self._queue.qsize() >= MAX_UNREAD_STEPS
-        if not self._overflown:
-            self._queue.put_nowait(message)
+        self._queue.put_nowait(message)
 
-    async def messages(self) -> AsyncIterator[decode_pb2.StepOutputs]:
-        while not (self._overflown and self._queue.empty()):
-            yield await self._queue.get()
-        raise Overloaded(f"the router left {MAX_UNREAD_STEPS} steps unread, the limit")
+    def end(self, reason: BatonError) -> None:
+        """The reader hears of it after the messages that wait already."""
+        self._queue.put_nowait(reason)
+
+    async def next_message(self, timeout_s: float) -> decode_pb2.StepOutputs | None:
+        """None where there is none in time; raises the reason of the end."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                message = await self._queue.get()
+        except TimeoutError:
+            return None
+        if isinstance(message, BatonError):
+            raise message
+        return message
 
 
 def _report_to_wire(report: Report) -> decode_pb2.RequestOutputs:

@@ -24,7 +24,7 @@ class RouterConfig:
     port: int = 8000
     registry_host: str = "127.0.0.1"
     registry_port: int = 8100
-    lease_s: float = 2.0
+    lease_s: float = 3.0
     drain_timeout_s: float = 30.0
     event_log: Path | None = None
     api: ApiSettings = field(default_factory=ApiSettings)

@@ -9,17 +9,18 @@ from contextlib import asynccontextmanager
 
 from grpc import aio
 
-from baton.errors import BatonError, WorkerFailed
+from baton.background import OnCrash, run_forever
+from baton.errors import BatonError, DeadlineExceeded, WorkerFailed
 from baton.fleet import WorkerInfo
 from baton.request import GenerationRequest, TokenOutput
-from baton.rpc import CONTROL_TIMEOUT_S, Channel
+from baton.rpc import CONTROL_TIMEOUT_S, STREAM_SILENCE_S, Channel
 from baton.wire import decode_pb2, decode_pb2_grpc, prefill_pb2, prefill_pb2_grpc
 from baton.wire.convert import failure_from_wire, output_from_wire, output_to_wire, request_to_wire
 
 _RunCall = aio.StreamStreamCall[prefill_pb2.PrefillCommand, prefill_pb2.PrefillEvent]
+_StepCall = aio.UnaryStreamCall[decode_pb2.StreamRequest, decode_pb2.StepOutputs]
 
 _log = logging.getLogger(__name__)
-_STREAM_TIMEOUT_S = 24 * 3600.0
 _RECONNECT_S = 0.2
 
 
@@ -33,20 +34,18 @@ class PrefillPeer:
 
     @property
     def is_connected(self) -> bool:
-        return True
+        return self._channel.is_reachable
 
     @asynccontextmanager
     async def run(self, request: GenerationRequest, remaining_s: float) -> AsyncIterator[PrefillLeg]:
         """The first leg of `request`; leaving the context early cancels it on the worker."""
-        call = self._stub.Run(timeout=remaining_s, metadata=self._channel.metadata)
         start = prefill_pb2.PrefillStart(request=request_to_wire(request, remaining_s))
-        try:
-            async with self._channel.errors_translated():
-                leg = PrefillLeg(call, self.worker.worker_id)
-                await leg.write(prefill_pb2.PrefillCommand(start=start))
-                yield leg
-        finally:
-            call.cancel()
+        async with self._channel.errors_translated():
+            call = self._stub.Run(timeout=remaining_s, metadata=self._channel.metadata)
+            try:
+                yield PrefillLeg(call, start, self.worker.worker_id)
+            finally:
+                call.cancel()
 
     async def close(self) -> None:
         await self._channel.close()
@@ -55,15 +54,18 @@ class PrefillPeer:
 class PrefillLeg:
     """What happens to one prompt, in this order."""
 
-    def __init__(self, call: _RunCall, worker_id: str) -> None:
+    def __init__(self, call: _RunCall, start: prefill_pb2.PrefillStart, worker_id: str) -> None:
         self._call = call
+        self._start = start
         self._worker_id = worker_id
 
     async def scheduled(self) -> prefill_pb2.PrefillScheduled:
+        """Sends the prompt and waits until its turn has come."""
+        await self._write(prefill_pb2.PrefillCommand(start=self._start))
         return (await self._read("scheduled")).scheduled
 
     async def attach(self, ticket: bytes) -> None:
-        await self.write(prefill_pb2.PrefillCommand(attach=prefill_pb2.PrefillAttach(ticket=ticket)))
+        await self._write(prefill_pb2.PrefillCommand(attach=prefill_pb2.PrefillAttach(ticket=ticket)))
 
     async def first_tokens(self) -> list[TokenOutput]:
         event = await self._read("first_tokens")
@@ -72,7 +74,7 @@ class PrefillLeg:
     async def handed_off(self) -> prefill_pb2.PrefillHandedOff:
         return (await self._read("handed_off")).handed_off
 
-    async def write(self, command: prefill_pb2.PrefillCommand) -> None:
+    async def _write(self, command: prefill_pb2.PrefillCommand) -> None:
         try:
             await self._call.write(command)
         except asyncio.InvalidStateError:
@@ -92,7 +94,7 @@ class PrefillLeg:
 class DecodePeer:
     """A decode worker. `run` holds the stream on which all its tokens for this router arrive."""
 
-    def __init__(self, worker: WorkerInfo, secret: bytes, router_id: str) -> None:
+    def __init__(self, worker: WorkerInfo, secret: bytes, router_id: str, on_crash: OnCrash) -> None:
         self.worker = worker
         self.is_connected = False
         self._router_id = router_id
@@ -100,7 +102,7 @@ class DecodePeer:
         self._stub = decode_pb2_grpc.DecodeStub(self._channel.grpc)
         self._legs: dict[str, DecodeLeg] = {}
         self._releases: set[asyncio.Task[None]] = set()
-        self._stream = asyncio.create_task(self._hold_stream())
+        self._stream = run_forever(self._hold_stream(), f"stream from {worker.worker_id}", on_crash)
 
     @asynccontextmanager
     async def attach(self, request: GenerationRequest) -> AsyncIterator[DecodeLeg]:
@@ -129,8 +131,11 @@ class DecodePeer:
         message = decode_pb2.StartRequest(
             request_id=request_id, first_outputs=[output_to_wire(output) for output in first_outputs]
         )
-        async with self._channel.errors_translated():
-            await self._stub.Start(message, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata)
+        try:
+            async with self._channel.errors_translated():
+                await self._stub.Start(message, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata)
+        except DeadlineExceeded as error:  # the call's own, which says nothing of the request's
+            raise WorkerFailed(error.message) from error
 
     def release(self, request_id: str, *choices: int) -> None:
         """Tells the worker, in the background, to forget a request or some of its choices. A worker that
@@ -140,9 +145,10 @@ class DecodePeer:
         task.add_done_callback(self._releases.discard)
 
     async def close(self) -> None:
+        """Fails what is under way and waits for the releases that have been sent, which have a deadline."""
         self._stream.cancel()
-        await asyncio.gather(self._stream, *self._releases, return_exceptions=True)
         self._fail_all(WorkerFailed(f"decode worker {self.worker.worker_id} has left the fleet"))
+        await asyncio.wait([self._stream, *self._releases])
         await self._channel.close()
 
     async def _release(self, request_id: str, choices: tuple[int, ...]) -> None:
@@ -154,6 +160,7 @@ class DecodePeer:
             _log.warning("release of %s: %s", request_id, error.message)
 
     async def _hold_stream(self) -> None:
+        """Opens the stream again whenever it breaks, for as long as the worker is there."""
         while True:
             try:
                 await self._read_stream()
@@ -167,13 +174,25 @@ class DecodePeer:
     async def _read_stream(self) -> None:
         async with self._channel.errors_translated():
             request = decode_pb2.StreamRequest(router_id=self._router_id)
-            call = self._stub.Stream(request, timeout=_STREAM_TIMEOUT_S, metadata=self._channel.metadata)
-            async for step in call:
-                self.is_connected = True
-                for message in step.requests:
-                    leg = self._legs.get(message.request_id)
-                    if leg is not None:
-                        leg.put(message)
+            call = self._stub.Stream(request, metadata=self._channel.metadata)
+            try:
+                while (step := await self._next_step(call)) is not None:
+                    self.is_connected = True
+                    for message in step.requests:
+                        leg = self._legs.get(message.request_id)
+                        if leg is not None:
+                            leg.put(message)
+            finally:
+                call.cancel()
+
+    async def _next_step(self, call: _StepCall) -> decode_pb2.StepOutputs | None:
+        """None at the end of the stream. The stream has no deadline, but each wait for its next message has."""
+        try:
+            async with asyncio.timeout(STREAM_SILENCE_S):
+                step = await call.read()
+        except TimeoutError:
+            raise WorkerFailed(f"no sign of life for {STREAM_SILENCE_S:g} s, the limit") from None
+        return step if isinstance(step, decode_pb2.StepOutputs) else None
 
     def _fail_all(self, error: BatonError) -> None:
         for leg in self._legs.values():

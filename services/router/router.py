@@ -8,9 +8,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 
 import uvicorn
 
+from baton.background import run_forever
 from baton.discovery.embedded import SERVICE, EmbeddedRegistry, RegistryServicer
 from baton.errors import Unavailable
 from baton.events import EventStream
@@ -29,7 +31,7 @@ _GRPC_GRACE_S = 1.0
 
 async def run_router(config: RouterConfig) -> None:
     """Serves until SIGTERM or SIGINT, then lets requests finish for up to `drain_timeout_s`; a second signal
-    ends it at once."""
+    ends it at once. Raises what kept it from starting, or what crashed one of its background tasks."""
     text = await asyncio.to_thread(TextProcessor.from_folder, config.model)
     http_socket = _bind(config.host, config.port)
     async with AsyncExitStack() as cleanup:
@@ -39,9 +41,11 @@ async def run_router(config: RouterConfig) -> None:
         server.add(SERVICE, RegistryServicer(registry).mount)
         await server.start()
         cleanup.push_async_callback(server.stop, _GRPC_GRACE_S)
-        workers = Workers(config.secret, config.router_id)
+        crash: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        on_crash = partial(_set_first, crash)
+        workers = Workers(config.secret, config.router_id, on_crash)
         cleanup.push_async_callback(workers.close)
-        follower = asyncio.create_task(workers.follow(registry.watch()))
+        follower = run_forever(workers.follow(registry.watch()), "the registry's watcher", on_crash)
         cleanup.callback(follower.cancel)
         events = EventStream()
         backend = FleetBackend(workers, RequestFlow(workers, events, config.flow), config)
@@ -52,7 +56,16 @@ async def run_router(config: RouterConfig) -> None:
             cleanup.callback(log.close)
             events.subscribe(log.on_event)
         app = create_app(backend, text, replace(config.api, metrics=metrics.text))
-        await _HttpServer(app, config).serve(sockets=[http_socket])
+        http = _HttpServer(app, config)
+        crash.add_done_callback(lambda _: http.stop_at_once())
+        await http.serve(sockets=[http_socket])
+        if crash.done():
+            raise crash.result()
+
+
+def _set_first(crash: asyncio.Future[BaseException], error: BaseException) -> None:
+    if not crash.done():
+        crash.set_result(error)
 
 
 class _HttpServer(uvicorn.Server):
@@ -73,8 +86,15 @@ class _HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+            loop.add_signal_handler(number, self._on_signal)
         yield
+
+    def stop_at_once(self) -> None:
+        self.should_exit = self.force_exit = True
+
+    def _on_signal(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from baton.background import OnCrash
 from baton.block_hash import block_hashes, namespace
 from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
 from baton.request import GenerationRequest
@@ -24,12 +25,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Tracked:
-    """One worker: what it reported last, and what this router has under way there."""
+    """One worker: what it reported last, and what this router has under way there.
+
+    is_member: False once the registry has forgotten it; it gets nothing new then, and is kept only while
+    requests that run there go on. A worker that was merely silent for too long loses none of them so.
+    """
 
     member: Member
     peer: PrefillPeer | DecodePeer
     prompt_tokens: int = 0
     sequences: int = 0
+    leases: int = 0
+    is_member: bool = True
 
     @property
     def worker(self) -> WorkerInfo:
@@ -43,21 +50,31 @@ class Lease:
         assert isinstance(decode.peer, DecodePeer), f"{decode.worker.worker_id} is no decode worker"
         self.decode = decode.peer
         self.prefill = prefill.peer if isinstance(prefill.peer, PrefillPeer) else None
-        self._prefill_tracked = prefill
+        self.tracked = (prefill, decode)
         self._prompt_tokens = prompt_tokens
+        self._sequences = sequences
         prefill.prompt_tokens += prompt_tokens
         decode.sequences += sequences
+        for tracked in self.tracked:
+            tracked.leases += 1
 
     def prefill_done(self) -> None:
         """The prompt is computed and no longer queues before others."""
-        self._prefill_tracked.prompt_tokens -= self._prompt_tokens
+        self.tracked[0].prompt_tokens -= self._prompt_tokens
         self._prompt_tokens = 0
+
+    def end(self) -> None:
+        self.prefill_done()
+        self.tracked[1].sequences -= self._sequences
+        for tracked in self.tracked:
+            tracked.leases -= 1
 
 
 class Workers:
     """Follows the registry and keeps one peer a worker. On the router's event loop."""
 
-    def __init__(self, secret: bytes, router_id: str) -> None:
+    def __init__(self, secret: bytes, router_id: str, on_crash: OnCrash) -> None:
+        self._on_crash = on_crash
         self._secret = secret
         self._router_id = router_id
         self._tracked: dict[str, Tracked] = {}
@@ -75,11 +92,15 @@ class Workers:
         self._refused = {w: epoch for w, epoch in self._refused.items() if w in present}
         for worker_id, tracked in list(self._tracked.items()):
             member = present.get(worker_id)
-            if member is None or member.worker.epoch != tracked.worker.epoch:
+            if member is None:
+                tracked.is_member = False
+                self._drop_if_idle(tracked)
+            elif member.worker.epoch != tracked.worker.epoch:
                 self._drop(worker_id)
         for worker_id, member in present.items():
             if worker_id in self._tracked:
                 self._tracked[worker_id].member = member
+                self._tracked[worker_id].is_member = True
             elif (mismatch := self._mismatch(member.worker)) is not None:
                 self._refuse(member.worker, mismatch)
             else:
@@ -92,12 +113,12 @@ class Workers:
 
     @property
     def members(self) -> list[Member]:
-        return [tracked.member for tracked in self._tracked.values()]
+        return [tracked.member for tracked in self._tracked.values() if tracked.is_member]
 
     @property
     def model(self) -> ModelInfo | None:
         """What the fleet serves; its limit is that of the tightest worker. None while nobody is there."""
-        models = [tracked.worker.model for tracked in self._tracked.values()]
+        models = [member.worker.model for member in self.members]
         return min(models, key=lambda model: model.max_model_tokens, default=None)
 
     def can_serve(self) -> bool:
@@ -125,8 +146,9 @@ class Workers:
         try:
             yield lease
         finally:
-            lease.prefill_done()
-            decode.sequences -= request.n
+            lease.end()
+            for tracked in lease.tracked:
+                self._drop_if_idle(tracked)
 
     def note_cached(self, worker_id: str, hashes: Sequence[bytes]) -> None:
         """`worker_id` has just held these blocks."""
@@ -176,7 +198,13 @@ class Workers:
         _log.info("%s worker %s has joined (%s)", worker.role.value, worker.worker_id, worker.address)
         if worker.role is Role.PREFILL:
             return PrefillPeer(worker, self._secret)
-        return DecodePeer(worker, self._secret, self._router_id)
+        return DecodePeer(worker, self._secret, self._router_id, self._on_crash)
+
+    def _drop_if_idle(self, tracked: Tracked) -> None:
+        """Lets go of a worker that the registry has forgotten, once no request runs there any more."""
+        worker_id = tracked.worker.worker_id
+        if not tracked.is_member and not tracked.leases and self._tracked.get(worker_id) is tracked:
+            self._drop(worker_id)
 
     def _drop(self, worker_id: str) -> None:
         _log.info("worker %s has left", worker_id)
@@ -190,6 +218,7 @@ class Workers:
 def _is_usable(tracked: Tracked, role: Role) -> bool:
     return (
         tracked.worker.role is role
+        and tracked.is_member
         and tracked.member.state is WorkerState.READY
         and tracked.peer.is_connected
     )

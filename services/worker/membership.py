@@ -32,6 +32,7 @@ class Membership:
         self._heartbeat_s = heartbeat_s
         self._on_registered = on_registered
         self._beat_now = asyncio.Event()
+        self._complaint = ""
 
     def drain(self) -> None:
         self.state = WorkerState.DRAINING
@@ -47,9 +48,10 @@ class Membership:
                 else:
                     await self._registry.register(self._worker, self.state, self._load())
                     is_member = True
+                    self._complaint = ""
                     self._on_registered()
             except BatonError as error:
-                _log.warning("registry: %s", error.message)
+                self._complain(error)
                 is_member = False
             await self._pause(self._heartbeat_s if is_member else _RETRY_S)
 
@@ -59,6 +61,12 @@ class Membership:
         except BatonError as error:
             _log.warning("could not deregister, the lease will end by itself: %s", error.message)
         await self._registry.close()
+
+    def _complain(self, error: BatonError) -> None:
+        """Once for each new reason, not four times a second."""
+        if error.message != self._complaint:
+            self._complaint = error.message
+            _log.warning("registry: %s", error.message)
 
     async def _pause(self, seconds: float) -> None:
         try:

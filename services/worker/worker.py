@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from baton import __version__
+from baton.background import run_forever
 from baton.discovery.embedded import EmbeddedRegistryClient
 from baton.engine.engine import Engine
 from baton.engine.loop import EngineLoop
@@ -34,12 +35,14 @@ _SERVER_GRACE_S = 1.0
 
 async def run_worker(config: WorkerConfig) -> None:
     """Serves until SIGTERM or SIGINT, then drains; a second signal ends it at once. Raises what kept it from
-    starting, or what crashed its engine."""
+    starting, or what crashed its engine or its membership."""
     stop = _StopSignal()
     engine = await asyncio.to_thread(Engine, config.engine)
     async with AsyncExitStack() as cleanup:
         cleanup.callback(engine.close)
         profile = await asyncio.to_thread(measure_profile, engine)
+        if stop.first.is_set():  # while the model was being loaded
+            return
         agent = _make_agent(config, engine)
         cleanup.callback(agent.close)
         loop = EngineLoop(stop.crash)
@@ -51,8 +54,9 @@ async def run_worker(config: WorkerConfig) -> None:
         cleanup.push_async_callback(server.stop, _SERVER_GRACE_S)
         worker = _describe(config, engine, agent, server.port, profile)
         membership = _make_membership(config, worker, role)
-        keeper = asyncio.create_task(membership.keep())
+        keeper = run_forever(membership.keep(), "membership", stop.crash)
         await stop.first.wait()
+        await server.set_serving(False)
         membership.drain()
         await _drain(role, config.drain_timeout_s, stop)
         keeper.cancel()
@@ -61,7 +65,7 @@ async def run_worker(config: WorkerConfig) -> None:
 
 
 class _StopSignal:
-    """The first signal asks for a drain, the second for the end; a crash of the engine asks for both."""
+    """The first signal asks for a drain, the second for the end, the third kills; a crash asks for the end."""
 
     def __init__(self) -> None:
         self.first, self.second = asyncio.Event(), asyncio.Event()
@@ -71,8 +75,8 @@ class _StopSignal:
             self._loop.add_signal_handler(number, self._on_signal)
 
     def crash(self, error: BaseException) -> None:
-        """Called on the engine's thread."""
-        self._crash = error
+        """Callable from any thread."""
+        self._crash = self._crash or error
         self._loop.call_soon_threadsafe(self._stop_at_once)
 
     def raise_crash(self) -> None:
@@ -80,7 +84,12 @@ class _StopSignal:
             raise self._crash
 
     def _on_signal(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
+        if not self.first.is_set():
+            self.first.set()
+            return
+        self.second.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.remove_signal_handler(number)
 
     def _stop_at_once(self) -> None:
         self.first.set()
