@@ -59,6 +59,9 @@ class Prompt:
     def deadline_s(self) -> float:
         return self.arrived_at_s + self.request.deadline_s
 
+    def remaining_s(self) -> float:
+        return self.deadline_s - time.monotonic()
+
     @property
     def is_computed(self) -> bool:
         return self.computed_at_s > 0.0

@@ -21,6 +21,7 @@ from baton.wire import prefill_pb2, prefill_pb2_grpc
 from baton.wire.convert import output_to_wire, request_from_wire
 
 SERVICE = prefill_pb2.DESCRIPTOR.services_by_name["Prefill"].full_name
+START_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 5.0
 
 
@@ -43,53 +44,48 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServicer):
         request_iterator: AsyncIterator[prefill_pb2.PrefillCommand],
         context: aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[prefill_pb2.PrefillEvent]:
+        start = await _receive(request_iterator, "start", START_TIMEOUT_S)
         progress = _Progress(asyncio.get_running_loop())
-        prompt = await self._receive_prompt(request_iterator, progress)
-        request_id = prompt.request.request_id
+        prompt = self._new_prompt(start.start, progress)
         self._loop.post(lambda: self._scheduler.submit(prompt))
-        reader = asyncio.create_task(self._attach(request_iterator, prompt, progress))
         try:
-            async with asyncio.timeout(prompt.request.deadline_s):
-                async for event in progress.events():
-                    yield event
-        except TimeoutError:
-            raise DeadlineExceeded(f"request {request_id}: prefill deadline passed") from None
+            yield await progress.next_event()  # scheduled; from here on the scheduler keeps the deadline
+            attach = await _receive(request_iterator, "attach", prompt.remaining_s())
+            self._attach(prompt, attach.attach.ticket)
+            yield await progress.next_event()  # the first tokens
+            yield await progress.next_event()  # handed off
         finally:
-            reader.cancel()
             self._loop.post(lambda: self._scheduler.cancel(prompt))
 
-    async def _receive_prompt(
-        self, commands: AsyncIterator[prefill_pb2.PrefillCommand], progress: _Progress
-    ) -> Prompt:
-        command = await anext(commands, None)
-        if command is None or command.WhichOneof("command") != "start":
-            raise InvalidRequest("the first message of a prefill call has to be `start`", field="start")
-        request = request_from_wire(command.start.request)
+    def _new_prompt(self, start: prefill_pb2.PrefillStart, progress: _Progress) -> Prompt:
+        request = request_from_wire(start.request)
         choices = [self._engine.new_sequence(request, choice) for choice in range(request.n)]
         return Prompt(request, choices, progress)
 
-    async def _attach(
-        self,
-        commands: AsyncIterator[prefill_pb2.PrefillCommand],
-        prompt: Prompt,
-        progress: _Progress,
-    ) -> None:
-        command = await anext(commands, None)
-        if command is None:
-            return
-        if command.WhichOneof("command") != "attach":
-            progress.on_failed(InvalidRequest("the second message has to be `attach`", field="attach"))
-            return
+    def _attach(self, prompt: Prompt, ticket: bytes) -> None:
         try:
             session = self._agent.open(
-                command.attach.ticket,
+                ticket,
                 lambda result: self._loop.post(lambda: self._scheduler.transfer_ended(prompt, result)),
                 time.monotonic() + CONNECT_TIMEOUT_S,
             )
         except TransferError as error:
-            progress.on_failed(HandoffFailed(f"request {prompt.request.request_id}: {error}"))
-            return
+            raise HandoffFailed(f"request {prompt.request.request_id}: {error}") from error
         self._loop.post(lambda: self._scheduler.attach(prompt, session))
+
+
+async def _receive(
+    commands: AsyncIterator[prefill_pb2.PrefillCommand], expected: str, timeout_s: float
+) -> prefill_pb2.PrefillCommand:
+    """The next command, which has to be `expected`; a caller that closes its side will never send it."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            command = await anext(commands, None)
+    except TimeoutError:
+        raise DeadlineExceeded(f"no `{expected}` came within {timeout_s:.1f} s, the limit") from None
+    if command is None or command.WhichOneof("command") != expected:
+        raise InvalidRequest(f"the next message of a prefill call has to be `{expected}`", field=expected)
+    return command
 
 
 class _Progress:
@@ -100,14 +96,12 @@ class _Progress:
         self._loop = loop
         self._queue: asyncio.Queue[prefill_pb2.PrefillEvent | BatonError] = asyncio.Queue()
 
-    async def events(self) -> AsyncIterator[prefill_pb2.PrefillEvent]:
-        while True:
-            event = await self._queue.get()
-            if isinstance(event, BatonError):
-                raise event
-            yield event
-            if event.HasField("handed_off"):
-                return
+    async def next_event(self) -> prefill_pb2.PrefillEvent:
+        """Raises what the prompt failed of; it does by its deadline."""
+        event = await self._queue.get()
+        if isinstance(event, BatonError):
+            raise event
+        return event
 
     def on_scheduled(self, cached_tokens: int) -> None:
         scheduled = prefill_pb2.PrefillScheduled(cached_tokens=cached_tokens)
