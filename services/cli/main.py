@@ -201,5 +201,5 @@ def version() -> None:
     """Print the version of Baton and of what it computes with."""
     from importlib.metadata import version as version_of
 
-    names = ("torch", "grpcio", "pyzmq", "tokenizers")
+    names = ("torch", "grpcio", "tokenizers")
     print(f"baton {__version__} ({', '.join(f'{name} {version_of(name)}' for name in names)})")

@@ -25,7 +25,7 @@ LEAVES = {
     "baton.events",
 }
 SERVICES = {"baton.router", "baton.prefill", "baton.decode", "baton.worker", "baton.cli"}
-BARE_MACHINE = {"torch", "numpy", "safetensors", "msgspec", "xxhash", "zmq", "baton"}
+BARE_MACHINE = {"torch", "numpy", "safetensors", "msgspec", "xxhash", "baton"}
 
 
 def modules_of(package: str) -> dict[str, Path]:
