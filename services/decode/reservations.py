@@ -9,7 +9,7 @@ from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
 from baton.errors import BatonError, HandoffFailed
 from baton.kvtransfer.agent import TransferAgent
-from baton.kvtransfer.base import TransferResult, TransferState
+from baton.kvtransfer.base import TransferError, TransferResult, TransferState
 
 Post = Callable[[Callable[[], None]], None]
 """Runs a command on the engine's thread."""
@@ -29,7 +29,8 @@ class Reservations:
     def promise(self, work: Work, headroom_blocks: int, on_landed: OnLanded) -> Grant:
         """Takes the blocks that this worker caches, reserves those it lacks, and issues a ticket for them.
 
-        Leaves `headroom_blocks` for sequences that run already. Raises OutOfBlocks, having taken nothing.
+        Leaves `headroom_blocks` for sequences that run already. Raises OutOfBlocks, or HandoffFailed where the
+        agent takes no more, having taken nothing.
         """
         engine, sequence = self._engine, work.primary
         cached_tokens = engine.take_cached_prefix(sequence, sequence.prompt_tokens)
@@ -42,13 +43,18 @@ class Reservations:
         except OutOfBlocks:
             engine.free(sequence)
             raise
+        try:
+            work.transfer_id, ticket = self._agent.expect(
+                range(first, first + missing),
+                work.reserved_block_ids,
+                min(self._timeout_s, work.request.deadline_s),
+                lambda result: self._post(lambda: on_landed(work, _error_of(work, result))),
+            )
+        except TransferError as error:
+            work.reserved_block_ids = []
+            engine.free(sequence)
+            raise HandoffFailed(f"request {work.request_id}: {error}") from error
         engine.blocks.mark_reserved(work.reserved_block_ids)
-        work.transfer_id, ticket = self._agent.expect(
-            range(first, first + missing),
-            work.reserved_block_ids,
-            min(self._timeout_s, work.request.deadline_s),
-            lambda result: self._post(lambda: on_landed(work, _error_of(work, result))),
-        )
         return Grant(cached_tokens, ticket, missing)
 
     def land(self, work: Work) -> None:

@@ -15,17 +15,25 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from baton.decode.batch import Batch
 from baton.decode.reservations import Post, Reservations
-from baton.decode.work import Grant, Work
+from baton.decode.work import Grant, OnReports, Report, Work
 from baton.engine.batch import Chunk
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
 from baton.engine.sampler import NonFiniteLogits
 from baton.engine.sequence import Sequence
-from baton.errors import BatonError, Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, Unavailable
+from baton.errors import (
+    BatonError,
+    Cancelled,
+    DeadlineExceeded,
+    HandoffFailed,
+    InvalidRequest,
+    Overloaded,
+    Unavailable,
+)
 from baton.fleet import WorkerLoad
 from baton.kvtransfer.agent import TransferAgent
 from baton.request import TokenOutput
@@ -41,20 +49,6 @@ class DecodeLimits:
     max_asking: int = 1024
     prefill_chunk_tokens: int = 256
     handoff_timeout_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one step means for one request: new tokens, or the failure that ended it."""
-
-    router_id: str
-    request_id: str
-    outputs: list[TokenOutput]
-    failure: BatonError | None = None
-
-
-OnReports = Callable[[list[Report]], None]
-"""All reports of one step; called on the engine's thread: hand over and return at once."""
 
 
 class DecodeScheduler:
@@ -75,9 +69,8 @@ class DecodeScheduler:
         self._reservations = Reservations(engine, agent, limits.handoff_timeout_s, post)
         self._works: dict[str, Work] = {}
         self._asking: deque[Work] = deque()
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
-        self._preemptions = 0
+        self._batch = Batch(engine, limits.max_running, limits.prefill_chunk_tokens)
+        self._load = self._measure_load()
 
     def submit(self, work: Work) -> None:
         refusal = self._refusal(work)
@@ -101,6 +94,10 @@ class DecodeScheduler:
         work = self._works.get(request_id)
         if work is None or work.is_local or work.first_outputs is not None:
             return
+        refusal = self._refusal_of_start(work, first_outputs)
+        if refusal is not None:
+            self._fail(work, refusal)
+            return
         work.first_outputs = first_outputs
         self._start_if_complete(work)
 
@@ -111,11 +108,17 @@ class DecodeScheduler:
             return
         if not choices:
             self._end(work, Cancelled("released by the router"))
-        for sequence in [work.choices[choice] for choice in choices if choice < len(work.choices)]:
-            if sequence in self._running or sequence in self._waiting:
-                self._end_choice(sequence)
-            elif work.first_outputs is not None:
-                work.first_outputs = [o for o in work.first_outputs if o.choice != sequence.choice]
+        for choice in choices:
+            if self._works.get(request_id) is work and choice < len(work.choices):
+                self._release_choice(work, work.choices[choice])
+
+    def _release_choice(self, work: Work, sequence: Sequence) -> None:
+        if work.unfinished == 0:
+            work.first_outputs = [o for o in work.first_outputs or [] if o.choice != sequence.choice]
+            if not work.first_outputs:
+                self._end(work, Cancelled("every choice was released by the router"))
+        elif sequence.output_tokens > 0 and self._batch.holds(sequence):
+            self._end_choice(sequence)
 
     def release_router(self, router_id: str) -> None:
         for work in [w for w in self._works.values() if w.router_id == router_id]:
@@ -129,17 +132,20 @@ class DecodeScheduler:
     def step(self) -> bool:
         self._expire()
         self._grant()
-        self._readmit()
-        chunks = self._plan()
-        if not chunks:
-            return False
+        chunks = self._batch.plan()
+        if chunks:
+            self._compute(chunks)
+        self._load = self._measure_load()
+        return bool(chunks)
+
+    def _compute(self, chunks: list[Chunk]) -> None:
         try:
             outputs = self._engine.run(chunks)
         except NonFiniteLogits as error:
+            self._engine.blocks.clear_cache()  # whatever made them may be in blocks that others would reuse
             self._fail(self._works[error.request_id], error)
         else:
             self._deliver(outputs)
-        return True
 
     def next_deadline_s(self) -> float | None:
         return min((work.deadline_s for work in self._works.values()), default=None)
@@ -149,17 +155,19 @@ class DecodeScheduler:
             self._fail(work, Unavailable("the decode worker is stopping"))
 
     def load(self) -> WorkerLoad:
-        """Readable from any thread: counts may be a step old."""
-        works = list(self._works.values())
+        """As of the end of the last step; callable from any thread."""
+        return self._load
+
+    def _measure_load(self) -> WorkerLoad:
         stats = self._agent.stats()
         return WorkerLoad(
-            running=len(self._running),
-            waiting=len(works) - len({s.request_id for s in list(self._running)}),
-            queued_tokens=sum(sequence.pending_tokens for sequence in list(self._waiting)),
+            running=self._batch.num_running,
+            waiting=len(self._works) - self._batch.running_requests(),
+            queued_tokens=self._batch.waiting_tokens,
             kv_blocks=self._engine.blocks.usage(),
             kv_bytes_sent=stats.bytes_sent,
             kv_bytes_received=stats.bytes_received,
-            preemptions=self._preemptions,
+            preemptions=self._batch.preemptions,
         )
 
     def _refusal(self, work: Work) -> BatonError | None:
@@ -168,49 +176,52 @@ class DecodeScheduler:
             return InvalidRequest(f"request_id {work.request_id!r} is already here", field="request_id")
         if tokens >= limit:
             return InvalidRequest(f"the prompt has {tokens} tokens, at most {limit - 1} fit", field="prompt")
+        if (largest := max(work.request.token_ids)) >= (vocab_size := self._engine.model.vocab_size):
+            return InvalidRequest(f"token id {largest} is not below {vocab_size}", field="prompt")
         if len(self._asking) >= self._limits.max_asking:
             return Overloaded(f"{self._limits.max_asking} requests wait for KV memory, the limit")
         return None
 
+    def _refusal_of_start(self, work: Work, first_outputs: list[TokenOutput]) -> BatonError | None:
+        choices = [output.choice for output in first_outputs]
+        if not choices or len(set(choices)) < len(choices) or max(choices) >= len(work.choices):
+            return InvalidRequest(
+                f"first_outputs name the choices {choices} of {len(work.choices)}", field="first_outputs"
+            )
+        largest, vocab_size = max(o.token.token_id for o in first_outputs), self._engine.model.vocab_size
+        if largest >= vocab_size:
+            return InvalidRequest(f"token id {largest} is not below {vocab_size}", field="first_outputs")
+        return None
+
     def _grant(self) -> None:
         """Promises memory in order of arrival, unless sequences that had it before still wait for theirs."""
-        while self._asking and not self._waiting and self._expected_running() < self._limits.max_running:
+        while (
+            self._asking
+            and not self._batch.has_waiting
+            and self._expected_running() < self._limits.max_running
+        ):
             work = self._asking[0]
-            if work.is_local:
-                work.unfinished = len(work.choices)
-                self._waiting.append(work.primary)
-                grant = Grant(self._engine.cached_tokens(work.primary))
-            else:
-                try:
-                    grant = self._reservations.promise(work, len(self._running), self.received)
-                except OutOfBlocks:
-                    return
+            try:
+                grant = self._grant_of(work)
+            except OutOfBlocks:
+                return
+            except HandoffFailed as error:
+                self._end(work, error)
+                continue
             self._asking.popleft()
             work.is_granted = True
             work.on_grant(grant)
 
+    def _grant_of(self, work: Work) -> Grant:
+        if not work.is_local:
+            return self._reservations.promise(work, self._batch.num_running, self.received)
+        work.unfinished = len(work.choices)
+        self._batch.wait(work.primary, work)
+        return Grant(self._engine.cached_tokens(work.primary))
+
     def _expected_running(self) -> int:
         receiving = (w for w in self._works.values() if w.is_granted and not w.unfinished)
-        return len(self._running) + sum(len(work.choices) for work in receiving)
-
-    def _readmit(self) -> None:
-        """Moves waiting sequences (preempted, or prompts to compute here) to the batch while they fit."""
-        while self._waiting and len(self._running) < self._limits.max_running:
-            sequence = self._waiting[0]
-            tokens = len(sequence.token_ids)
-            if (
-                self._running
-                and self._engine.blocks_for(tokens) + len(self._running) > self._engine.blocks.available
-            ):
-                return
-            self._engine.take_cached_prefix(sequence, tokens - 1)
-            try:
-                self._engine.grow(sequence, tokens)
-            except OutOfBlocks:
-                self._engine.free(sequence)
-                return
-            self._waiting.popleft()
-            self._running.append(sequence)
+        return self._batch.num_running + sum(len(work.choices) for work in receiving)
 
     def _start_if_complete(self, work: Work) -> None:
         """Puts a handed-off request into the batch once both its blocks and its first tokens are here."""
@@ -222,7 +233,7 @@ class DecodeScheduler:
         work.unfinished = len(going_on)
         self._spread(work, [sequence for sequence in work.choices[1:] if sequence.choice in going_on])
         if 0 in going_on:
-            self._running.append(work.primary)
+            self._batch.run(work.primary, work)
         else:
             self._engine.free(work.primary)
 
@@ -232,50 +243,9 @@ class DecodeScheduler:
             try:
                 self._engine.fork(work.primary, child)
             except OutOfBlocks:
-                self._waiting.append(child)
+                self._batch.wait(child, work)
             else:
-                self._running.append(child)
-
-    def _plan(self) -> list[Chunk]:
-        self._make_room()
-        prefill_budget_tokens = self._limits.prefill_chunk_tokens
-        chunks: list[Chunk] = []
-        for sequence in self._running:
-            pending = length = sequence.pending_tokens
-            if pending > 1:
-                length = min(pending, prefill_budget_tokens)
-                prefill_budget_tokens -= length
-            if length > 0:
-                chunks.append(Chunk(sequence, length, self._samplers(sequence) if length == pending else ()))
-        return chunks
-
-    def _samplers(self, sequence: Sequence) -> tuple[Sequence, ...]:
-        """A prompt's last row serves all choices; any other row its own sequence."""
-        if sequence.output_tokens == 0:
-            return tuple(self._works[sequence.request_id].choices)
-        return (sequence,)
-
-    def _make_room(self) -> None:
-        """Gives each running sequence the block for its next token, preempting the youngest where none is
-        left; the oldest always gets on."""
-        for sequence in list(self._running):
-            while self._lacks_block(sequence) and sequence in self._running:
-                try:
-                    self._engine.grow(sequence, len(sequence.token_ids))
-                except OutOfBlocks:
-                    self._preempt(max(self._running, key=self._age_key))
-
-    def _lacks_block(self, sequence: Sequence) -> bool:
-        return len(sequence.block_ids) * self._engine.block_size < len(sequence.token_ids)
-
-    def _age_key(self, sequence: Sequence) -> tuple[float, int]:
-        return self._works[sequence.request_id].arrived_at_s, sequence.choice
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self._engine.free(sequence)
-        self._running.remove(sequence)
-        self._waiting.appendleft(sequence)
-        self._preemptions += 1
+                self._batch.run(child, work)
 
     def _deliver(self, outputs: list[tuple[Sequence, TokenOutput]]) -> None:
         reports: dict[str, Report] = {}
@@ -294,7 +264,7 @@ class DecodeScheduler:
 
     def _end_choice(self, sequence: Sequence) -> None:
         self._engine.free(sequence)
-        self._leave_batch(sequence)
+        self._batch.leave(sequence)
         work = self._works[sequence.request_id]
         work.unfinished -= 1
         if work.unfinished == 0:
@@ -321,10 +291,4 @@ class DecodeScheduler:
             work.on_grant(error)
         for sequence in work.choices:
             self._engine.free(sequence)
-            self._leave_batch(sequence)
-
-    def _leave_batch(self, sequence: Sequence) -> None:
-        if sequence in self._waiting:
-            self._waiting.remove(sequence)
-        if sequence in self._running:
-            self._running.remove(sequence)
+            self._batch.leave(sequence)

@@ -9,8 +9,8 @@ from typing import Any
 
 from grpc import aio
 
-from baton.decode.scheduler import DecodeScheduler, Report
-from baton.decode.work import Grant, Work
+from baton.decode.scheduler import DecodeScheduler
+from baton.decode.work import Grant, Report, Work
 from baton.engine.engine import Engine
 from baton.engine.loop import EngineLoop
 from baton.errors import BatonError, Cancelled, InvalidRequest, Overloaded, Unavailable

@@ -1,4 +1,4 @@
-"""One request in a decode worker's hands."""
+"""One request in a decode worker's hands, and what its router hears of it."""
 
 from __future__ import annotations
 
@@ -57,3 +57,17 @@ class Work:
     @property
     def deadline_s(self) -> float:
         return self.arrived_at_s + self.request.deadline_s
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one step means for one request: new tokens, or the failure that ended it."""
+
+    router_id: str
+    request_id: str
+    outputs: list[TokenOutput]
+    failure: BatonError | None = None
+
+
+OnReports = Callable[[list[Report]], None]
+"""All reports of one step; called on the engine's thread: hand over and return at once."""

@@ -45,6 +45,7 @@ class PrefillScheduler:
         self._waiting: list[Prompt] = []
         self._computing: list[Prompt] = []
         self._prompts: dict[str, Prompt] = {}
+        self._load = self._measure_load()
 
     def submit(self, prompt: Prompt) -> None:
         refusal = self._refusal(prompt)
@@ -81,18 +82,22 @@ class PrefillScheduler:
         self._expire()
         self._admit()
         chunks = self._plan()
-        if not chunks:
-            return False
+        if chunks:
+            self._compute(chunks)
+        self._load = self._measure_load()
+        return bool(chunks)
+
+    def _compute(self, chunks: list[Chunk]) -> None:
         try:
             outputs = self._engine.run(chunks)
         except NonFiniteLogits as error:
+            self._engine.blocks.clear_cache()  # whatever made them may be in blocks that others would reuse
             self._fail(self._prompts[error.request_id], error)
-            return True
+            return
         for prompt in [p for p in self._computing if p.sequence.computed_tokens == p.sequence.prompt_tokens]:
             self._first_tokens(prompt, [o for s, o in outputs if s.request_id == prompt.request.request_id])
-        for prompt in list(self._computing):
+        for prompt in self._computing:
             self._push(prompt)
-        return True
 
     def next_deadline_s(self) -> float | None:
         return min((prompt.deadline_s for prompt in self._prompts.values()), default=None)
@@ -102,8 +107,11 @@ class PrefillScheduler:
             self._fail(prompt, Unavailable("the prefill worker is stopping"))
 
     def load(self) -> WorkerLoad:
-        """Readable from any thread: counts may be a step old."""
-        prompts = list(self._prompts.values())
+        """As of the end of the last step; callable from any thread."""
+        return self._load
+
+    def _measure_load(self) -> WorkerLoad:
+        prompts = self._prompts.values()
         stats = self._agent.stats()
         waiting = len(self._waiting)
         return WorkerLoad(
@@ -126,6 +134,8 @@ class PrefillScheduler:
             )
         if tokens >= limit:
             return InvalidRequest(f"the prompt has {tokens} tokens, at most {limit - 1} fit", field="prompt")
+        if (largest := max(prompt.request.token_ids)) >= (vocab_size := self._engine.model.vocab_size):
+            return InvalidRequest(f"token id {largest} is not below {vocab_size}", field="prompt")
         if len(self._waiting) >= self._limits.max_waiting:
             return Overloaded(f"the prefill queue holds {self._limits.max_waiting} prompts, its limit")
         return None
