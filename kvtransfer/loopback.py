@@ -54,16 +54,24 @@ class LoopbackTransport(Transport):
         self._endpoint = f"loopback://{secrets.token_hex(8)}"
         self._links: set[_LoopbackLink] = set()
 
+    @staticmethod
+    def at(endpoint: str) -> LoopbackTransport:
+        """The transport that listens at `endpoint`. Raises PeerLost."""
+        with _endpoints_lock:
+            transport = _endpoints.get(endpoint)
+        if transport is None:
+            raise PeerLost("no agent of this process listens there")
+        return transport
+
     def listen(self) -> str:
         with _endpoints_lock:
             _endpoints[self._endpoint] = self
         return self._endpoint
 
     async def connect(self, endpoint: str, epoch: bytes) -> SendChannel:
-        with _endpoints_lock:
-            peer = _endpoints.get(endpoint)
-        if peer is None or peer.worker.epoch != epoch:
-            raise PeerLost("no agent of this process listens there")
+        peer = self.at(endpoint)
+        if peer.worker.epoch != epoch:
+            raise PeerLost(f"the peer has restarted: epoch {peer.worker.epoch.hex()}, not {epoch.hex()}")
         if not hmac.compare_digest(peer.worker.secret, self.worker.secret):
             raise Unauthenticated("the peer does not hold this cluster's secret")
         near, far = _LoopbackLink(self.worker.io, peer), _LoopbackLink(peer.worker.io, self)

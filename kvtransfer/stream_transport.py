@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -120,7 +121,7 @@ class StreamTransport(Transport):
             self._tune(sock)
         except OSError as error:
             sock.close()
-            raise PeerLost(error.strerror or str(error)) from error
+            raise PeerLost(os.strerror(error.errno) if error.errno else str(error)) from error
         except asyncio.CancelledError:
             sock.close()
             raise

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
-from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +19,10 @@ from baton.kvtransfer.memory import shareable_memory
 SECRET = b"the cluster's secret"
 LAYOUT = KVLayout(model="m", dtype="uint8", block_size=16, layers=2, kv_heads=1, head_dim=64)
 WAIT_S = 10.0
+
+_processes = multiprocessing.get_context("forkserver")
+# Only what costs time: the fork server's path is not ours, so it must not look for packages of this project.
+_processes.set_forkserver_preload(["torch", "msgspec"])
 
 
 def stamp(owner: int, block_id: int, block_bytes: int) -> bytes:
@@ -117,79 +118,87 @@ class End:
 
 
 class RemoteEnd:
-    """An `End` in a process of its own (`transfer_peer.py`); each method is one request and its answer."""
+    """An `End` in a process of its own; each method is one request to `transfer_peer.Peer` and its answer."""
 
     def __init__(self, scheme: str, owner: int, num_blocks: int = 64, block_bytes: int = 4096) -> None:
-        self.owner, self.block_bytes = owner, block_bytes
-        script = Path(__file__).with_name("transfer_peer.py")
-        self.process = subprocess.Popen(
-            [sys.executable, str(script), scheme, str(owner), str(num_blocks), str(block_bytes)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._read() == "ready"
+        self._connection, far = _processes.Pipe()
+        arguments = (far, scheme, owner, num_blocks, block_bytes)
+        self._process = _processes.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        far.close()
+        assert self.answer() == "ready"
 
-    def _read(self) -> Any:
-        assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
+    def answer(self) -> Any:
+        assert self._connection.poll(WAIT_S), "the other process does not answer"
+        return self._connection.recv()
 
-    def ask(self, method: str, **arguments: Any) -> Any:
-        self.tell(method, **arguments)
-        return self._read()
+    def tell(self, method: str, *arguments: Any) -> None:
+        """A request whose answer is read by a later `answer`."""
+        self._connection.send((method, arguments))
 
-    def tell(self, method: str, **arguments: Any) -> None:
-        """A request whose answer is read by a later `_read`."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"method": method, **arguments}) + "\n")
-        self.process.stdin.flush()
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        self.tell(method, *arguments)
+        return self.answer()
 
     def expect(self, positions: list[int], block_ids: list[int], ttl_s: float = WAIT_S) -> tuple[int, bytes]:
         """A key for `result` and `fence`, and the ticket."""
-        key, ticket = self.ask("expect", positions=positions, block_ids=block_ids, ttl_s=ttl_s)
-        return key, b64decode(ticket)
+        key, ticket = self._ask("expect", positions, block_ids, ttl_s)
+        return key, ticket
 
     def open(self, ticket: bytes) -> int:
-        key: int = self.ask("open", ticket=b64encode(ticket).decode())
+        key: int = self._ask("open", ticket)
         return key
 
     def push(self, key: int, positions: list[int], block_ids: list[int]) -> None:
-        self.ask("push", key=key, positions=positions, block_ids=block_ids)
+        self._ask("push", key, positions, block_ids)
 
     def result(self, key: int) -> str:
-        """ "" for a transfer that is done, else the class name of its error."""
-        answer: str = self.ask("result", key=key)
+        """Empty for a transfer that is done, else the class name of its error."""
+        answer: str = self._ask("result", key)
         return answer
 
     def fence(self, key: int) -> None:
-        self.ask("fence", key=key)
+        self._ask("fence", key)
 
     def read(self, block_id: int) -> bytes:
-        return b64decode(self.ask("read", block_id=block_id))
-
-    def resources(self) -> list[int]:
-        """Counts of descriptors, mappings of pools, and threads."""
-        counts: list[int] = self.ask("resources")
-        return counts
+        content: bytes = self._ask("read", block_id)
+        return content
 
     def pause(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(WAIT_S)
+        self._process.kill()
+        self._process.join(WAIT_S)
 
     def close(self) -> None:
-        if self.process.poll() is None:
+        if self._process.is_alive():
             self.resume()
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(WAIT_S)
-        self.process.stdout.close()
+            self._connection.send(None)
+            self._process.join(WAIT_S)
+        self._process.close()
+        self._connection.close()
+
+
+def _serve(*arguments: Any) -> None:
+    from transfer_peer import serve  # which needs this module
+
+    serve(*arguments)
+
+
+def start_process_server() -> None:
+    """Starts the helper that all `RemoteEnd`s are forked from, torch loaded; it stays to the end of the run."""
+    process = _processes.Process(target=os.getpid)
+    process.start()
+    process.join(WAIT_S)
+    process.close()
 
 
 def resources() -> list[int]:

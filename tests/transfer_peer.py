@@ -1,13 +1,10 @@
-"""The process behind `transfer_ends.RemoteEnd`: requests as JSON lines on standard input, answers on output."""
+"""The process behind `transfer_ends.RemoteEnd`: requests come over a pipe as (method, arguments)."""
 
 from __future__ import annotations
 
-import json
-import sys
-from base64 import b64decode, b64encode
-from typing import Any
+from multiprocessing.connection import Connection
 
-from transfer_ends import End, Expected, Opened, resources
+from transfer_ends import End, Expected, Opened
 
 
 class Peer:
@@ -15,13 +12,13 @@ class Peer:
         self._end = end
         self._transfers: list[Expected | Opened] = []
 
-    def expect(self, positions: list[int], block_ids: list[int], ttl_s: float) -> tuple[int, str]:
+    def expect(self, positions: list[int], block_ids: list[int], ttl_s: float) -> tuple[int, bytes]:
         expected = self._end.expect(positions, block_ids, ttl_s)
         self._transfers.append(expected)
-        return len(self._transfers) - 1, b64encode(expected.ticket).decode()
+        return len(self._transfers) - 1, expected.ticket
 
-    def open(self, ticket: str) -> int:
-        self._transfers.append(self._end.open(b64decode(ticket)))
+    def open(self, ticket: bytes) -> int:
+        self._transfers.append(self._end.open(ticket))
         return len(self._transfers) - 1
 
     def push(self, key: int, positions: list[int], block_ids: list[int]) -> None:
@@ -40,30 +37,15 @@ class Peer:
         else:
             self._end.agent.fence(transfer.transfer_id, "the test says so")
 
-    def restamp(self, owner: int) -> None:
-        self._end.stamp_all(owner)
-
-    def read(self, block_id: int) -> str:
-        return b64encode(self._end.read(block_id)).decode()
-
-    def resources(self) -> list[int]:
-        return resources()
+    def read(self, block_id: int) -> bytes:
+        return self._end.read(block_id)
 
 
-def main() -> None:
-    scheme, owner, num_blocks, block_bytes = sys.argv[1], *map(int, sys.argv[2:])
+def serve(connection: Connection, scheme: str, owner: int, num_blocks: int, block_bytes: int) -> None:
     end = End(scheme, owner=owner, num_blocks=num_blocks, block_bytes=block_bytes)
     peer = Peer(end)
-    _answer("ready")
-    for line in sys.stdin:
-        request: dict[str, Any] = json.loads(line)
-        _answer(getattr(peer, request.pop("method"))(**request))
+    connection.send("ready")
+    while (request := connection.recv()) is not None:
+        method, arguments = request
+        connection.send(getattr(peer, method)(*arguments))
     end.close()
-
-
-def _answer(value: object) -> None:
-    print(json.dumps(value), flush=True)
-
-
-if __name__ == "__main__":
-    main()

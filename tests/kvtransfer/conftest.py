@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transfer_ends import End, RemoteEnd, resources
+from transfer_ends import End, RemoteEnd, resources, start_process_server
 
 SCHEMES = ("loopback", "shm", "tcp")
 torch.set_num_threads(1)
@@ -61,8 +61,13 @@ def pair(make_end: Callable[..., End], scheme: str) -> tuple[End, End]:
     return make_end(scheme, owner=1), make_end(scheme, owner=2)
 
 
+@pytest.fixture(scope="session")
+def process_server() -> None:
+    start_process_server()
+
+
 @pytest.fixture
-def make_remote(nothing_stays_behind: None) -> Iterator[Callable[..., RemoteEnd]]:
+def make_remote(process_server: None, nothing_stays_behind: None) -> Iterator[Callable[..., RemoteEnd]]:
     """Ends in processes of their own."""
     ends: list[RemoteEnd] = []
 
