@@ -73,6 +73,11 @@ def rpc_token(secret: bytes) -> str:
     return hmac.digest(secret, b"baton rpc", "sha256").hex()
 
 
+def host_port(host: str, port: int) -> str:
+    """An address as URLs and gRPC write it, with brackets around IPv6."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Channel:
     """A client's connection to one server, with the cluster's token on every call."""
 
@@ -135,9 +140,11 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         self._names: list[str] = []
         try:
-            self.port = self.grpc.add_insecure_port(f"{host}:{port}")
+            self.port = self.grpc.add_insecure_port(host_port(host, port))
         except RuntimeError as error:
-            raise Unavailable(f"cannot listen on {host}:{port}: is the port in use?", field="port") from error
+            raise Unavailable(
+                f"cannot listen on {host_port(host, port)}: is the port in use?", field="port"
+            ) from error
 
     def add(self, full_name: str, register: Callable[[aio.Server], None]) -> None:
         """Mounts a servicer: its full service name and its generated `add_…_to_server`, bound."""

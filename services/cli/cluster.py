@@ -17,9 +17,11 @@ from rich.console import Console
 
 from baton.cli.processes import Child
 from baton.errors import Unavailable
+from baton.rpc import host_port
 
 Arguments = Mapping[str, object]
 
+_LOOPBACK = "127.0.0.1"
 _START_TIMEOUT_S = 300.0
 _POLL_S = 0.05
 _STOP_TIMEOUT_S = 10.0
@@ -48,7 +50,7 @@ class Cluster:
         self._console = Console(stderr=True)
         self._port = config.port or _free_port(config.host)
         self._children: list[Child] = []
-        self._url = f"http://{config.host}:{self._port}"
+        self._url = f"http://{host_port(config.host, self._port)}"
 
     def run(self) -> int:
         """Returns the status to exit with: 0 after a signal, 1 after a failure."""
@@ -64,12 +66,13 @@ class Cluster:
 
     def _start(self) -> None:
         config = self._config
-        registry_port = _free_port("127.0.0.1")
+        registry_port = _free_port(_LOOPBACK)
         environment = {"BATON_SECRET": secrets.token_hex(32)}
         drain = {"drain-timeout": _DRAIN_TIMEOUT_S}
-        router = {**config.router_args, **drain, "port": self._port, "registry-port": registry_port}
+        registry = {"registry-host": _LOOPBACK, "registry-port": registry_port}
+        router = {**config.router_args, **drain, **registry, "port": self._port}
         self._children.append(Child("router", ["router", *_flags(router)], environment))
-        worker = {**config.worker_args, **drain, "registry": f"{config.host}:{registry_port}"}
+        worker = {**config.worker_args, **drain, "registry": host_port(_LOOPBACK, registry_port)}
         for role, count in (("prefill", config.prefill_workers), ("decode", config.decode_workers)):
             own = config.decode_args if role == "decode" else {}
             for number in range(count):
@@ -99,10 +102,16 @@ class Cluster:
         raise Unavailable(f"not ready after {_START_TIMEOUT_S:g} s, the limit")
 
     def _joined(self, client: httpx.Client) -> tuple[int, bool]:
+        """How many of our own workers have joined (whoever else answers on this port has others), and whether
+        the router can serve."""
         headers = {"Authorization": f"Bearer {self._config.api_key}"} if self._config.api_key else {}
+        ours = {child.pid for child in self._children}
         try:
-            workers = client.get("/workers", headers=headers).json()["workers"]
-            return len(workers), client.get("/ready").status_code == httpx.codes.OK
+            answer = client.get("/workers", headers=headers)
+            if answer.is_error:
+                return 0, False
+            joined = sum(worker["pid"] in ours for worker in answer.json()["workers"])
+            return joined, client.get("/ready").status_code == httpx.codes.OK
         except httpx.TransportError:
             return 0, False
 

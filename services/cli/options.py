@@ -48,6 +48,18 @@ HttpPort = Annotated[
 WorkerPort = Annotated[
     int, _option(help="gRPC port; 0 takes a free one.", envvar="BATON_PORT", min=0, max=65535)
 ]
+KvPort = Annotated[
+    int,
+    _option(
+        help="Port of the tcp KV transport; 0 takes a free one.", envvar="BATON_KV_PORT", min=0, max=65535
+    ),
+]
+RegistryHost = Annotated[
+    str,
+    _option(
+        help="Address of the embedded registry, where it differs from --host.", envvar="BATON_REGISTRY_HOST"
+    ),
+]
 RegistryPort = Annotated[
     int, _option(help="Port of the embedded registry.", envvar="BATON_REGISTRY_PORT", min=1, max=65535)
 ]

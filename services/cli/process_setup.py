@@ -11,6 +11,7 @@ from baton.errors import ConfigError
 
 DEMO_NAME = "baton-demo"
 _MIN_SECRET_CHARS = 16
+_WILDCARDS = ("0.0.0.0", "::")
 
 
 def checked_secret(secret: str) -> bytes:
@@ -22,6 +23,16 @@ def checked_secret(secret: str) -> bytes:
             field="secret",
         )
     return secret.encode()
+
+
+def checked_advertise(host: str, advertise: str) -> str:
+    """What others dial. Raises ConfigError where that would be an address that only means "all of mine"."""
+    if not advertise and host in _WILDCARDS:
+        raise ConfigError(
+            f"a worker that listens on {host} has to be told its own address: give --advertise",
+            field="advertise",
+        )
+    return advertise
 
 
 def model_folder(given: Path | None) -> Path:

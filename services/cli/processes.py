@@ -18,10 +18,12 @@ class Child:
     """One process of the cluster, in a session of its own so that Ctrl-C reaches only the parent."""
 
     def __init__(self, name: str, arguments: Iterable[str], environment: Mapping[str, str]) -> None:
+        """environment: the only BATON_ variables that the process sees; the parent's own options are not its."""
         self.name = name
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("BATON_")}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "baton.cli", *arguments],
-            env={**os.environ, **environment},
+            env={**inherited, **environment},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=_die_with_parent,

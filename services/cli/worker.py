@@ -9,7 +9,13 @@ from collections.abc import Callable
 import uvloop
 
 from baton.cli import options as opt
-from baton.cli.process_setup import checked_secret, log_to_stderr, model_folder, served_names
+from baton.cli.process_setup import (
+    checked_advertise,
+    checked_secret,
+    log_to_stderr,
+    model_folder,
+    served_names,
+)
 
 
 def worker_command(role: str) -> Callable[..., None]:
@@ -21,6 +27,7 @@ def worker_command(role: str) -> Callable[..., None]:
         worker_id: opt.WorkerId = "",
         host: opt.Host = "127.0.0.1",
         port: opt.WorkerPort = 0,
+        kv_port: opt.KvPort = 0,
         advertise: opt.Advertise = "",
         dtype: opt.DtypeOption = opt.Dtype.AUTO,
         device: opt.Device = "cpu",
@@ -55,7 +62,8 @@ def worker_command(role: str) -> Callable[..., None]:
             secret=checked_secret(secret),
             host=host,
             port=port,
-            advertise_host=advertise,
+            kv_port=kv_port,
+            advertise_host=checked_advertise(host, advertise),
             schemes=() if transport == "auto" else (transport,),
             drain_timeout_s=drain_timeout,
             prefill=PrefillLimits(chunk_tokens),

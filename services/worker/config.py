@@ -12,7 +12,8 @@ from baton.prefill.scheduler import PrefillLimits
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """host, port: where gRPC listens (port 0: chosen by the system). advertise_host: what others dial, empty
+    """host, port: where gRPC listens (port 0: chosen by the system). kv_port: where the tcp transport does.
+    advertise_host: what others dial, empty
     for `host`. registry: host:port of the router. secret: shared by the whole fleet. schemes: KV transports,
     in order of preference; empty for all that work here. drain_timeout_s: how long SIGTERM lets requests
     finish."""
@@ -25,6 +26,7 @@ class WorkerConfig:
     secret: bytes
     host: str = "127.0.0.1"
     port: int = 0
+    kv_port: int = 0
     advertise_host: str = ""
     schemes: tuple[str, ...] = ()
     drain_timeout_s: float = 30.0

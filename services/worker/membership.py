@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from baton.discovery.base import Registration
-from baton.errors import BatonError
+from baton.errors import BatonError, Unauthorized
 from baton.fleet import WorkerInfo, WorkerLoad, WorkerState
 
 _log = logging.getLogger(__name__)
@@ -39,18 +39,21 @@ class Membership:
         self._beat_now.set()
 
     async def keep(self) -> None:
-        """Runs until cancelled. A registry that cannot be reached is asked again; serving goes on."""
-        is_member = False
+        """Runs until cancelled. A registry that cannot be reached is asked again; serving goes on. Raises
+        Unauthorized where the very first registration is refused for its secret: asking again cannot help."""
+        is_member = was_member = False
         while True:
             try:
                 if is_member:
                     is_member = await self._registry.heartbeat(self._worker, self.state, self._load())
                 else:
                     await self._registry.register(self._worker, self.state, self._load())
-                    is_member = True
+                    is_member = was_member = True
                     self._complaint = ""
                     self._on_registered()
             except BatonError as error:
+                if isinstance(error, Unauthorized) and not was_member:
+                    raise
                 self._complain(error)
                 is_member = False
             await self._pause(self._heartbeat_s if is_member else _RETRY_S)

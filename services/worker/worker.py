@@ -22,7 +22,7 @@ from baton.fleet import ModelInfo, WorkerInfo, WorkerProfile
 from baton.kvtransfer.agent import DEFAULT_SCHEMES, TransferAgent
 from baton.kvtransfer.base import KVLayout, KVMemory
 from baton.kvtransfer.errors import TransferError
-from baton.rpc import Server
+from baton.rpc import Server, host_port
 from baton.worker.config import WorkerConfig
 from baton.worker.membership import Membership
 from baton.worker.profile import measure_profile
@@ -108,7 +108,8 @@ def _make_agent(config: WorkerConfig, engine: Engine) -> TransferAgent:
     memory = KVMemory(engine.pool.bytes_view, engine.pool.fd)
     host = config.advertise_host or config.host
     try:
-        return TransferAgent(memory, layout, config.secret, config.schemes or DEFAULT_SCHEMES, host)
+        schemes = config.schemes or DEFAULT_SCHEMES
+        return TransferAgent(memory, layout, config.secret, schemes, host, config.kv_port)
     except TransferError as error:
         raise ConfigError(str(error), field="transport") from error
 
@@ -120,7 +121,7 @@ def _describe(
         worker_id=config.worker_id,
         epoch=secrets.token_bytes(8),
         role=config.role,
-        address=f"{config.advertise_host or config.host}:{port}",
+        address=host_port(config.advertise_host or config.host, port),
         pid=os.getpid(),
         model=ModelInfo(
             config.model_name,

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,8 @@ import typer.main
 from typer.core import TyperGroup
 
 from baton.cli.main import app
+from baton.cli.process_setup import checked_advertise
+from baton.cli.processes import Child
 from baton.cli.settings import check_environment, read_config_file
 from baton.errors import ConfigError
 
@@ -47,3 +50,17 @@ def test_an_unknown_variable_is_named(group: TyperGroup) -> None:
     check_environment(group, {"BATON_PORT": "1", "BATON_SECRET": "x", "PATH": "/"})
     with pytest.raises(ConfigError, match="BATON_PROT"):
         check_environment(group, {"BATON_PROT": "1"})
+
+
+def test_a_wildcard_address_needs_one_that_others_can_dial() -> None:
+    assert checked_advertise("0.0.0.0", "10.0.0.7") == "10.0.0.7"
+    assert checked_advertise("10.0.0.7", "") == ""
+    with pytest.raises(ConfigError, match="--advertise"):
+        checked_advertise("0.0.0.0", "")
+
+
+def test_a_child_sees_only_the_variables_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATON_PORT", "not a port")
+    child = Child("probe", ["version"], {})
+    child.wait_or_kill(time.monotonic() + 30)
+    assert child.exit_code == 0
