@@ -1,0 +1,310 @@
+"""The router's request flow over real gRPC: placements, retries, deadlines, cancellation, and what it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from mini_fleet import FleetOfTest, Script, is_in_use, until
+from model_folders import prompt_ids
+from stepped_pair import GREEDY, SECRET, request, undisturbed
+
+from baton.engine.engine import Engine
+from baton.errors import (
+    BatonError,
+    DeadlineExceeded,
+    HandoffFailed,
+    Overloaded,
+    QueueTimeout,
+    Unavailable,
+    WorkerFailed,
+)
+from baton.events import Event, EventStream
+from baton.fleet import Fleet, Role
+from baton.lifecycle import State, Transition, step
+from baton.request import GenerationRequest
+from baton.router.request_flow import FlowLimits, RequestFlow
+from baton.router.workers import Workers
+
+WAIT_S = 10.0
+STATIONS = ["scheduled", "grant", "first_tokens", "handed_off", "decoding"]
+
+
+class Router:
+    """Workers, flow and events of one router over the test's fleet."""
+
+    def __init__(self, fleet: FleetOfTest, limits: FlowLimits) -> None:
+        self.workers = Workers(SECRET, "router-1", fleet.crashes.append)
+        self.events: list[Event] = []
+        stream = EventStream()
+        stream.subscribe(self.events.append)
+        self.flow = RequestFlow(self.workers, stream, limits)
+        self.workers.update(fleet.snapshot)
+
+    async def collect(self, asked: GenerationRequest) -> list[list[int]]:
+        tokens: list[list[int]] = [[] for _ in range(asked.n)]
+        async with self.flow.start(asked) as run:
+            async for output in run.outputs():
+                assert output.token.index == len(tokens[output.choice])
+                tokens[output.choice].append(output.token.token_id)
+        return tokens
+
+    @property
+    def transitions(self) -> list[str]:
+        """Checked against the table once more."""
+        state = State.RECEIVED
+        for event in self.events:
+            state = step(event.request_id, state, event.transition)
+            assert state is event.state
+        return [event.transition.value for event in self.events]
+
+    def assert_nothing_under_way(self) -> None:
+        for tracked in self.workers._tracked.values():
+            assert (tracked.leases, tracked.prompt_tokens, tracked.sequences) == (0, 0, 0)
+
+
+@asynccontextmanager
+async def routed(fleet: FleetOfTest, limits: FlowLimits | None = None) -> AsyncIterator[Router]:
+    router = Router(fleet, limits or FlowLimits())
+    await until(router.workers.can_serve)
+    yield router
+    router.assert_nothing_under_way()
+    await router.workers.close()
+    assert not fleet.crashes
+
+
+@asynccontextmanager
+async def scripted(script: Script, limits: FlowLimits | None = None) -> AsyncIterator[Router]:
+    """One prefill and one decode worker that follow `script`, and a router."""
+    fleet = FleetOfTest()
+    async with (
+        fleet.scripted_worker("p0", Role.PREFILL, script),
+        fleet.scripted_worker("d0", Role.DECODE, script),
+        routed(fleet, limits) as router,
+    ):
+        yield router
+
+
+@pytest.fixture
+def engines(engine_of: Callable[[str, int], Engine]) -> tuple[Engine, Engine, Engine]:
+    return engine_of("prefill", 64), engine_of("decode", 64), engine_of("oracle", 64)
+
+
+async def test_requests_over_whole_workers_get_the_tokens_of_undisturbed_runs(
+    engines: tuple[Engine, Engine, Engine],
+) -> None:
+    prefill, decode, oracle = engines
+    fleet = FleetOfTest()
+    asked = [request(prompt_ids(5 + 7 * seed, seed=seed), n=1 + seed % 2) for seed in range(6)]
+    async with (
+        fleet.whole_worker("p0", Role.PREFILL, prefill),
+        fleet.whole_worker("d0", Role.DECODE, decode),
+        routed(fleet) as router,
+    ):
+        answers = await asyncio.gather(*(router.collect(one) for one in asked))
+    assert answers == [undisturbed(oracle, one) for one in asked]
+    for engine in (prefill, decode):
+        assert not is_in_use(engine)
+        engine.blocks.clear_cache()
+
+
+async def test_a_whole_life_follows_the_table(engines: tuple[Engine, Engine, Engine]) -> None:
+    prefill, decode, _ = engines
+    fleet = FleetOfTest()
+    async with (
+        fleet.whole_worker("p0", Role.PREFILL, prefill),
+        fleet.whole_worker("d0", Role.DECODE, decode),
+        routed(fleet) as router,
+    ):
+        await router.collect(request(prompt_ids(9)))
+        assert router.transitions == ["place", "schedule", "first_tokens", "hand_off", "finish"]
+    async with fleet.whole_worker("d0", Role.DECODE, decode):
+        del fleet.members["p0"]
+        async with routed(fleet) as router:
+            await router.collect(request(prompt_ids(9)))
+            assert router.transitions == ["place", "schedule", "decode_locally", "finish"]
+    for engine in (prefill, decode):
+        engine.blocks.clear_cache()
+
+
+async def test_leaving_whole_workers_at_any_moment_returns_every_block(
+    engines: tuple[Engine, Engine, Engine],
+) -> None:
+    prefill, decode, _ = engines
+    fleet = FleetOfTest()
+    async with (
+        fleet.whole_worker("p0", Role.PREFILL, prefill),
+        fleet.whole_worker("d0", Role.DECODE, decode),
+        routed(fleet) as router,
+    ):
+        endless = replace(GREEDY, max_tokens=150)
+        for number in range(20):
+            task = asyncio.create_task(router.collect(request(prompt_ids(60, seed=number), endless)))
+            await asyncio.sleep(0.004 * number)
+            task.cancel()
+            await asyncio.wait([task])
+        await until(lambda: not any(is_in_use(engine) for engine in (prefill, decode)))
+    for engine in (prefill, decode):
+        engine.blocks.clear_cache()
+
+
+@pytest.mark.parametrize("station", ["scheduled", "first_tokens", "grant"])
+@pytest.mark.parametrize("error", [HandoffFailed("lost"), Unavailable("stopping"), WorkerFailed("broken")])
+async def test_a_leg_that_fails_before_the_first_token_is_tried_elsewhere(
+    station: str, error: BatonError
+) -> None:
+    fleet = FleetOfTest()
+    bad, good = Script(station, error), Script()
+    async with (
+        fleet.scripted_worker("a-bad-p", Role.PREFILL, bad),
+        fleet.scripted_worker("a-bad-d", Role.DECODE, bad),
+        fleet.scripted_worker("good-p", Role.PREFILL, good),
+        fleet.scripted_worker("good-d", Role.DECODE, good),
+        routed(fleet) as router,
+    ):
+        await until(lambda: all(t.peer.is_connected for t in router.workers._tracked.values()))
+        assert await router.collect(request(prompt_ids(9))) == [[0, 1, 2]]
+        assert router.transitions.count("retry") == 1
+        assert router.transitions[-1] == "finish"
+        assert (bad.prefills, good.prefills) == (1, 1)
+
+
+async def test_a_retry_with_one_decode_worker_takes_the_other_prefill_worker() -> None:
+    fleet = FleetOfTest()
+    bad, good = Script("first_tokens", WorkerFailed("broken")), Script()
+    async with (
+        fleet.scripted_worker("a-bad-p", Role.PREFILL, bad),
+        fleet.scripted_worker("good-p", Role.PREFILL, good),
+        fleet.scripted_worker("d", Role.DECODE, good),
+        routed(fleet) as router,
+    ):
+        assert await router.collect(request(prompt_ids(9))) == [[0, 1, 2]]
+        assert (bad.prefills, good.prefills) == (1, 1)
+
+
+async def test_a_dead_prefill_worker_is_passed_over_while_its_lease_runs() -> None:
+    fleet = FleetOfTest()
+    script = Script()
+    async with fleet.scripted_worker("p0", Role.PREFILL, Script()):
+        pass
+    async with fleet.scripted_worker("d", Role.DECODE, script), routed(fleet) as router:
+        await until(lambda: not router.workers.snapshot([], ()).prefill)
+
+
+@pytest.mark.parametrize("station", ["handed_off", "decoding"])
+async def test_nothing_is_retried_once_the_client_has_a_token(station: str) -> None:
+    script = Script(station, WorkerFailed("broken"))
+    async with scripted(script) as router:
+        with pytest.raises(WorkerFailed):
+            await router.collect(request(prompt_ids(9)))
+        assert script.prefills == 1
+        assert router.transitions[-1] == "fail"
+        assert "retry" not in router.transitions
+
+
+@pytest.mark.parametrize("station", ["scheduled", "grant"])
+async def test_a_prompt_whose_turn_does_not_come_is_a_queue_timeout(station: str) -> None:
+    async with scripted(Script(station), FlowLimits(queue_timeout_s=0.2)) as router:
+        with pytest.raises(QueueTimeout):
+            await router.collect(request(prompt_ids(9)))
+        assert router.events[-1].attributes["code"] == "queue_timeout"
+
+
+@pytest.mark.parametrize("station", STATIONS)
+async def test_a_passed_deadline_ends_the_request_at_every_station(station: str) -> None:
+    script = Script(station)
+    async with scripted(script) as router:
+        with pytest.raises(DeadlineExceeded):
+            await router.collect(request(prompt_ids(9), deadline_s=0.5))
+        assert router.events[-1].attributes["code"] == "deadline_exceeded"
+        await _assert_workers_were_told(script)
+
+
+@pytest.mark.parametrize("station", STATIONS)
+async def test_cancellation_at_every_station_tells_both_workers(station: str) -> None:
+    script = Script(station)
+    async with scripted(script) as router:
+        task = asyncio.create_task(router.collect(request(prompt_ids(9))))
+        async with asyncio.timeout(WAIT_S):
+            await script.has_halted.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await _assert_workers_were_told(script)
+        assert router.transitions[-1] == "cancel"
+
+
+async def _assert_workers_were_told(script: Script) -> None:
+    async with asyncio.timeout(WAIT_S):
+        await script.has_prefill_ended.wait()
+        for request_id in script.reserved:
+            assert await script.released.get() == request_id
+
+
+async def test_more_requests_than_the_limit_are_refused() -> None:
+    script = Script("scheduled")
+    async with scripted(script, FlowLimits(max_requests=1)) as router:
+        first = asyncio.create_task(router.collect(request(prompt_ids(9))))
+        async with asyncio.timeout(WAIT_S):
+            await script.has_halted.wait()
+        with pytest.raises(Overloaded):
+            await router.collect(request(prompt_ids(9)))
+        first.cancel()
+        await asyncio.wait([first])
+
+
+async def test_without_a_decode_worker_a_request_is_refused_by_name() -> None:
+    router = Router(FleetOfTest(), FlowLimits())
+    with pytest.raises(Unavailable, match="no decode worker"):
+        await router.collect(request(prompt_ids(9)))
+    assert router.transitions == ["refuse"]
+
+
+async def test_a_worker_that_the_registry_forgets_keeps_its_requests_and_comes_back_as_it_was() -> None:
+    fleet = FleetOfTest()
+    script = Script("decoding")
+    async with (
+        fleet.scripted_worker("p0", Role.PREFILL, script),
+        fleet.scripted_worker("d0", Role.DECODE, script),
+        routed(fleet) as router,
+    ):
+        task = asyncio.create_task(router.collect(request(prompt_ids(9))))
+        async with asyncio.timeout(WAIT_S):
+            await script.has_halted.wait()
+        peer = router.workers._tracked["d0"].peer
+        router.workers.update(Fleet())
+        assert router.workers.members == []
+        assert not router.workers.can_serve()
+        await asyncio.sleep(0)
+        assert not task.done()
+        router.workers.update(fleet.snapshot)
+        assert router.workers.can_serve()
+        assert router.workers._tracked["d0"].peer is peer
+        router.workers.update(Fleet())
+        task.cancel()
+        await asyncio.wait([task])
+        assert not router.workers._tracked, "nothing runs there any more"
+
+
+@pytest.mark.parametrize("station", STATIONS)
+async def test_a_restarted_worker_fails_the_requests_of_its_predecessor_by_name(station: str) -> None:
+    fleet = FleetOfTest()
+    script = Script(station)
+    async with (
+        fleet.scripted_worker("p0", Role.PREFILL, script),
+        fleet.scripted_worker("d0", Role.DECODE, script),
+        routed(fleet, FlowLimits(attempts=1)) as router,
+    ):
+        task = asyncio.create_task(router.collect(request(prompt_ids(9))))
+        async with asyncio.timeout(WAIT_S):
+            await script.has_halted.wait()
+            for member in list(fleet.members.values()):
+                port = int(member.worker.address.rpartition(":")[2])
+                fleet.add(member.worker.worker_id, member.worker.role, port)
+            router.workers.update(fleet.snapshot)
+            with pytest.raises((WorkerFailed, Unavailable)):
+                await task
+        assert router.events[-1].transition is Transition.FAIL
