@@ -6,6 +6,7 @@ closes the connection) ends the generation too.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -14,7 +15,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from baton.errors import BatonError
+from baton.errors import BatonError, Unavailable
 from baton.router.api.disconnect import run_until_disconnect
 from baton.router.api.errors import error_body
 from baton.router.api.headers import route_headers
@@ -41,7 +42,11 @@ class GenerationResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._stream if self._job.is_stream else self._whole
-        if not await run_until_disconnect(receive, answer(send)):
+        try:
+            is_complete = await run_until_disconnect(receive, answer(send))
+        except asyncio.CancelledError:  # by the HTTP server, which has waited as long as a stopping one may
+            raise Unavailable("the router is stopping") from None
+        if not is_complete:
             _log.info("request %s: 499, the client closed the connection", self._job.request_id)
 
     async def _whole(self, send: Send) -> None:
