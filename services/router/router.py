@@ -27,6 +27,9 @@ from baton.router.workers import Workers
 from baton.rpc import Server
 
 _GRPC_GRACE_S = 1.0
+_KEEP_ALIVE_S = 75
+"""Longer than clients keep idle connections (httpx: 5 s, aiohttp: 15 s, nginx: 60 s), so that it is never the
+server who closes one that a client is just using again."""
 
 
 async def run_router(config: RouterConfig) -> None:
@@ -78,6 +81,7 @@ class _HttpServer(uvicorn.Server):
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
+                timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(1, round(config.drain_timeout_s)),
             )
         )
