@@ -29,15 +29,19 @@ def test_killing_up_ends_every_process(llama: Path) -> None:
 
 def test_ctrl_c_in_the_middle_of_requests_leaves_nothing(llama: Path) -> None:
     with (
-        Cluster(model=llama, kv_blocks=1024, chunk_tokens=32) as cluster,
-        ThreadPoolExecutor(REQUESTS) as threads,
+        Cluster(model=llama, kv_blocks=4096, chunk_tokens=32) as cluster,
+        ThreadPoolExecutor(REQUESTS + 1) as threads,
     ):
         prompts = [prompt_ids(LONG_PROMPT_TOKENS, seed=seed) for seed in range(REQUESTS)]
-        answers = [threads.submit(cluster.post, prompt, max_tokens=1000) for prompt in prompts]
+        endless = threads.submit(cluster.post, prompt_ids(5), max_tokens=2000, n=100)
+        answers = [threads.submit(cluster.post, prompt, max_tokens=10) for prompt in prompts]
         _wait_until_busy(cluster)
         cluster.stop()
         for answer in answers:
-            _assert_truthful(answer, output_tokens=1000)
+            _assert_truthful(answer, output_tokens=10)
+        response = endless.result(timeout=60)
+        assert response.is_server_error
+        assert response.json()["error"]["code"] in ("unavailable", "worker_failed")
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.4])
