@@ -65,11 +65,18 @@ class Packer(ABC):
 
 
 class Chunk(NamedTuple):
-    """positions[i] of the request has the bytes rows[i], which are this process's own copy."""
+    """The next blocks of a frame in this process's own copy, and what the sender says their XXH3-64 is."""
 
-    positions: Ids
     rows: Blocks
     digest: int | None
+
+
+class Arrival(NamedTuple):
+    """A frame on the receiving side: the chunks, one after the other, are the blocks at `positions`. A chunk
+    holds until the next is asked for."""
+
+    positions: Ids
+    chunks: Iterator[Chunk]
 
 
 class Unpacker(ABC):
@@ -80,22 +87,20 @@ class Unpacker(ABC):
         self._chunk_blocks = chunk_blocks(blocks.block_bytes)
         self._block_bytes = blocks.block_bytes
 
-    def chunks(self, push: Push, payload: memoryview) -> Iterator[Chunk]:
-        """Raises MalformedFrame where the parts of a frame do not fit together."""
+    def unpack(self, push: Push, payload: memoryview) -> Arrival:
+        """Raises MalformedFrame, here or on the way, where the parts of a frame do not fit together."""
         if len(push.positions) % 4 or not push.positions:
             raise MalformedFrame(f"positions of {len(push.positions)} bytes, no positive multiple of 4")
         positions = np.frombuffer(push.positions, np.int32).astype(np.int64)
-        starts = range(0, len(positions), self._chunk_blocks)
-        if len(push.digests) not in (0, 8 * len(starts)):
-            raise MalformedFrame(f"digests of {len(push.digests)} bytes for {len(starts)} chunks")
-        digests: list[int | None] = [*np.frombuffer(push.digests, np.uint64).tolist()] or [None] * len(starts)
-        every_rows = self._rows(push, len(positions), payload)
-        for start, digest, rows in zip(starts, digests, every_rows, strict=True):
-            yield Chunk(positions[start : start + self._chunk_blocks], rows, digest)
+        num_chunks = -(-len(positions) // self._chunk_blocks)
+        if len(push.digests) not in (0, 8 * num_chunks):
+            raise MalformedFrame(f"digests of {len(push.digests)} bytes for {num_chunks} chunks")
+        digests: list[int | None] = [*np.frombuffer(push.digests, np.uint64).tolist()] or [None] * num_chunks
+        return Arrival(positions, map(Chunk, self._rows(push, len(positions), payload), digests))
 
     @abstractmethod
     def _rows(self, push: Push, num_blocks: int, payload: memoryview) -> Iterator[Blocks]:
-        """The blocks of each chunk in turn; each holds until the next is asked for."""
+        """The blocks of each chunk in turn."""
 
     @abstractmethod
     def close(self) -> None:

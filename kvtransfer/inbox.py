@@ -22,8 +22,8 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from baton.kvtransfer.base import TRANSFER_ID_BYTES, BlockIds, OnDone
-from baton.kvtransfer.block_array import BlockArray, Ids, as_ids
-from baton.kvtransfer.carrier import Chunk
+from baton.kvtransfer.block_array import BlockArray, Blocks, Ids, as_ids
+from baton.kvtransfer.carrier import Arrival, Chunk
 from baton.kvtransfer.errors import (
     BadTicket,
     BlockOutOfRange,
@@ -35,6 +35,7 @@ from baton.kvtransfer.errors import (
     TransferTimeout,
 )
 from baton.kvtransfer.incoming import Incoming, Sender, Slot
+from baton.kvtransfer.stats import Tally
 
 
 class Inbox:
@@ -101,26 +102,32 @@ class Inbox:
                 )
             incoming.sender = sender
 
-    def write(self, slot: int, generation: int, chunk: Chunk, sender: Sender) -> int:
-        """Verifies a chunk, copies it to the blocks that it was promised, and returns how many those were.
+    def write(self, slot: int, generation: int, arrival: Arrival, sender: Sender, tally: Tally) -> None:
+        """Verifies each chunk, copies it to the blocks that it was promised, and counts them in `tally`.
 
-        Blocks that have landed before are counted and left alone. Raises StaleGeneration, BadTicket (not
-        attached), BlockOutOfRange (a position not wanted) and ChecksumMismatch, having written nothing.
+        Blocks that have landed before are counted as duplicates and left alone. Raises StaleGeneration, also
+        half-way, BadTicket (not attached), BlockOutOfRange (a position not wanted) and ChecksumMismatch; the
+        chunk at fault and all after it are not written.
         """
         place = self._place(slot)
         with place.lock:
             incoming = _current(place, generation)
-            if incoming.sender is not sender:
-                raise BadTicket(
-                    f"transfer {incoming.transfer_id.hex()}: written by a sender it is not bound to"
-                )
-            index = incoming.index_of(chunk.positions)
-            self._verify(incoming, chunk)
-            landed_blocks = self._land(incoming, index, chunk)
-            is_complete = bool(incoming.landed.all())
-        if is_complete:
+        if incoming.sender is not sender:
+            raise BadTicket(f"transfer {incoming.transfer_id.hex()}: written by a sender it is not bound to")
+        index = incoming.index_of(arrival.positions)
+        is_repeated = bool(incoming.landed[index].any())
+        start = 0
+        for chunk in arrival.chunks:
+            part = index[start : start + len(chunk.rows)]
+            start += len(chunk.rows)
+            self._verify(incoming, part, chunk)
+            rows = chunk.rows
+            if is_repeated:
+                part, rows = self._leave_out_landed(incoming, part, rows)
+            self._land(place, generation, part, rows)
+            tally.add(len(part))
+        if incoming.landed.all():
             self._end(incoming, None)
-        return landed_blocks
 
     def fail(self, slot: int, generation: int, error: TransferError, sender: Sender) -> bool:
         """Ends a transfer with `error`; False where it is gone already, or not this sender's."""
@@ -162,27 +169,30 @@ class Inbox:
 
     # --- within --------------------------------------------------------------------------------------------
 
-    def _verify(self, incoming: Incoming, chunk: Chunk) -> None:
+    def _verify(self, incoming: Incoming, index: Ids, chunk: Chunk) -> None:
         if not self._checksum or xxh3_64_intdigest(chunk.rows.data) == chunk.digest:
             return
-        name, first, last = incoming.transfer_id.hex(), chunk.positions[0], chunk.positions[-1]
+        first, last = incoming.positions[index[0]], incoming.positions[index[-1]]
+        what = f"transfer {incoming.transfer_id.hex()}: positions {first} to {last}"
         if chunk.digest is None:
-            raise ChecksumMismatch(f"transfer {name}: positions {first} to {last} came without checksums")
-        raise ChecksumMismatch(f"transfer {name}: positions {first} to {last} are not what the sender had")
+            raise ChecksumMismatch(f"{what} came without checksums")
+        raise ChecksumMismatch(f"{what} are not what the sender had")
 
-    def _land(self, incoming: Incoming, index: Ids, chunk: Chunk) -> int:
-        now_s = time.monotonic()
-        rows, known = chunk.rows, incoming.landed[index]
-        if known.any():
-            self.duplicate_blocks += int(np.count_nonzero(known))
-            index, rows = index[~known], rows[~known]
-            if not index.size:
-                return 0
-        self._blocks.scatter(incoming.block_ids[index], rows)
-        incoming.landed[index] = True
-        incoming.first_byte_at_s = incoming.first_byte_at_s or now_s
-        incoming.last_byte_at_s = time.monotonic()
-        return len(index)
+    def _leave_out_landed(self, incoming: Incoming, index: Ids, rows: Blocks) -> tuple[Ids, Blocks]:
+        is_new = ~incoming.landed[index]
+        self.duplicate_blocks += len(index) - int(np.count_nonzero(is_new))
+        return index[is_new], rows[is_new]
+
+    def _land(self, place: Slot, generation: int, index: Ids, rows: Blocks) -> None:
+        """The only line of the package that writes a pool, and the fence in front of it."""
+        with place.lock:
+            incoming = _current(place, generation)
+            if not len(index):
+                return
+            incoming.first_byte_at_s = incoming.first_byte_at_s or time.monotonic()
+            self._blocks.scatter(incoming.block_ids[index], rows)
+            incoming.landed[index] = True
+            incoming.last_byte_at_s = time.monotonic()
 
     def _end(self, incoming: Incoming, error: TransferError | None) -> bool:
         """The only way out of the table; False where somebody else was first. Takes a slot's lock, then the

@@ -48,8 +48,8 @@ class ReceiveChannel:
                 self.tell_ended(message.generation, error)
 
     def _write(self, push: Push, payload: memoryview) -> None:
-        for chunk in self._unpacker.chunks(push, payload):
-            self._tally.add(self._inbox.write(push.slot, push.generation, chunk, self))
+        arrival = self._unpacker.unpack(push, payload)
+        self._inbox.write(push.slot, push.generation, arrival, self, self._tally)
 
     def tell_ended(self, generation: int, error: TransferError | None) -> None:
         if error is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from xxhash import xxh3_64_intdigest
 
 from baton.kvtransfer.base import TransferState
 from baton.kvtransfer.block_array import BlockArray, Blocks
-from baton.kvtransfer.carrier import Chunk
+from baton.kvtransfer.carrier import Arrival, Chunk
 from baton.kvtransfer.errors import (
     BadTicket,
     BlockOutOfRange,
@@ -27,6 +28,7 @@ from baton.kvtransfer.errors import (
 )
 from baton.kvtransfer.inbox import Inbox
 from baton.kvtransfer.incoming import Incoming
+from baton.kvtransfer.stats import Tally
 
 NUM_BLOCKS, BLOCK_BYTES = 12, 40
 
@@ -60,8 +62,13 @@ class Table:
         return incoming, outcome
 
     def write(self, incoming: Incoming, positions: list[int], owner: int = 1) -> int:
-        chunk = make_chunk(positions, owner)
-        return self.inbox.write(incoming.slot.index, incoming.generation, chunk, self.sender)
+        """The count of blocks that landed."""
+        return self.send(incoming, make_arrival(positions, owner), self.sender)
+
+    def send(self, incoming: Incoming, arrival: Arrival, sender: FakeSender) -> int:
+        tally = Tally(BLOCK_BYTES)
+        self.inbox.write(incoming.slot.index, incoming.generation, arrival, sender, tally)
+        return tally.blocks
 
     def block(self, block_id: int) -> bytes:
         return self.memory[block_id * BLOCK_BYTES : (block_id + 1) * BLOCK_BYTES].tobytes()
@@ -70,7 +77,13 @@ class Table:
 def make_chunk(positions: list[int], owner: int) -> Chunk:
     content = b"".join(stamp(owner, position, BLOCK_BYTES) for position in positions)
     rows: Blocks = np.frombuffer(content, np.dtype((np.void, BLOCK_BYTES)))
-    return Chunk(np.array(positions, np.int64), rows, xxh3_64_intdigest(content))
+    return Chunk(rows, xxh3_64_intdigest(content))
+
+
+def make_arrival(positions: list[int], owner: int) -> Arrival:
+    """Two blocks a chunk."""
+    chunks = [make_chunk(positions[at : at + 2], owner) for at in range(0, len(positions), 2)]
+    return Arrival(np.array(positions, np.int64), iter(chunks))
 
 
 @pytest.fixture
@@ -112,7 +125,7 @@ def test_a_write_after_the_end_is_refused(table: Table) -> None:
 @pytest.mark.parametrize("slot", [-1, 0, 1, 10**6])
 def test_a_slot_that_never_was_is_refused(table: Table, slot: int) -> None:
     with pytest.raises(StaleGeneration, match=f"slot {slot}"):
-        table.inbox.write(slot, 1, make_chunk([0], 1), table.sender)
+        table.inbox.write(slot, 1, make_arrival([0], 1), table.sender, Tally(BLOCK_BYTES))
 
 
 def test_blocks_that_come_twice_are_counted_and_left_alone(table: Table) -> None:
@@ -134,13 +147,28 @@ def test_a_position_that_nobody_wanted_is_refused_by_number(table: Table) -> Non
 def test_bytes_that_do_not_match_their_checksum_do_not_land(table: Table) -> None:
     incoming, _ = table.expect([0], [4])
     good, bad = make_chunk([0], 1), make_chunk([0], 2)
-    with pytest.raises(ChecksumMismatch, match="positions 0 to 0"):
-        table.inbox.write(
-            incoming.slot.index, incoming.generation, bad._replace(digest=good.digest), table.sender
-        )
-    with pytest.raises(ChecksumMismatch, match="without checksums"):
-        table.inbox.write(incoming.slot.index, incoming.generation, good._replace(digest=None), table.sender)
+    for chunk, reason in (
+        (bad._replace(digest=good.digest), "positions 0 to 0 are not"),
+        (good._replace(digest=None), "without checksums"),
+    ):
+        with pytest.raises(ChecksumMismatch, match=reason):
+            table.send(incoming, Arrival(np.array([0]), iter([chunk])), table.sender)
     assert table.block(4) == bytes(BLOCK_BYTES)
+
+
+def test_a_fence_between_two_chunks_of_a_frame_keeps_the_second_out(table: Table) -> None:
+    incoming, outcome = table.expect([0, 1], [4, 5])
+
+    def chunks() -> Iterator[Chunk]:
+        yield make_chunk([0], 1)
+        table.inbox.fence(incoming.transfer_id, "fenced")
+        table.expect([0, 1], [4, 5])
+        yield make_chunk([1], 1)
+
+    with pytest.raises(StaleGeneration):
+        table.send(incoming, Arrival(np.array([0, 1]), chunks()), table.sender)
+    assert outcome.wait().blocks == 1
+    assert table.block(5) == bytes(BLOCK_BYTES)
 
 
 def test_only_the_sender_that_attached_may_write_or_abort(table: Table) -> None:
@@ -149,7 +177,7 @@ def test_only_the_sender_that_attached_may_write_or_abort(table: Table) -> None:
     with pytest.raises(BadTicket, match="another sender"):
         table.inbox.attach(incoming.slot.index, incoming.generation, other)
     with pytest.raises(BadTicket):
-        table.inbox.write(incoming.slot.index, incoming.generation, make_chunk([0], 2), other)
+        table.send(incoming, make_arrival([0], 2), other)
     assert not table.inbox.fail(incoming.slot.index, incoming.generation, PeerLost("other"), other)
     assert not outcome.is_called
     assert table.write(incoming, [0]) == 1
