@@ -194,7 +194,9 @@ class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
 
 
 def _output(
-    choice: int, index: int, finish_reason: types_pb2.FinishReason = types_pb2.FINISH_REASON_UNSPECIFIED
+    choice: int,
+    index: int,
+    finish_reason: types_pb2.FinishReason.ValueType = types_pb2.FINISH_REASON_UNSPECIFIED,
 ) -> types_pb2.TokenOutput:
     return types_pb2.TokenOutput(choice=choice, index=index, token_id=index, finish_reason=finish_reason)
 

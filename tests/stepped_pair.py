@@ -10,6 +10,7 @@ import itertools
 import queue
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from baton.decode.scheduler import DecodeLimits, DecodeScheduler
 from baton.decode.work import Grant, Report, Work
@@ -41,11 +42,10 @@ def make_agent(engine: Engine) -> TransferAgent:
     return TransferAgent(KVMemory(engine.pool.bytes_view, engine.pool.fd), layout, SECRET, ("loopback",))
 
 
-def request(prompt: Iterable[int], sampling: SamplingParams = GREEDY, **fields: object) -> GenerationRequest:
+def request(prompt: Iterable[int], sampling: SamplingParams = GREEDY, **fields: Any) -> GenerationRequest:
     name = f"request-{next(_numbers)}"
-    return GenerationRequest(
-        **{"request_id": name, "token_ids": tuple(prompt), "sampling": sampling} | fields
-    )  # type: ignore[arg-type]
+    defaults: dict[str, Any] = {"request_id": name, "token_ids": tuple(prompt), "sampling": sampling}
+    return GenerationRequest(**defaults | fields)
 
 
 def undisturbed(engine: Engine, asked: GenerationRequest) -> list[list[int]]:
@@ -157,7 +157,7 @@ class Pair:
         sampling: SamplingParams = GREEDY,
         router_id: str = "router",
         is_local: bool = False,
-        **fields: object,
+        **fields: Any,
     ) -> Ride:
         asked = request(prompt, sampling, **fields)
         ride = self.rides[asked.request_id] = Ride(self, asked, router_id, is_local)

@@ -68,6 +68,23 @@ async def test_a_silent_worker_vanishes_when_its_lease_ends(client: EmbeddedRegi
     assert not await client.heartbeat(WORKER, WorkerState.READY, LOAD)
 
 
+async def test_a_stall_of_the_registry_itself_evicts_nobody() -> None:
+    now_s = 0.0
+    registry = EmbeddedRegistry(lease_s=3.0, clock=lambda: now_s)
+    registry.register(WORKER, WorkerState.READY, LOAD)
+    registry.register(replace(WORKER, worker_id="dead"), WorkerState.READY, LOAD)
+    watch = registry.watch()
+    assert len((await anext(watch)).members) == 2
+    now_s = 10.0  # the event loop stood still, and one worker's heartbeat has been waiting to be read
+    looking = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+    assert registry.heartbeat(WORKER.worker_id, WORKER.epoch, WorkerState.READY, LOAD)
+    fleet = await looking
+    while len(fleet.members) > 1:
+        fleet = await anext(watch)
+    assert [member.worker.worker_id for member in fleet.members] == [WORKER.worker_id]
+
+
 async def test_heartbeats_keep_the_lease_and_carry_state(client: EmbeddedRegistryClient) -> None:
     await client.register(WORKER, WorkerState.READY, LOAD)
     for _ in range(6):

@@ -17,8 +17,8 @@ MakePair = Callable[..., Pair]
 LONG = replace(GREEDY, max_tokens=40)
 
 
-def locals_of(pair: Pair, count: int, **fields: object) -> list[Ride]:
-    return [pair.ride(prompt_ids(8, seed=seed), LONG, is_local=True, **fields) for seed in range(count)]
+def locals_of(pair: Pair, count: int) -> list[Ride]:
+    return [pair.ride(prompt_ids(8, seed=seed), LONG, is_local=True) for seed in range(count)]
 
 
 def test_preempted_requests_give_the_tokens_of_undisturbed_runs(make_pair: MakePair, oracle: Engine) -> None:

@@ -162,7 +162,7 @@ def test_any_order_of_events_leaves_both_pools_at_their_baseline_and_every_token
     engines: list[Engine],
 ) -> None:
     Machine = type("Machine", (Schedulers,), {"engines": engines, "expected": {}})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=60,
