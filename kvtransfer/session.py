@@ -74,6 +74,8 @@ class Outgoing(SendSession):
 
     def _enqueue(self, positions: Ids, block_ids: Ids) -> bool:
         """Keeps what the ticket wants and has not been pushed; False where nothing is left."""
+        if not len(self._wanted):  # the receiver caches everything, and the end is on its way
+            return False
         index = self._wanted.searchsorted(positions)
         is_new = self._wanted.take(index, mode="clip") == positions
         is_new[is_new] = ~self._is_pushed[index[is_new]]

@@ -7,9 +7,13 @@ from dataclasses import replace
 
 import pytest
 from model_folders import prompt_ids
-from stepped_pair import BLOCK_SIZE, GREEDY, Pair, undisturbed
+from stepped_pair import BLOCK_SIZE, GREEDY, SECRET, Pair, undisturbed
 
 from baton.engine.engine import Engine
+from baton.kvtransfer.base import KVMemory
+from baton.kvtransfer.block_array import BlockArray
+from baton.kvtransfer.session import Outgoing
+from baton.kvtransfer.ticket import open_sealed
 from baton.prefill.scheduler import PrefillLimits
 from baton.request import FinishReason
 
@@ -70,6 +74,15 @@ def test_a_prompt_that_decode_caches_whole_needs_no_blocks_at_all(make_pair: Mak
     pair.finish(again)
     assert [report.blocks for report in again.handed_off] == [0]
     assert again.tokens == first.tokens
+
+
+def test_a_push_for_a_ticket_that_wants_nothing_does_nothing(make_pair: MakePair) -> None:
+    pair = make_pair()
+    _, sealed = pair.decode_agent.expect([], [], 1.0, lambda _: None)
+    blocks = BlockArray.of(KVMemory(pair.prefill_engine.pool.bytes_view))
+    session = Outgoing(open_sealed(sealed, SECRET), blocks, lambda _: None, lambda _: None)
+    session.push([0, 1], [4, 5])
+    assert session.is_open, "it ends a moment later, on the transport's thread"
 
 
 def test_choices_share_full_blocks_and_copy_the_partial_one(make_pair: MakePair) -> None:
