@@ -9,7 +9,7 @@ SOURCES := baton kvtransfer services tests benchmarks demo compose
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format proto soak clean
+.PHONY: help run test lint format proto soak bench-peers clean
 
 help:  ## Show these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1	/' | expand -t 20
@@ -58,5 +58,14 @@ format: $(VENV)/install.stamp  ## Rewrite sources in the project's style
 proto: $(VENV)/requirements.stamp  ## Generate baton/wire from proto/
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc $(PROTO_FLAGS) proto/*.proto
 
+# Their requirements are complete lists: NIXL would otherwise bring a CUDA build of torch that it does not need here.
+bench-peers: $(patsubst benchmarks/peers/%.txt,.venv-peers/%/stamp,$(wildcard benchmarks/peers/*.txt))  ## Install what the benchmarks compare with, each into an environment of its own
+
+.venv-peers/%/stamp: benchmarks/peers/%.txt
+	$(PYTHON) -m venv .venv-peers/$*
+	.venv-peers/$*/bin/pip install --quiet --upgrade "pip>=24"
+	.venv-peers/$*/bin/pip install --quiet --no-deps -r $<
+	@touch $@
+
 clean:  ## Remove the environment and everything built
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-peers build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
