@@ -6,7 +6,10 @@ import math
 from collections import Counter
 from dataclasses import replace
 
-from baton.engine.philox import uniform
+import torch
+
+from baton.engine.philox import words
+from baton.engine.race import exponentials
 from baton.engine.sequence import Sequence
 from baton.request import SamplingParams
 
@@ -70,15 +73,12 @@ def is_borderline(logits: list[float], sampling: SamplingParams) -> bool:
 
 
 def slow_choices(logits: list[float], sequence: Sequence, eos: frozenset[int]) -> set[int]:
-    """The next token; two where the draw falls within rounding of the border between them."""
+    """The next token; more than one where they arrive within rounding of each other."""
     edited = edited_logits(logits, sequence, eos)
     if sequence.sampling.is_greedy:
         return {token_id for token_id, logit in enumerate(edited) if logit >= max(edited) - 1e-5}
     probabilities = filtered_distribution(edited, sequence.sampling)
-    (drawn,) = uniform([sequence.seed], [sequence.output_tokens])
-    choices, cumulative = set(), 0.0
-    for token_id, probability in enumerate(probabilities):
-        if probability and cumulative - 1e-5 <= drawn <= cumulative + probability + 1e-5:
-            choices.add(token_id)
-        cumulative += probability
-    return choices
+    keys = torch.from_numpy(words([sequence.seed], [sequence.output_tokens]))
+    times = exponentials(keys, len(logits))[0].tolist()
+    arrivals = {t: time / p for t, (time, p) in enumerate(zip(times, probabilities, strict=True)) if p}
+    return {token_id for token_id, arrival in arrivals.items() if arrival <= min(arrivals.values()) * 1.001}

@@ -17,7 +17,6 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 _LOW_32_BITS = np.uint64(0xFFFF_FFFF)
 _32 = np.uint64(32)
-_UNIFORM_BITS = 48
 
 Words = NDArray[np.uint64]
 
@@ -42,16 +41,10 @@ def philox4x32(counter: Words, key: Words) -> Words:
     return np.stack((c0, c1, c2, c3))
 
 
-def uniform(seeds: Sequence[int], indices: Sequence[int]) -> NDArray[np.float64]:
-    """One number strictly between 0 and 1 for each pair (64-bit seed, token index): float64 [n].
-
-    48 random bits each, at the middle of their interval: so u * total < total holds in float64 for any
-    positive `total`, which inversion of a distribution function relies on.
-    """
+def words(seeds: Sequence[int], indices: Sequence[int]) -> NDArray[np.int32]:
+    """Two random 32-bit words for each pair (64-bit seed, token index): int32 [n, 2]."""
     seed, index = np.array(seeds, dtype=np.uint64), np.array(indices, dtype=np.uint64)
     unused = np.zeros_like(index)
     counter = np.stack((index & _LOW_32_BITS, index >> _32, unused, unused))
-    high, low, _, _ = philox4x32(counter, np.stack((seed & _LOW_32_BITS, seed >> _32)))
-    bits = ((high << _32) | low) >> np.uint64(64 - _UNIFORM_BITS)
-    uniforms: NDArray[np.float64] = (bits.astype(np.float64) + 0.5) * 2.0**-_UNIFORM_BITS
-    return uniforms
+    drawn = philox4x32(counter, np.stack((seed & _LOW_32_BITS, seed >> _32)))
+    return np.ascontiguousarray(drawn[:2].T).astype(np.uint32).view(np.int32)

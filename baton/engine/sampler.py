@@ -3,9 +3,9 @@
     logits --edits--> (bias, endings, penalties) --greedy--> argmax
                                                  --random--> temperature, top_k, top_p, min_p, one draw
 
-A row's outcome depends on its logits and its sequence alone, never on the rest of the batch: the draw inverts
-the distribution function in token order at one number keyed by (seed, token index), and the sums behind it
-are float64, so that their rounding does not depend on the shape of the batch.
+A row's outcome depends on its logits and its sequence alone, never on the rest of the batch: the draw is a race
+whose arrival times are keyed by (seed, token index, token), and in which logits that differ by a rounding of
+the model's have the same winner.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import abc
 
 import torch
 
-from baton.engine import philox, row_scan
+from baton.engine import philox, race, row_scan
 from baton.engine.likely_tokens import keep_likely
 from baton.engine.logit_edits import edit_logits, has_edits
 from baton.engine.sequence import Sequence
@@ -103,10 +103,10 @@ def _draw(logits: torch.Tensor, peaks: torch.Tensor, sequences: list[Sequence]) 
     # Relative to the peak, so that neither a large logit nor a tiny temperature overflows.
     weights = logits.sub_(peaks[:, None]).div_(scale[:, None]).exp_()
     keep_likely(weights, [sequence.sampling for sequence in sequences])
-    uniforms = philox.uniform(
+    keys = philox.words(
         [sequence.seed for sequence in sequences], [sequence.output_tokens for sequence in sequences]
     )
-    return row_scan.invert(weights, torch.from_numpy(uniforms).to(logits.device))
+    return race.first(weights, torch.from_numpy(keys).to(logits.device))
 
 
 def _logprobs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from baton.engine import row_scan
@@ -41,15 +41,3 @@ def test_nan_wins_argmax(position: int) -> None:
     positions, peaks = row_scan.argmax(values)
     assert positions[1] == position
     assert peaks.isnan().tolist() == [False, True]
-
-
-@settings(deadline=None)
-@given(weights(), st.floats(2.0**-49, 1 - 2.0**-49))
-def test_inversion_is_a_search_in_the_running_sum(values: torch.Tensor, fraction: float) -> None:
-    positions = row_scan.invert(values, torch.full((len(values),), fraction, dtype=torch.float64))
-    for position, row in zip(positions.tolist(), values.double(), strict=True):
-        running = row.cumsum(-1)
-        target = fraction * running[-1]
-        assert row[position] > 0
-        assert running[position] >= target * (1 - 1e-12)
-        assert running[position] - row[position] <= target * (1 + 1e-12)
