@@ -92,8 +92,8 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     transfer_id: 16 random bytes that name the transfer on both sides. slot, generation: where the receiver
     keeps the promise, and the fencing token that every write has to carry. epoch: 8 random bytes made at each
     start of the receiver's agent. endpoints: every way in, fastest first. positions: int32, little-endian,
-    ascending: the blocks of the request that are wanted. expires_at_s: Unix time. The receiver's block ids
-    stay with the receiver.
+    ascending: the blocks of the request that are wanted. expires_at_s: Unix time, so the hosts'
+    clocks have to agree to well within a ticket's life. The receiver's block ids stay with the receiver.
     """
 
     transfer_id: bytes

@@ -18,6 +18,8 @@ from baton.kvtransfer.base import BlockIds, KVMemory
 from baton.kvtransfer.errors import BlockOutOfRange, SchemeUnavailable
 
 STAGING_BYTES = 256 << 10
+MAX_CHUNK_BLOCKS = 1024
+"""So that the ids of a frame of tiny blocks stay within the limit of a frame's header."""
 
 Blocks = NDArray[np.void]
 """[n] items of `block_bytes` bytes each."""
@@ -27,7 +29,7 @@ Ids = NDArray[np.int64]
 
 def chunk_blocks(block_bytes: int) -> int:
     """Blocks that are staged, and checksummed, together; both sides of a transfer derive the same number."""
-    return max(1, STAGING_BYTES // block_bytes)
+    return max(1, min(MAX_CHUNK_BLOCKS, STAGING_BYTES // block_bytes))
 
 
 def as_ids(values: BlockIds) -> Ids:

@@ -240,9 +240,10 @@ class Inbox:
             )
         self._blocks.require_ids(block_ids)
         for name, ids in (("position", positions), ("block id", block_ids)):
-            values, counts = np.unique(ids, return_counts=True)
-            if len(values) < len(ids):
-                raise BlockOutOfRange(f"{name} {values[counts > 1][0]} is listed twice")
+            ascending = np.sort(ids)
+            is_repeated = ascending[1:] == ascending[:-1]
+            if is_repeated.any():
+                raise BlockOutOfRange(f"{name} {ascending[1:][is_repeated][0]} is listed twice")
 
     def _require_free(self, block_ids: Ids) -> None:
         taken = self._promised[block_ids]

@@ -32,6 +32,7 @@ _PREFIX = "shm://"
 
 class ShmTransport(StreamTransport):
     scheme: ClassVar[str] = "shm"
+    takes_fds: ClassVar[bool] = True
     max_payload_bytes = 0
 
     def __init__(self, worker: LocalWorker) -> None:

@@ -49,6 +49,7 @@ class StreamLink(Link):
         """Takes over `sock`, connected and non-blocking."""
         self.owner: LinkOwner
         self.received_fds: list[int] = []
+        self.takes_fds = False
         self.reader = FrameReader()
         self._io = io
         self._sock = sock
@@ -165,7 +166,7 @@ class StreamLink(Link):
             self.close(error)
 
     def _receive_into(self, target: memoryview) -> int:
-        if self._sock.family != socket.AF_UNIX:
+        if not self.takes_fds:
             return self._sock.recv_into(target)
         space = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
         count, ancillary, _, _ = self._sock.recvmsg_into([target], space, socket.MSG_CMSG_CLOEXEC)

@@ -7,6 +7,7 @@ import os
 import socket
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from baton.kvtransfer.carrier import Packer, Unpacker
 from baton.kvtransfer.errors import PeerLost, TransferError
@@ -35,6 +36,8 @@ class StreamTransport(Transport):
     # --- what the schemes differ in ------------------------------------------------------------------------
 
     max_payload_bytes: int
+    takes_fds: ClassVar[bool]
+    """Whether descriptors come with a peer's proof."""
 
     @abstractmethod
     def _bind(self) -> tuple[socket.socket, str]:
@@ -90,12 +93,14 @@ class StreamTransport(Transport):
         self._greet(StreamLink(self.worker.io, sock))
 
     def _greet(self, link: StreamLink) -> None:
+        link.takes_fds = self.takes_fds
         late = PeerLost(f"the connecting peer has not proved itself within {PREFLIGHT_S} s")
         self._strangers[link] = self.worker.io.loop.call_later(PREFLIGHT_S, link.close, late)
         self._links.add(link)
 
         def admit(proof: Proof) -> None:
             unpacker = self._unpacker(proof, link.received_fds)
+            link.takes_fds = False
             link.drop_fds()
             self._strangers.pop(link).cancel()
             link.reader.allow(self.max_payload_bytes)

@@ -27,6 +27,7 @@ KEEPALIVE_INTERVAL_S = 1
 
 class TcpTransport(StreamTransport):
     scheme: ClassVar[str] = "tcp"
+    takes_fds: ClassVar[bool] = False
 
     def __init__(self, worker: LocalWorker) -> None:
         super().__init__(worker)

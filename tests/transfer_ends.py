@@ -72,6 +72,7 @@ class End:
         num_blocks: int = 64,
         block_bytes: int = 4096,
         shareable: bool = True,
+        is_stamped: bool = True,
         secret: bytes = SECRET,
         layout: KVLayout = LAYOUT,
         **options: Any,
@@ -81,7 +82,8 @@ class End:
             self.memory = shareable_memory(num_blocks, block_bytes)
         else:
             self.memory = KVMemory(torch.zeros(num_blocks, block_bytes, dtype=torch.uint8))
-        self.stamp_all(owner)
+        if is_stamped:
+            self.stamp_all(owner)
         try:
             self.agent = TransferAgent(self.memory, layout, secret, schemes, **options)
         except BaseException:

@@ -80,14 +80,19 @@ class TestBytes:
 
         hand_over_anyhow()
 
-    def test_a_push_of_many_frames_arrives_whole(self, make_end: MakeEnd, scheme: str) -> None:
-        sender = make_end(scheme, owner=1, num_blocks=3000, block_bytes=4096)
-        receiver = make_end(scheme, owner=2, num_blocks=3000, block_bytes=4096)
-        source, target = np.random.default_rng(0).permuted(np.tile(np.arange(3000), (2, 1)), axis=1)
-        expected = receiver.expect(np.arange(3000), target)
+    @pytest.mark.parametrize(("num_blocks", "block_bytes"), [(3000, 4096), (70_000, 8)])
+    def test_a_push_of_many_frames_arrives_whole(
+        self, make_end: MakeEnd, scheme: str, num_blocks: int, block_bytes: int
+    ) -> None:
+        shape = {"num_blocks": num_blocks, "block_bytes": block_bytes, "is_stamped": False}
+        sender, receiver = make_end(scheme, owner=1, **shape), make_end(scheme, owner=2, **shape)
+        sender.memory.blocks.random_(0, 256)
+        positions = np.arange(num_blocks)
+        source, target = np.random.default_rng(0).permuted(np.tile(positions, (2, 1)), axis=1)
+        expected = receiver.expect(positions, target)
         opened = sender.open(expected.ticket)
-        opened.session.push(np.arange(3000), source)
-        assert expected.outcome.wait().bytes == opened.outcome.wait().bytes == 3000 * 4096
+        opened.session.push(positions, source)
+        assert expected.outcome.wait().bytes == opened.outcome.wait().bytes == num_blocks * block_bytes
         assert (receiver.memory.blocks[target] == sender.memory.blocks[source]).all()
 
     def test_only_wanted_positions_cross(self, pair: Pair) -> None:
