@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -74,7 +76,7 @@ class Cluster:
     """
 
     def __init__(self, **options: object) -> None:
-        self._options = {"threads": 1, "port": 0, "log_level": "info"} | options
+        self._options: dict[str, object] = {"threads": 1, "port": 0, "log_level": "info"} | options
         self._shared_memory = shared_memory()
         self._stderr = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - closed by `kill`
 
@@ -151,6 +153,12 @@ class Cluster:
             if line.startswith(f"{name} "):
                 return float(line.split()[1])
         raise AssertionError(f"/metrics has no {name}")
+
+    def events(self) -> list[dict[str, Any]]:
+        """The event log so far, of a cluster with the option `event_log`."""
+        path = self._options["event_log"]
+        assert isinstance(path, Path)
+        return [json.loads(line) for line in path.read_text().splitlines()]
 
     def wait_for_baseline(self, timeout_s: float = BASELINE_S, steady_s: float = 0.0) -> None:
         """Waits until no worker has work or holds memory, and sees that it stays so for `steady_s`."""

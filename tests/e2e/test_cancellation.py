@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,8 +21,6 @@ CANCELLED = 200
 AT_ONCE = 5
 LONGEST_DELAY_S = 0.5
 MOST_EVENTS = 12
-
-CancelledCluster = tuple[Cluster, Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +43,12 @@ class Departure:
         )
 
 
-@pytest.fixture(scope="module")
-def event_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("events") / "events.jsonl"
-
-
 @pytest.fixture(scope="module", params=["shm", "tcp"])
-def cluster(request: pytest.FixtureRequest, llama: Path, event_log: Path) -> Iterator[Cluster]:
+def cluster(
+    request: pytest.FixtureRequest, llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
     """Small chunks and a pool for few requests, so that each stays long in each of its states."""
+    event_log = tmp_path_factory.mktemp("cancelled") / "events.jsonl"
     with Cluster(
         model=llama, chunk_tokens=24, kv_blocks=320, transport=request.param, event_log=event_log
     ) as cluster:
@@ -59,10 +56,7 @@ def cluster(request: pytest.FixtureRequest, llama: Path, event_log: Path) -> Ite
 
 
 @pytest.mark.timeout(180)
-async def test_requests_cancelled_at_random_moments_leave_nothing(
-    cluster: Cluster, llama: Path, event_log: Path
-) -> None:
-    before = len(_events(event_log))
+async def test_requests_cancelled_at_random_moments_leave_nothing(cluster: Cluster, llama: Path) -> None:
     rng = random.Random(5)
     departures = [Departure.draw(rng) for _ in range(CANCELLED // 2)]  # for each of the two transports
     places = asyncio.Semaphore(AT_ONCE)
@@ -72,7 +66,7 @@ async def test_requests_cancelled_at_random_moments_leave_nothing(
     cluster.wait_for_baseline(steady_s=0.6)
     expected = reference(llama, 1000)
     assert_equal(cluster.complete(expected.prompt, cache_salt="after"), expected)
-    left_in = _states_left_by_cancel(_events(event_log)[before:])
+    left_in = _states_left_by_cancel(cluster.events())
     assert sum(left_in.values()) > len(departures) // 2
     assert {"placed", "prefilling", "transferring", "decoding"} <= left_in.keys(), left_in
 
@@ -114,16 +108,12 @@ async def _go_away(url: str, departure: Departure, number: int, places: asyncio.
         await writer.wait_closed()
 
 
-def _events(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _states_left_by_cancel(events: list[dict[str, object]]) -> Counter[str]:
+def _states_left_by_cancel(events: list[dict[str, Any]]) -> Counter[str]:
     """In which states requests were when they were cancelled."""
-    states: dict[object, str] = {}
+    states: dict[str, str] = {}
     left_in: Counter[str] = Counter()
     for event in events:
         if event["transition"] == "cancel":
             left_in[states.get(event["request_id"], "received")] += 1
-        states[event["request_id"]] = str(event["state"])
+        states[event["request_id"]] = event["state"]
     return left_in

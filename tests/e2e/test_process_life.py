@@ -19,6 +19,13 @@ LONG_PROMPT_TOKENS = 1000
 REQUESTS = 8
 
 
+def test_up_without_a_model_serves_the_demo_model() -> None:
+    with Cluster() as cluster:
+        body = {"messages": [{"role": "user", "content": "Who may copy this?"}], "max_tokens": 24}
+        answer = cluster.client.post("/v1/chat/completions", json=body).raise_for_status().json()
+        assert answer["choices"][0]["message"]["content"]
+
+
 def test_killing_up_ends_every_process(llama: Path) -> None:
     with Cluster(model=llama, kv_blocks=256) as cluster:
         assert len(cluster.processes) >= 3
