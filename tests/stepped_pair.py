@@ -237,7 +237,7 @@ class Pair:
                 self.advance(ride)
             is_moving = self.step() or before != [self._progress(ride) for ride in rides]
             if not is_moving and not condition():
-                assert self.drain(WAIT_S), "nothing happens any more"
+                assert self.drain(WAIT_S) or condition(), f"nothing happens any more: {self._standing()}"
 
     def finish(self, *rides: Ride) -> None:
         """From submission to the end of all, both pools at their baseline."""
@@ -272,8 +272,14 @@ class Pair:
             if report.failure is not None:
                 ride.decode_failures.append(report.failure)
 
+    def _standing(self) -> str:
+        rides = [(*self._progress(ride), ride.is_released, ride.failures) for ride in self.rides.values()]
+        agents = self.prefill_agent.stats(), self.decode_agent.stats()
+        return f"{rides}, {self.prefill.load()}, {self.decode.load()}, {agents}"
+
     def _progress(self, ride: Ride) -> tuple[bool, ...]:
-        return (ride.is_asked, ride.is_attached, ride.is_started, ride.has_ended)
+        heard = bool(ride.scheduled), bool(ride.grants), ride.first_outputs is not None
+        return (*heard, ride.is_asked, ride.is_attached, ride.is_started, ride.has_ended)
 
 
 def _sequences(engine: Engine, asked: GenerationRequest) -> list[Sequence]:

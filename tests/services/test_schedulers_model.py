@@ -141,10 +141,14 @@ class Schedulers(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         rides = [ride for ride in self.all if not ride.is_released]
-        self.pair.run_until(lambda: all(ride.has_ended for ride in rides) and self.pair.is_at_baseline, rides)
-        for ride in self.all:
-            self._check_tokens(ride)
-        self.pair.close()
+        try:
+            self.pair.run_until(
+                lambda: all(ride.has_ended for ride in rides) and self.pair.is_at_baseline, rides
+            )
+            for ride in self.all:
+                self._check_tokens(ride)
+        finally:
+            self.pair.close()
 
     def _check_tokens(self, ride: Ride) -> None:
         asked = ride.request
