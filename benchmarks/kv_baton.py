@@ -48,11 +48,13 @@ class Outcome:
         self._result = result
         self._ended.set()
 
-    def wait(self) -> None:
+    def wait(self) -> float:
+        """When it came, on the clock of `time.monotonic`."""
         self._ended.wait(TTL_S)
         assert self._result is not None, "no end within the ticket's time"
         if self._result.error is not None:
             raise self._result.error
+        return self._result.done_at_s
 
 
 class BatonReceiver(End, kv_pair.Receiver):
@@ -69,11 +71,10 @@ class BatonReceiver(End, kv_pair.Receiver):
 
 
 class BatonSender(End, kv_pair.Sender):
-    def send(self, offer: bytes, block_ids: Ids) -> Callable[[], None]:
+    def send(self, offer: bytes, block_ids: Ids) -> tuple[float, Callable[[], None]]:
         outcome = Outcome()
         self.agent.open(offer, outcome.set).push(self.positions, block_ids)
-        outcome.wait()
-        return lambda: None
+        return outcome.wait(), lambda: None
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ poll, without NIXL's progress threads: on two cores that was several times faste
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +68,7 @@ class NixlSender(End, kv_pair.Sender):
     def hello(self) -> Any:
         return self.agent.get_agent_metadata()
 
-    def send(self, offer: Ids, block_ids: Ids) -> Callable[[], None]:
+    def send(self, offer: Ids, block_ids: Ids) -> tuple[float, Callable[[], None]]:
         agent = self.agent
         handle = agent.make_prepped_xfer(
             "WRITE", self.local_blocks, block_ids, self.remote_blocks, offer, DONE_WORD
@@ -75,10 +76,10 @@ class NixlSender(End, kv_pair.Sender):
         state = agent.transfer(handle)
         while state == "PROC":
             state = agent.check_xfer_state(handle)
+        acknowledged_s = time.monotonic()
         if state != "DONE":
             raise RuntimeError(f"the transfer ended as {state}")
-        release: Callable[[], None] = handle.release
-        return release
+        return acknowledged_s, handle.release
 
     def close(self) -> None:
         self.local_blocks.release()

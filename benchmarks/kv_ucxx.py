@@ -6,6 +6,7 @@ Runs in `.venv-peers/ucxx`. One message, for a message a block is several times 
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -75,12 +76,12 @@ class UcxxSender(End, kv_pair.Sender):
     def hello(self) -> bytes:
         return bytes(self.worker.address)
 
-    def send(self, offer: None, block_ids: Ids) -> Callable[[], None]:
+    def send(self, offer: None, block_ids: Ids) -> tuple[float, Callable[[], None]]:
         acknowledged = self.endpoint.tag_recv(Array(self.acknowledgement), tag=ACKNOWLEDGEMENT)
         self.blocks.take(block_ids, axis=0, out=self.buffer, mode="clip")
         self.wait(self.endpoint.tag_send(Array(self.buffer), tag=DATA))
         self.wait(acknowledged)
-        return lambda: None
+        return time.monotonic(), lambda: None
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ what is measured:
 HANDOFF = CASES[-1]
 BURST_S = 0.25
 QUICK_BURST_S = 0.1
+WARM_UP_POOLS = 3
+"""How often each pool is filled before anything counts, so that no page is met for the first time after."""
+
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
@@ -147,8 +150,8 @@ def measure(
     seconds: dict[str, list[float]] = {"memcpy": []}
     for pair in pairs:
         pair.prepare(case)
-        slowest_s = max(pair.burst(2, realtime)[1:])
-        repetitions[pair.name] = max(2, min(100, round(burst_s / slowest_s)))
+        warm_s = statistics.median(pair.burst(WARM_UP_POOLS * case.pool_blocks // case.num_blocks, realtime))
+        repetitions[pair.name] = max(2, min(100, round(burst_s / warm_s)))
         seconds[pair.name] = []
     for _ in range(rounds):
         seconds["memcpy"] += memory.burst(10, realtime)
