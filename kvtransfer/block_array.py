@@ -81,9 +81,9 @@ class BlockArray:
 
     def require_ids(self, ids: Ids) -> None:
         """Raises BlockOutOfRange naming the first block id that this pool does not have."""
-        if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= len(self)):
-            bad = ids[(ids < 0) | (ids >= len(self))][0]
-            raise BlockOutOfRange(f"block id {bad} is outside the pool of {len(self)} blocks")
+        is_outside = ids.view(np.uint64) >= len(self)  # as unsigned, what is negative is too large as well
+        if np.count_nonzero(is_outside):
+            raise BlockOutOfRange(f"block id {ids[is_outside][0]} is outside the pool of {len(self)} blocks")
 
     def gather(self, ids: Ids, staging: Blocks) -> Blocks:
         """Copies blocks `ids` to the front of `staging` and returns that part. `ids` were checked before."""

@@ -115,7 +115,7 @@ class Inbox:
         if incoming.sender is not sender:
             raise BadTicket(f"transfer {incoming.transfer_id.hex()}: written by a sender it is not bound to")
         index = incoming.index_of(arrival.positions)
-        is_repeated = bool(incoming.landed[index].any())
+        is_repeated = np.count_nonzero(incoming.landed.take(index)) > 0
         start = 0
         for chunk in arrival.chunks:
             part = index[start : start + len(chunk.rows)]
@@ -126,7 +126,7 @@ class Inbox:
                 part, rows = self._leave_out_landed(incoming, part, rows)
             self._land(place, generation, part, rows)
             tally.add(len(part))
-        if incoming.landed.all():
+        if np.count_nonzero(incoming.landed) == len(incoming.landed):
             self._end(incoming, None)
 
     def fail(self, slot: int, generation: int, error: TransferError, sender: Sender) -> bool:

@@ -21,6 +21,8 @@ from baton.kvtransfer.errors import BlockOutOfRange, TransferAborted, TransferEr
 from baton.kvtransfer.link import PushFrame
 from baton.kvtransfer.messages import Push
 
+RAMP = 8
+
 
 class Carriage(Protocol):
     """The channel under a session, as the session sees it."""
@@ -78,11 +80,12 @@ class Outgoing(SendSession):
             return False
         index = self._wanted.searchsorted(positions)
         is_new = self._wanted.take(index, mode="clip") == positions
-        is_new[is_new] = ~self._is_pushed[index[is_new]]
-        if not is_new.all():
-            index, positions, block_ids = index[is_new], positions[is_new], block_ids[is_new]
-        if not len(positions):
+        is_new &= ~self._is_pushed.take(index, mode="clip")
+        new_blocks = np.count_nonzero(is_new)
+        if not new_blocks:
             return False
+        if new_blocks < len(positions):
+            index, positions, block_ids = index[is_new], positions[is_new], block_ids[is_new]
         self._is_pushed[index] = True
         self._pending.append((positions, block_ids))
         return True
@@ -105,13 +108,13 @@ class Outgoing(SendSession):
 
     def next_frame(self, packer: Packer, lease: Lease) -> PushFrame | None:
         """Packs the next blocks; None where there are none. The first frame of a push is one chunk, so that
-        the receiver starts early; each further one is twice as long, so that long pushes cost few messages."""
+        the receiver starts early; each further one is longer by RAMP, so that frames stay few."""
         with self._lock:
             if self._has_ended or not self._pending:
                 self._next_chunks = 1
                 return None
             positions, block_ids = self._cut(min(self._next_chunks, packer.max_chunks) * packer.chunk_blocks)
-            self._next_chunks *= 2
+            self._next_chunks *= RAMP
             started_at_s = time.monotonic()
             packed = packer.pack(block_ids)
             self._first_byte_at_s = self._first_byte_at_s or started_at_s
