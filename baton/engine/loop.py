@@ -35,7 +35,6 @@ class EngineLoop:
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self.last_step_at_s = time.monotonic()
 
     def start(self, scheduler: Scheduler) -> None:
         self._thread = threading.Thread(target=self._run, args=(scheduler,), name="engine", daemon=True)
@@ -61,7 +60,6 @@ class EngineLoop:
             while not self._stopping:
                 self._run_commands(None if busy else scheduler)
                 busy = scheduler.step()
-                self.last_step_at_s = time.monotonic()
             scheduler.close()
         except BaseException as error:
             self._on_crash(error)

@@ -18,7 +18,6 @@ from baton.rpc import STREAM_BEAT_S
 from baton.wire import decode_pb2, decode_pb2_grpc
 from baton.wire.convert import (
     failure_to_wire,
-    load_to_wire,
     output_from_wire,
     output_to_wire,
     request_from_wire,
@@ -59,9 +58,9 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
             self._end(request.router_id, Cancelled("the router has opened another stream"))
         stream = self._streams[request.router_id] = _RouterStream()
         try:
-            yield self._beat()
+            yield decode_pb2.StepOutputs()
             while True:
-                yield await stream.next_message(STREAM_BEAT_S) or self._beat()
+                yield await stream.next_message(STREAM_BEAT_S) or decode_pb2.StepOutputs()
         finally:
             if self._streams.get(request.router_id) is stream:
                 self._end(request.router_id, Cancelled("the router's stream has ended"))
@@ -117,9 +116,6 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
         self._loop.post(lambda: self._scheduler.release(request.request_id, choices))
         return decode_pb2.ReleaseReply()
 
-    def _beat(self) -> decode_pb2.StepOutputs:
-        return decode_pb2.StepOutputs(load=load_to_wire(self._scheduler.load()))
-
     def _end(self, router_id: str, reason: BatonError) -> None:
         """Ends a router's stream, and with it its requests; the next stream may be opened at once."""
         self._streams.pop(router_id).end(reason)
@@ -129,7 +125,6 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
         by_router: dict[str, list[decode_pb2.RequestOutputs]] = defaultdict(list)
         for report in reports:
             by_router[report.router_id].append(_report_to_wire(report))
-        load = load_to_wire(self._scheduler.load())
         for router_id, outputs in by_router.items():
             stream = self._streams.get(router_id)
             if stream is None:
@@ -139,7 +134,7 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
                     router_id, Overloaded(f"the router left {MAX_UNREAD_STEPS} steps unread, the limit")
                 )
             else:
-                stream.put(decode_pb2.StepOutputs(requests=outputs, load=load))
+                stream.put(decode_pb2.StepOutputs(requests=outputs))
 
 
 class _RouterStream:

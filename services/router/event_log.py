@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from pathlib import Path
 
 from baton.errors import ConfigError
 from baton.events import Event
 
+_log = logging.getLogger(__name__)
+
 
 class EventLog:
-    """Appends one line an event to `path`."""
+    """Appends one line an event to `path`. A disk that takes no more costs lines, which are counted, never
+    requests."""
 
     def __init__(self, path: Path) -> None:
+        self.lost_lines = 0
         try:
-            self._file = path.open("a", buffering=1, encoding="utf-8")
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise ConfigError(f"event_log {path}: {error.strerror}", field="event_log") from error
 
@@ -26,7 +32,12 @@ class EventLog:
             "state": event.state.value,
             **event.attributes,
         }
-        self._file.write(json.dumps(line) + "\n")
+        try:
+            os.write(self._fd, json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            if not self.lost_lines:
+                _log.error("event_log: lines are lost: %s", error.strerror)
+            self.lost_lines += 1
 
     def close(self) -> None:
-        self._file.close()
+        os.close(self._fd)

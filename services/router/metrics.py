@@ -46,7 +46,7 @@ class RequestMetrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(name, text, buckets=buckets, registry=registry)
 
-        self._received = counter("baton_requests_placed", "Placements, retries included")
+        self._placed = counter("baton_requests_placed", "Placements, retries included")
         self._finished = counter("baton_requests_finished", "Requests that ended with stop or length")
         self._ended_badly = counter(
             "baton_requests_unfinished", "Requests that ended otherwise", "state", "code"
@@ -70,7 +70,7 @@ class RequestMetrics:
         values = event.attributes
         match event.transition:
             case Transition.PLACE:
-                self._received.inc()
+                self._placed.inc()
                 self._prompt_tokens.inc(float(values["prompt_tokens"]))
             case Transition.FIRST_TOKENS:
                 self._cached_tokens.inc(float(values["cached_tokens"]))

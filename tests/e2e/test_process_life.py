@@ -14,7 +14,7 @@ from cluster import BASELINE_S, Answer, Cluster, wait_until
 from model_folders import prompt_ids
 from oracle import Reference, assert_equal, reference
 
-LEASE_S = 2.0
+LEASE_S = 3.0
 LONG_PROMPT_TOKENS = 1000
 REQUESTS = 8
 

@@ -125,7 +125,6 @@ async def test_a_stream_shows_signs_of_life_while_nothing_happens(decode: tuple[
     stream = _stream(decode[1])
     beats = [await anext(stream) for _ in range(3)]
     assert [len(beat.requests) for beat in beats] == [0, 0, 0]
-    assert all(beat.load.kv_blocks.total == 64 for beat in beats)
     await decode[1].close()
 
 
