@@ -64,12 +64,14 @@ def main(
     "[...]" marks an answer that was cut because the model did not end it.
     """
     transformers.set_seed(seed)
+    torch.set_num_threads(1)  # a token of so small a model is not worth waking a second thread
     speaker, console = Speaker(folder), Console(highlight=False, markup=False)
     for question in questions or _CHAT:
         console.print(f"> {question}", style="bold")
         for temperature in (0.0, 0.7):
             console.print(f"  {temperature}: {speaker.answer(question, temperature)}")
     for text in () if questions else _TEXT:
+        console.print(f"> {text} ...", style="bold")
         for temperature in (0.0, 0.7):
             console.print(f"  {temperature}: {speaker.complete(text, temperature)}")
 
