@@ -11,10 +11,12 @@ does the sender, so that nothing is measured on warm, adjoining memory. After ea
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -119,13 +121,13 @@ def digest(blocks: Blocks, ids: Ids) -> bytes:
 
 
 def main(make_receiver: MakeReceiver, make_sender: MakeSender) -> None:
-    """Answers the driver until it closes stdin; each line asks for one burst of one case."""
+    """Answers the driver, a line for a line, until it ends this process."""
+    die_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between the answers
     pipe, far_pipe = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    receiving = context.Process(target=_receive, args=(far_pipe, make_receiver, sys.argv[1:]), daemon=True)
-    receiving.start()
+    context.Process(target=_receive, args=(far_pipe, make_receiver, sys.argv[1:]), daemon=True).start()
     far_pipe.close()
     sender: Sender | None = None
     for line in sys.stdin:
@@ -139,10 +141,6 @@ def main(make_receiver: MakeReceiver, make_sender: MakeSender) -> None:
             assert sender is not None, "no case was prepared"
             answer = _burst(pipe, sender, asked["repetitions"], asked["realtime"])
         print(json.dumps(answer), file=answers, flush=True)
-    if sender is not None:
-        sender.close()
-    pipe.send(("close", None))
-    receiving.join()
 
 
 def _prepare(pipe: Connection, case: Case, make_sender: MakeSender) -> Sender:
@@ -174,16 +172,15 @@ def _burst(pipe: Connection, sender: Sender, repetitions: int, realtime: bool) -
 
 
 def _receive(pipe: Connection, make_receiver: MakeReceiver, arguments: list[str]) -> None:
+    die_with_parent()
     receiver: Receiver | None = None
     case: Case
     ids = np.empty(0, np.int32)
     while True:
         word, given = pipe.recv()
-        if word in ("prepare", "close") and receiver is not None:
-            receiver.close()
-        if word == "close":
-            return
         if word == "prepare":
+            if receiver is not None:
+                receiver.close()
             case = given
             receiver = make_receiver(case, arguments)
             pipe.send(receiver.hello())
@@ -200,6 +197,11 @@ def _receive(pipe: Connection, make_receiver: MakeReceiver, arguments: list[str]
         else:
             set_realtime(False)
             pipe.send(digest(receiver.blocks, ids) == given)
+
+
+def die_with_parent() -> None:
+    """Whatever becomes of the parent: a peer that polls must not poll for ever (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def choose(blocks: Blocks, count: int) -> Ids:
