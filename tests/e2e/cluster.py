@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import selectors
 import signal
@@ -161,12 +162,19 @@ class Cluster:
         return [json.loads(line) for line in path.read_text().splitlines()]
 
     def wait_for_baseline(self, timeout_s: float = BASELINE_S, steady_s: float = 0.0) -> None:
-        """Waits until no worker has work or holds memory, and sees that it stays so for `steady_s`."""
-        wait_until(lambda: not self._busy_workers(), timeout_s, self._busy_workers)
-        until_s = time.monotonic() + steady_s
-        while time.monotonic() < until_s:
-            assert not self._busy_workers()
-            time.sleep(0.05)
+        """Waits until no worker has work or holds memory, and has not for `steady_s`: a worker's report may be
+        from before the work."""
+        began_at_s = idle_since_s = time.monotonic()
+        while True:
+            now_s = time.monotonic()
+            if busy := self._busy_workers():
+                assert now_s < began_at_s + timeout_s, f"after {timeout_s:g} s: {busy}"
+                idle_since_s = math.inf
+            else:
+                idle_since_s = min(idle_since_s, now_s)
+                if now_s >= idle_since_s + steady_s:
+                    return
+            time.sleep(0.02)
 
     def new_shared_memory(self) -> set[str]:
         return shared_memory() - self._shared_memory
