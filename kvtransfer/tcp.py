@@ -1,6 +1,6 @@
 """`tcp://`: between any two hosts, over one connection for each direction of a pair.
 
-Plain non-blocking sockets, not a message library: on the same machine and frames they moved 1.6 to 2.6 times
+Plain non-blocking sockets, not a message library: on the same machine and frames they moved 1.4 to 2.6 times
 as many bytes as pyzmq (1 MiB, 256 KiB and 64 KiB frames), for a payload is received straight into the buffer
 that it is verified and copied from. Back-pressure is TCP's own window: a sender packs the next frame only
 once the kernel took the last, so each side holds one frame, however slow the other is.
