@@ -11,7 +11,6 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,15 +31,13 @@ from baton.kvtransfer.base import (
 )
 from baton.kvtransfer.block_array import BlockArray
 from baton.kvtransfer.errors import (
-    BadTicket,
     LayoutMismatch,
     SchemeUnavailable,
-    TooManyTransfers,
     TransferAborted,
-    TransferTimeout,
 )
 from baton.kvtransfer.inbox import Inbox
 from baton.kvtransfer.io_thread import IOThread
+from baton.kvtransfer.outbox import Outbox
 from baton.kvtransfer.peers import Peers
 from baton.kvtransfer.schemes import transport_class
 from baton.kvtransfer.session import Outgoing
@@ -48,8 +45,6 @@ from baton.kvtransfer.stats import TransferStats
 from baton.kvtransfer.transport import PREFLIGHT_S, LocalWorker, Transport
 
 DEFAULT_SCHEMES = ("shm", "tcp")
-MAX_USED_TICKETS = 1 << 16
-"""Tickets remembered against replay; an older one is refused by its receiver, where its generation is gone."""
 
 
 class TransferAgent:
@@ -77,35 +72,23 @@ class TransferAgent:
         Raises UnknownScheme, and SchemeUnavailable where a scheme given alone, or every one of several, cannot
         work here.
         """
+        classes = {scheme: transport_class(scheme) for scheme in schemes}
         self.layout = layout
         self.epoch = secrets.token_bytes(EPOCH_BYTES)
         self.unavailable: dict[str, str] = {}
         self._secret = secret
-        self._max_open = max_open
-        self._lock = threading.Lock()
+        self._closing = threading.Lock()
         self._is_closed = False
-        self._sessions: dict[bytes, Outgoing] = {}
-        self._used: OrderedDict[bytes, None] = OrderedDict()
-        classes = {scheme: transport_class(scheme) for scheme in schemes}
-        blocks = BlockArray.of(memory)
-        self._blocks = blocks
-        self._io = IOThread(f"baton-kv-{self.epoch.hex()[:8]}")
-        self._alarm = Alarm(self._io, self._expire)
-        self._inbox = Inbox(blocks, checksum, max_open, self._alarm.set)
-        worker = LocalWorker(
-            self._io,
-            memory.fd,
-            blocks,
-            self._inbox,
-            secret,
-            self.epoch,
-            checksum,
-            host,
-            port,
-            stall_timeout_s,
-        )
+        self._blocks = blocks = BlockArray.of(memory)
+        self._io = io = IOThread(f"baton-kv-{self.epoch.hex()[:8]}")
+        self._alarm = Alarm(io, self._expire)
+        self._outbox = Outbox(max_open)
+        self._inbox = inbox = Inbox(blocks, checksum, max_open, self._alarm.set)
         self._transports: dict[str, Transport] = {}
-        self._peers = Peers(self._io, self._transports)
+        self._peers = Peers(io, self._transports)
+        worker = LocalWorker(
+            io, memory.fd, blocks, inbox, secret, self.epoch, checksum, host, port, stall_timeout_s
+        )
         try:
             self.endpoints = self._listen(classes, worker)
         except BaseException:
@@ -139,7 +122,6 @@ class TransferAgent:
         `on_done` was called or `fence` returned. With no positions the transfer is done at once. Raises
         BlockOutOfRange, TooManyTransfers, and TransferAborted once the agent is closed.
         """
-        self._require_open()
         if len(positions) == len(block_ids) == 0:
             return self._expect_nothing(ttl_s, on_done)
         incoming = self._inbox.expect(positions, block_ids, ttl_s, on_done)
@@ -148,6 +130,8 @@ class TransferAgent:
         return incoming.transfer_id, ticket
 
     def _expect_nothing(self, ttl_s: float, on_done: OnDone) -> tuple[bytes, bytes]:
+        if self._is_closed:
+            raise TransferAborted("this agent is closed")
         transfer_id, now_s = secrets.token_bytes(TRANSFER_ID_BYTES), time.monotonic()
         result = TransferResult(transfer_id, TransferState.DONE, 0, 0, None, now_s, 0.0, 0.0, now_s)
         self._io.post(lambda: on_done(result))
@@ -188,8 +172,8 @@ class TransferAgent:
         """
         ticket = tickets.open_sealed(sealed, self._secret)
         self._require_fitting(ticket)
-        session = Outgoing(ticket, self._blocks, on_done, self._forget)
-        self._remember(session)
+        session = Outgoing(ticket, self._blocks, on_done, self._outbox.remove)
+        self._outbox.add(session)
         if not ticket.positions:
             self._io.post(lambda: session.end(None))
             return session
@@ -205,24 +189,6 @@ class TransferAgent:
                 f"a block has {self._blocks.block_bytes} bytes here, {ticket.block_bytes} at the peer (block_bytes)"
             )
 
-    def _remember(self, session: Outgoing) -> None:
-        transfer_id = session.ticket.transfer_id
-        with self._lock:
-            if self._is_closed:
-                raise TransferAborted("this agent is closed")
-            if transfer_id in self._used:
-                raise BadTicket(f"transfer {transfer_id.hex()}: the ticket was used before")
-            if len(self._sessions) >= self._max_open:
-                raise TooManyTransfers(f"{self._max_open} sending sessions are open, the limit")
-            self._sessions[transfer_id] = session
-            self._used[transfer_id] = None
-            if len(self._used) > MAX_USED_TICKETS:
-                self._used.popitem(last=False)
-
-    def _forget(self, session: Outgoing) -> None:
-        with self._lock:
-            del self._sessions[session.ticket.transfer_id]
-
     # --- both ----------------------------------------------------------------------------------------------
 
     def stats(self) -> TransferStats:
@@ -234,7 +200,7 @@ class TransferAgent:
             blocks_received=sum(scheme.blocks_received for scheme in totals),
             bytes_received=sum(scheme.bytes_received for scheme in totals),
             duplicate_blocks=self._inbox.duplicate_blocks,
-            open_sends=len(self._sessions),
+            open_sends=len(self._outbox),
             open_receives=len(self._inbox),
             refused=dict(self._inbox.refused),
             by_scheme=by_scheme,
@@ -244,13 +210,11 @@ class TransferAgent:
         """Ends every transfer with TransferAborted, tells the peers, frees all descriptors and mappings, lets go
         of the pool's memory, and joins the I/O thread. Safe to call twice; not from `on_done`."""
         assert not self._io.is_current, "an agent cannot be closed from its own thread"
-        with self._lock:
+        with self._closing:
             if self._is_closed:
                 return
             self._is_closed = True
-            sessions = list(self._sessions.values())
-        for session in sessions:
-            session.fence("the sending agent is closing")
+        self._outbox.close("the sending agent is closing")
         self._inbox.close("the receiving agent is closing")
         self._io.ask(self._close_transports)
         self._io.close()
@@ -263,18 +227,5 @@ class TransferAgent:
 
     def _expire(self, now_s: float) -> float | None:
         """Ends what is overdue on either side; the earliest deadline left."""
-        with self._lock:
-            sessions = list(self._sessions.values())
-        for session in sessions:
-            if session.expires_at_s <= now_s:
-                late = TransferTimeout(
-                    f"transfer {session.ticket.transfer_id.hex()}: not acknowledged in time"
-                )
-                session.end(late, tell_receiver=True)
-        deadlines_s = [session.expires_at_s for session in sessions if session.expires_at_s > now_s]
-        next_receive_s = self._inbox.expire(now_s)
-        return min([*deadlines_s, *([] if next_receive_s is None else [next_receive_s])], default=None)
-
-    def _require_open(self) -> None:
-        if self._is_closed:
-            raise TransferAborted("this agent is closed")
+        deadlines_s = (self._outbox.expire(now_s), self._inbox.expire(now_s))
+        return min((at_s for at_s in deadlines_s if at_s is not None), default=None)

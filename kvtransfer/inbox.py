@@ -57,6 +57,7 @@ class Inbox:
         self._open: dict[bytes, Incoming] = {}
         self._promised = np.zeros(len(blocks), np.bool_)
         self._generation = 0
+        self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -64,14 +65,16 @@ class Inbox:
     def expect(self, positions: BlockIds, block_ids: BlockIds, ttl_s: float, on_done: OnDone) -> Incoming:
         """Promises block_ids[i] to block positions[i] of a request that starts to arrive within `ttl_s`.
 
-        Raises BlockOutOfRange (a block that is not there, twice there, or promised already) and
-        TooManyTransfers.
+        Raises BlockOutOfRange (a block that is not there, twice there, or promised already),
+        TooManyTransfers, and TransferAborted after `close`.
         """
+        self._require_open()
         wanted, targets = as_ids(positions), as_ids(block_ids)
         self._require_sane(wanted, targets)
         order = np.argsort(wanted)
         now_s = time.monotonic()
         with self._lock:
+            self._require_open()  # again, for `close` may have come between
             self._require_free(targets)
             incoming = Incoming(
                 transfer_id=secrets.token_bytes(TRANSFER_ID_BYTES),
@@ -164,6 +167,8 @@ class Inbox:
         return min(deadlines_s, default=None)
 
     def close(self, reason: str) -> None:
+        with self._lock:
+            self._is_closed = True
         for incoming in self._all_open():
             self.fence(incoming.transfer_id, reason)
 
@@ -230,6 +235,10 @@ class Inbox:
             raise TooManyTransfers(f"{self._max_open} transfers are expected, the limit")
         self._slots.append(Slot(len(self._slots)))
         return self._slots[-1]
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise TransferAborted("this agent is closed")
 
     def _require_sane(self, positions: Ids, block_ids: Ids) -> None:
         if len(positions) != len(block_ids) or not len(positions):

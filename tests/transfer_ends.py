@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,7 +168,11 @@ class RemoteEnd:
         return content
 
     def pause(self) -> None:
+        """Returns once every thread of the process stands still."""
         self._signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        while any(task.joinpath("stat").read_text().rpartition(")")[2][1] != "T" for task in tasks.iterdir()):
+            time.sleep(0.001)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
