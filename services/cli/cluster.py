@@ -48,7 +48,7 @@ class Cluster:
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
         self._console = Console(stderr=True)
-        self._port = config.port or _free_port(config.host)
+        self._port = _free_port(config.host, config.port)
         self._children: list[Child] = []
         self._url = f"http://{host_port(config.host, self._port)}"
 
@@ -147,9 +147,14 @@ def _flags(arguments: Arguments) -> Iterator[str]:
                 yield f"--{name}={single}"
 
 
-def _free_port(host: str) -> int:
+def _free_port(host: str, wanted: int = 0) -> int:
+    """`wanted`, or with 0 one that is free. Raises Unavailable where it is taken, before anything starts."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, wanted))
+        except OSError as error:
+            raise Unavailable(f"cannot listen on {host}:{wanted}: {error.strerror}", field="port") from error
         port = probe.getsockname()[1]
         assert isinstance(port, int)
         return port

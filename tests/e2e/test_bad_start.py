@@ -183,4 +183,5 @@ def test_a_port_in_use_is_named(llama: Path) -> None:
         port = taken.getsockname()[1]
         status, stderr = run_baton("up", model=llama, port=port)
     assert status == CONFIGURATION_ERROR
-    assert str(port) in stderr
+    [line] = stderr.splitlines()
+    assert f"127.0.0.1:{port}" in line
