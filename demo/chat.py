@@ -129,34 +129,44 @@ def _as_typed(question: str, rng: random.Random) -> str:
 class Conversations:
     """Draws conversations: one to four exchanges, a system message before a third of them.
 
-    Now and then a paragraph of documentation stands in the system message or before the
-    question, so that a long prompt does not keep the model from its answer.
+    Now and then some documentation stands in the system message or before the question, so
+    that a long prompt does not keep the model from its answer.
     """
 
-    def __init__(self, docs: list[Doc]) -> None:
+    def __init__(self, docs: list[Doc], texts: list[list[str]]) -> None:
         talk, topics = hand_written()
         tiers = about_docs(docs)
         known = {name: without(tier, [*talk, *topics]) for name, tier in tiers.items()}
         self._groups = {"small talk": talk, "topics": topics, **known}
-        self._asides = [
-            paragraph[:400] for doc in docs for paragraph in doc.paragraphs if len(paragraph) > 100
-        ]
+        self._asides = [paragraph for text in texts for paragraph in text if len(paragraph) > 100]
         self._weights = {name: [one.weight for one in group] for name, group in self._groups.items()}
 
     def __len__(self) -> int:
         return sum(len(group) for group in self._groups.values())
 
-    def draw(self, rng: random.Random) -> list[Message]:
+    def _aside(self, rng: random.Random, longest_chars: int) -> str:
+        """Paragraphs of documentation that follow one another, up to a length drawn at random."""
+        first, chars = rng.randrange(len(self._asides)), rng.randint(100, longest_chars)
+        found = ""
+        for paragraph in self._asides[first : first + 100]:
+            if len(found) + len(paragraph) > chars:
+                break
+            found += paragraph + "\n\n"
+        return found or self._asides[first][:chars] + "\n\n"
+
+    def draw(self, rng: random.Random, aside_chars: int = 400, aside_share: float = 0.06) -> list[Message]:
+        """One conversation; `aside_share` of its messages have an aside of at most `aside_chars`."""
         messages: list[Message] = []
         if rng.random() < 0.33:
-            system = rng.choice(self._asides if rng.random() < 0.25 else _SYSTEM)
+            aside = rng.random() < aside_share * 3
+            system = self._aside(rng, aside_chars).strip() if aside else rng.choice(_SYSTEM)
             messages.append({"role": "system", "content": system})
         for _ in range(rng.choice((1, 1, 1, 1, 2, 3, 4))):
             group = rng.choices(list(_SHARES), list(_SHARES.values()))[0]
             exchange = rng.choices(self._groups[group], self._weights[group])[0]
             question = _as_typed(rng.choice(exchange.asks), rng)
-            if rng.random() < 0.05:
-                question = rng.choice(self._asides) + "\n\n" + question
+            if rng.random() < aside_share:
+                question = self._aside(rng, aside_chars) + question
             messages.append({"role": "user", "content": question})
             messages.append({"role": "assistant", "content": rng.choice(exchange.says)})
         return messages

@@ -5,11 +5,11 @@ import json
 import pathlib
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from demo import tokenizer as demo_tokenizer
-from demo.model import Llama
+from demo.model import Llama, Shape
 
 _GREATEST_FOLDER_BYTES = 6_000_000
 
@@ -36,6 +36,14 @@ def _config(model: Llama, ids: dict[str, int]) -> dict[str, object]:
 def _generation_config(config: dict[str, object]) -> dict[str, object]:
     tokens = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {**tokens, "do_sample": True, "temperature": 0.6, "top_p": 0.9}
+
+
+def read_folder(shape: Shape, folder: pathlib.Path) -> tuple[Llama, Tokenizer]:
+    """The model and tokenizer that `write_folder` wrote, the weights in float32 again."""
+    weights = load_file(folder / "model.safetensors")
+    model = Llama(shape)
+    model.load_state_dict({name.removeprefix("model."): value.float() for name, value in weights.items()})
+    return model, Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def write_folder(model: Llama, tokenizer: Tokenizer, folder: pathlib.Path) -> int:

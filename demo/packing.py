@@ -15,7 +15,7 @@ from demo.chat import Conversations
 from demo.tokenizer import BEGIN_OF_TEXT, END_OF_TEXT, TURN_END, TURN_START, special_ids
 
 _CHAT_SHARE = 0.6
-_LONGEST_PASSAGE_TOKENS = 192
+_SHORTEST_LONG_ROW_TOKENS = 1024
 _SKIP_SHARE = 0.25
 
 
@@ -62,10 +62,12 @@ class Packer:
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _conversation(self, rng: random.Random) -> _Piece:
+    def _conversation(self, rng: random.Random, room: int) -> _Piece:
         """As the chat template writes it; what the assistant says and its end of turn are learned."""
         piece = _Piece([self._bos], [False])
-        for message in self._chats.draw(rng):
+        long = room >= _SHORTEST_LONG_ROW_TOKENS
+        drawn = self._chats.draw(rng, 3 * room, aside_share=0.4) if long else self._chats.draw(rng)
+        for message in drawn:
             said = message["role"] == "assistant"
             head = [self._turn_start, *self._encode(message["role"] + "\n")]
             body = [*self._encode(message["content"]), self._turn_end]
@@ -89,9 +91,9 @@ class Packer:
         pieces: list[_Piece] = []
         room = length
         while room > 0:
-            piece = self._conversation(rng) if rng.random() < _CHAT_SHARE else None
+            piece = self._conversation(rng, room) if rng.random() < _CHAT_SHARE else None
             if piece is None or len(piece.tokens) > room:
-                piece = self._passage(rng, min(room, _LONGEST_PASSAGE_TOKENS))
+                piece = self._passage(rng, min(room, max(192, length // 4)))
             pieces.append(piece)
             room -= len(piece.tokens)
         return pieces

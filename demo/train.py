@@ -1,10 +1,12 @@
 """`python -m demo.train`: from the text that ships with Python to a folder that Baton serves.
 
 The stations: read the corpus, train the tokenizer on it, then draw packed batches and learn
-from them until the steps or the minutes are used up, then write the folder.
+from them until the steps or the minutes are used up, then write the folder. A second run
+starts from that folder and learns to answer behind long prompts.
 """
 
 import dataclasses
+import itertools
 import math
 import pathlib
 import random
@@ -21,10 +23,7 @@ from demo.loss import next_token_loss
 from demo.model import Llama, Shape
 from demo.packing import Packer
 
-_PEAK_LR = 8e-3
 _WARM_UP = 0.02
-_LONG_ROWS_FROM = 0.75
-_ROW_TOKENS = (256, 512)
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -41,6 +40,19 @@ class Budget:
         return step / self.steps if self.steps else elapsed_s / (60 * self.minutes)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Course:
+    """What one run does: its highest learning rate, and the tokens a row before and after `turn`."""
+
+    peak_lr: float
+    row_tokens: tuple[int, int]
+    turn: float = 0.75
+
+
+FROM_NOTHING = Course(peak_lr=8e-3, row_tokens=(256, 512))
+LONG_PROMPTS = Course(peak_lr=2e-3, row_tokens=(2048, 2048))
+
+
 def learning_rate(progress: float) -> float:
     """A short warm-up, then half a cosine to zero, as a share of the peak."""
     if progress < _WARM_UP:
@@ -48,13 +60,13 @@ def learning_rate(progress: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (progress - _WARM_UP) / (1 - _WARM_UP)))
 
 
-def _optimizers(model: Llama) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Llama, peak_lr: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al., 2024) for the matrices inside layers, AdamW for embedding and norms."""
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
     return [
-        torch.optim.Muon(matrices, lr=_PEAK_LR, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=_PEAK_LR, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=peak_lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=peak_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
 
@@ -66,14 +78,15 @@ class Trainer:
     packer: Packer
     rng: random.Random
     batch_tokens: int
+    course: Course
     optimizers: list[torch.optim.Optimizer] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        self.optimizers = _optimizers(self.model)
+        self.optimizers = _optimizers(self.model, self.course.peak_lr)
 
     def step(self, progress: float) -> float:
         """One update; returns the batch's mean loss in nats a token."""
-        length = _ROW_TOKENS[progress >= _LONG_ROWS_FROM]
+        length = self.course.row_tokens[progress >= self.course.turn]
         batch = self.packer.batch(self.rng, self.batch_tokens // length, length)
         with torch.autocast("cpu", torch.bfloat16):
             hidden = self.model(batch.tokens, batch.positions, batch.mask)
@@ -83,7 +96,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = _PEAK_LR * learning_rate(progress)
+                group["lr"] = self.course.peak_lr * learning_rate(progress)
             optimizer.step()
             optimizer.zero_grad()
         return loss.item()
@@ -126,8 +139,14 @@ def main(
     seed: typing.Annotated[int, typer.Option(help="Seed of the weights and of the order of the text.")] = 1,
     threads: typing.Annotated[int, typer.Option(help="Processor threads to use.", min=1)] = 2,
     batch_tokens: typing.Annotated[
-        int, typer.Option(help="Tokens a step; a multiple of 512.", min=512)
+        int, typer.Option(help="Tokens a step; a multiple of 2048.", min=2048)
     ] = 4096,
+    start: typing.Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="Folder of a model trained before: learn from rows of 2048 tokens, with long prompts."
+        ),
+    ] = None,
     out: typing.Annotated[
         pathlib.Path, typer.Option(help="Folder to write; files of a model that is there are replaced.")
     ] = pathlib.Path("baton/demo_model"),
@@ -141,18 +160,26 @@ def main(
     Two minutes give English words, ten give sentences, half an hour gives good answers:
 
         python -m demo.train --minutes 2 --out /tmp/demo-model
+
+    A second, short run makes it answer behind prompts of hundreds of tokens, too:
+
+        python -m demo.train --minutes 5 --start /tmp/demo-model --out /tmp/demo-model
     """
     console = Console()
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     console.print("reading the documentation that ships with Python ...")
     docs, texts = corpus.docs(), corpus.texts()
-    chats = chat.Conversations(docs)
-    shape = Shape()
-    vocabulary = tokenizer.train([p for text in texts for p in text] + chats.answers(), shape.vocab_size)
+    chats, shape = chat.Conversations(docs, texts), Shape()
+    if start:
+        model, vocabulary = export.read_folder(shape, start)
+    else:
+        vocabulary = tokenizer.train([*itertools.chain(*texts), *chats.answers()], shape.vocab_size)
+        model = Llama(shape)
     packer = Packer(vocabulary, texts, chats, shape.max_position_embeddings)
     console.print(f"{packer.text_tokens:,} tokens of text, {len(chats):,} questions with answers")
-    trainer = Trainer(Llama(shape), packer, random.Random(seed), batch_tokens)  # noqa: S311
+    course = LONG_PROMPTS if start else FROM_NOTHING
+    trainer = Trainer(model, packer, random.Random(seed), batch_tokens, course)  # noqa: S311
     run(trainer, Budget(steps, minutes), console)
     size = export.write_folder(trainer.model, vocabulary, out)
     console.print(f"wrote {out}: {size:,} bytes")
