@@ -30,6 +30,7 @@ from baton.kvtransfer.base import (
     TransferState,
 )
 from baton.kvtransfer.block_array import BlockArray
+from baton.kvtransfer.converting import ConvertingPacker
 from baton.kvtransfer.errors import (
     LayoutMismatch,
     SchemeUnavailable,
@@ -39,6 +40,7 @@ from baton.kvtransfer.inbox import Inbox
 from baton.kvtransfer.io_thread import IOThread
 from baton.kvtransfer.outbox import Outbox
 from baton.kvtransfer.peers import Peers
+from baton.kvtransfer.plan import Conversion
 from baton.kvtransfer.schemes import transport_class
 from baton.kvtransfer.session import Outgoing
 from baton.kvtransfer.stats import TransferStats
@@ -77,13 +79,14 @@ class TransferAgent:
         self.epoch = secrets.token_bytes(EPOCH_BYTES)
         self.unavailable: dict[str, str] = {}
         self._secret = secret
+        self._checksum = checksum
         self._closing = threading.Lock()
         self._is_closed = False
         self._blocks = blocks = BlockArray.of(memory)
         self._io = io = IOThread(f"baton-kv-{self.epoch.hex()[:8]}")
         self._alarm = Alarm(io, self._expire)
         self._outbox = Outbox(max_open)
-        self._inbox = inbox = Inbox(blocks, checksum, max_open, self._alarm.set)
+        self._inbox = inbox = Inbox(blocks, checksum, max_open, self._alarm.set, layout)
         self._transports: dict[str, Transport] = {}
         self._peers = Peers(io, self._transports)
         worker = LocalWorker(
@@ -114,9 +117,16 @@ class TransferAgent:
     # --- receiving -----------------------------------------------------------------------------------------
 
     def expect(
-        self, positions: BlockIds, block_ids: BlockIds, ttl_s: float, on_done: OnDone
+        self,
+        positions: BlockIds,
+        block_ids: BlockIds,
+        ttl_s: float,
+        on_done: OnDone,
+        tokens: int | None = None,
     ) -> tuple[bytes, bytes]:
         """Promises block_ids[i] of the local pool to block positions[i] of a request, for `ttl_s`.
+
+        tokens: of the whole request, None where its last block is full.
 
         Returns the transfer id and the sealed ticket for the sender. The blocks belong to the transfer until
         `on_done` was called or `fence` returned. With no positions the transfer is done at once. Raises
@@ -126,7 +136,9 @@ class TransferAgent:
             return self._expect_nothing(ttl_s, on_done)
         incoming = self._inbox.expect(positions, block_ids, ttl_s, on_done)
         wanted = incoming.positions.astype(np.int32).tobytes()
-        ticket = self._ticket(incoming.transfer_id, incoming.slot.index, incoming.generation, wanted, ttl_s)
+        ticket = self._ticket(
+            incoming.transfer_id, incoming.slot.index, incoming.generation, wanted, ttl_s, tokens
+        )
         return incoming.transfer_id, ticket
 
     def _expect_nothing(self, ttl_s: float, on_done: OnDone) -> tuple[bytes, bytes]:
@@ -138,7 +150,13 @@ class TransferAgent:
         return transfer_id, self._ticket(transfer_id, 0, 0, b"", ttl_s)
 
     def _ticket(
-        self, transfer_id: bytes, slot: int, generation: int, positions: bytes, ttl_s: float
+        self,
+        transfer_id: bytes,
+        slot: int,
+        generation: int,
+        positions: bytes,
+        ttl_s: float,
+        tokens: int | None = None,
     ) -> bytes:
         promise = Ticket(
             transfer_id=transfer_id,
@@ -150,6 +168,7 @@ class TransferAgent:
             block_bytes=self._blocks.block_bytes,
             positions=positions,
             expires_at_s=time.time() + ttl_s,
+            tokens=tokens,
         )
         return tickets.seal(promise, self._secret)
 
@@ -171,10 +190,10 @@ class TransferAgent:
         BadTicket, LayoutMismatch, TooManyTransfers, and TransferAborted once the agent is closed.
         """
         ticket = tickets.open_sealed(sealed, self._secret)
-        self._require_fitting(ticket)
-        session = Outgoing(ticket, self._blocks, on_done, self._outbox.remove)
+        converter = self._converter(ticket)
+        session = Outgoing(ticket, self._blocks, on_done, self._outbox.remove, converter)
         self._outbox.add(session)
-        if not ticket.positions:
+        if not ticket.positions or (converter is not None and not converter.heads):
             self._io.post(lambda: session.end(None))
             return session
         self._alarm.set(session.expires_at_s)
@@ -182,12 +201,18 @@ class TransferAgent:
         self._peers.route(session, latest_s if deadline_s is None else min(deadline_s, latest_s))
         return session
 
-    def _require_fitting(self, ticket: Ticket) -> None:
-        self.layout.require_equal(ticket.layout)
-        if ticket.block_bytes != self._blocks.block_bytes:
-            raise LayoutMismatch(
-                f"a block has {self._blocks.block_bytes} bytes here, {ticket.block_bytes} at the peer (block_bytes)"
-            )
+    def _converter(self, ticket: Ticket) -> ConvertingPacker | None:
+        """What packs blocks for that receiver; None where its blocks lie as the local ones do."""
+        here, there = self._blocks.block_bytes, ticket.block_bytes
+        if ticket.layout == self.layout:
+            if here != there:
+                raise LayoutMismatch(f"a block has {here} bytes here, {there} at the peer (block_bytes)")
+            return None
+        conversion = Conversion.between(self.layout, ticket.layout)
+        for layout, block_bytes in ((self.layout, here), (ticket.layout, there)):
+            if layout.block_bytes != block_bytes:
+                raise LayoutMismatch(f"a block of {block_bytes} bytes is none of {layout} (block_bytes)")
+        return ConvertingPacker(self._blocks, self._checksum, conversion, ticket)
 
     # --- both ----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ peer: after `fence` returns, nothing more of that transfer can land, however lat
 The sender owns its blocks until the acknowledgement, or until its own `fence` returned: after either, the
 transport reads them no more, or what it read is thrown away.
 
-Positions count blocks within the request (0 is its first block); block ids index a worker's pool.
+Positions count blocks within the request (0 is its first block); block ids index a worker's pool. Where the two
+pools lay out their blocks differently, each side counts in its own, and the sender converts (see `plan`).
 """
 
 from __future__ import annotations
@@ -31,39 +32,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.errors import TransferError as TransferError
+from baton.kvtransfer.layout import KVLayout as KVLayout
 
 EPOCH_BYTES = 8
 TRANSFER_ID_BYTES = 16
 
 BlockIds = Sequence[int] | NDArray[np.integer[Any]]
 """Positions or block ids; a numpy array of any integer type spares a conversion."""
-
-
-class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
-    """What has to agree between two pools before a block of one means anything in the other.
-
-    model: fingerprint of the weights and configuration. dtype: torch's name, as "bfloat16".
-    Sizes are counts; `block_size` is tokens a block, `kv_heads` those of this rank.
-    """
-
-    model: str
-    dtype: str
-    block_size: int
-    layers: int
-    kv_heads: int
-    head_dim: int
-    tp_degree: int = 1
-    tp_rank: int = 0
-    weight_version: str = ""
-
-    def require_equal(self, other: KVLayout) -> None:
-        """Raises LayoutMismatch naming the first field that differs."""
-        for name in self.__struct_fields__:
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise LayoutMismatch(f"KV layout differs in {name}: {mine!r} here, {theirs!r} at the peer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +68,9 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     transfer_id: 16 random bytes that name the transfer on both sides. slot, generation: where the receiver
     keeps the promise, and the fencing token that every write has to carry. epoch: 8 random bytes made at each
     start of the receiver's agent. endpoints: every way in, fastest first. positions: int32, little-endian,
-    ascending: the blocks of the request that are wanted. expires_at_s: Unix time, so the hosts'
-    clocks have to agree to well within a ticket's life. The receiver's block ids stay with the receiver.
+    ascending: the blocks of the request that are wanted, counted in the receiver's block size. tokens: of the
+    whole request, None where the last block is full. expires_at_s: Unix time, so the hosts' clocks have to
+    agree to well within a ticket's life. The receiver's block ids stay with the receiver.
     """
 
     transfer_id: bytes
@@ -105,6 +82,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     block_bytes: int
     positions: bytes
     expires_at_s: float
+    tokens: int | None = None
 
 
 class TransferState(enum.Enum):
@@ -143,7 +121,8 @@ class SendSession(ABC):
         """Sends block_ids[i] of the local pool as block positions[i] of the request.
 
         Positions that the ticket does not want (the receiver has them cached) or that were pushed before are
-        skipped; after the end of the transfer the call does nothing. The blocks must stay unchanged until
+        skipped. Between unequal block sizes a wanted block leaves once all blocks that hold its tokens were
+        pushed. After the end of the transfer the call does nothing. The blocks must stay unchanged until
         `on_done` was called or `fence` returned. Raises BlockOutOfRange.
         """
 

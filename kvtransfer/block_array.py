@@ -79,6 +79,10 @@ class BlockArray:
         """`buffer`, a whole number of blocks long, as blocks; no copy."""
         return np.frombuffer(buffer, self._items.dtype)
 
+    def units(self, unit_bytes: int) -> Blocks:
+        """The whole pool as items of `unit_bytes`, which divide a block; no copy. Hold it no longer than a call."""
+        return self._items.view(np.dtype((np.void, unit_bytes)))
+
     def require_ids(self, ids: Ids) -> None:
         """Raises BlockOutOfRange naming the first block id that this pool does not have."""
         is_outside = ids.view(np.uint64) >= len(self)  # as unsigned, what is negative is too large as well

@@ -35,20 +35,33 @@ class Packed(NamedTuple):
     payload: memoryview
 
 
-class Packer(ABC):
-    """The sending half; used by one thread at a time."""
+class RowPacker(ABC):
+    """Makes the blocks of a frame; used by one thread at a time."""
 
     max_chunks: int
     """Upper bound of a frame, in chunks."""
 
-    def __init__(self, blocks: BlockArray, checksum: bool) -> None:
-        self.chunk_blocks = chunk_blocks(blocks.block_bytes)
-        self._blocks = blocks
+    def __init__(self, row_bytes: int, checksum: bool) -> None:
+        """row_bytes: what crosses for each block."""
+        self.chunk_blocks = chunk_blocks(row_bytes)
         self._checksum = checksum
 
     @abstractmethod
     def pack(self, block_ids: Ids) -> Packed:
         """At most `max_chunks` chunks of the local pool."""
+
+    def _digests(self, chunks: Iterator[Blocks]) -> bytes:
+        if not self._checksum:
+            return b""
+        return np.fromiter((xxh3_64_intdigest(chunk.data) for chunk in chunks), np.uint64).tobytes()
+
+
+class Packer(RowPacker):
+    """The sending half of a link, for blocks that cross as they lie."""
+
+    def __init__(self, blocks: BlockArray, checksum: bool) -> None:
+        super().__init__(blocks.block_bytes, checksum)
+        self._blocks = blocks
 
     @abstractmethod
     def grant(self) -> Lease:
@@ -57,11 +70,6 @@ class Packer(ABC):
     @abstractmethod
     def revoke(self, lease: Lease) -> None:
         """After this returns, what a peer reads under `lease` it throws away. Revoking twice does nothing."""
-
-    def _digests(self, chunks: Iterator[Blocks]) -> bytes:
-        if not self._checksum:
-            return b""
-        return np.fromiter((xxh3_64_intdigest(chunk.data) for chunk in chunks), np.uint64).tobytes()
 
 
 class Chunk(NamedTuple):
@@ -85,14 +93,14 @@ class Unpacker(ABC):
     def __init__(self, blocks: BlockArray) -> None:
         """blocks: the local pool, for its block size."""
         self._chunk_blocks = chunk_blocks(blocks.block_bytes)
-        self._block_bytes = blocks.block_bytes
 
     def unpack(self, push: Push, payload: memoryview) -> Arrival:
         """Raises MalformedFrame, here or on the way, where the parts of a frame do not fit together."""
         if len(push.positions) % 4 or not push.positions:
             raise MalformedFrame(f"positions of {len(push.positions)} bytes, no positive multiple of 4")
         positions = np.frombuffer(push.positions, np.int32).astype(np.int64)
-        num_chunks = -(-len(positions) // self._chunk_blocks)
+        carried = chunk_blocks(len(payload) // len(positions) or 1)
+        num_chunks = -(-len(positions) // (carried if payload else self._chunk_blocks))
         if len(push.digests) not in (0, 8 * num_chunks):
             raise MalformedFrame(f"digests of {len(push.digests)} bytes for {num_chunks} chunks")
         digests: list[int | None] = [*np.frombuffer(push.digests, np.uint64).tolist()] or [None] * num_chunks

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from baton.kvtransfer.block_array import STAGING_BYTES, BlockArray, Blocks, Ids
+import numpy as np
+
+from baton.kvtransfer.block_array import STAGING_BYTES, BlockArray, Blocks, Ids, chunk_blocks
 from baton.kvtransfer.carrier import Lease, Packed, Packer, Unpacker
 from baton.kvtransfer.errors import MalformedFrame
 from baton.kvtransfer.messages import Push
@@ -50,19 +52,20 @@ class CopyingPacker(Packer):
         """Nobody but `pack` reads the pool."""
 
 
-class CopyingUnpacker(Unpacker):
-    def __init__(self, blocks: BlockArray) -> None:
-        super().__init__(blocks)
-        self._blocks = blocks
+def carried_rows(num_blocks: int, payload: memoryview) -> Iterator[Blocks]:
+    """The rows of each chunk in turn, where they lie in the frame. Raises MalformedFrame."""
+    row_bytes, rest = divmod(len(payload), num_blocks)
+    if rest or not row_bytes:
+        raise MalformedFrame(f"{len(payload)} bytes for {num_blocks} blocks")
+    rows = np.frombuffer(payload, np.dtype((np.void, row_bytes)))
+    step = chunk_blocks(row_bytes)
+    for start in range(0, num_blocks, step):
+        yield rows[start : start + step]
 
+
+class CopyingUnpacker(Unpacker):
     def _rows(self, push: Push, num_blocks: int, payload: memoryview) -> Iterator[Blocks]:
-        if len(payload) != num_blocks * self._block_bytes:
-            raise MalformedFrame(
-                f"{len(payload)} bytes for {num_blocks} blocks of {self._block_bytes}: layouts that differ?"
-            )
-        rows = self._blocks.rows(payload)
-        for start in range(0, num_blocks, self._chunk_blocks):
-            yield rows[start : start + self._chunk_blocks]
+        return carried_rows(num_blocks, payload)
 
     def close(self) -> None:
         """Nothing of the peer's is held."""

@@ -25,7 +25,6 @@ from baton.kvtransfer.base import TRANSFER_ID_BYTES, BlockIds, OnDone
 from baton.kvtransfer.block_array import BlockArray, Blocks, Ids, as_ids
 from baton.kvtransfer.carrier import Arrival, Chunk
 from baton.kvtransfer.errors import (
-    BadTicket,
     BlockOutOfRange,
     ChecksumMismatch,
     StaleGeneration,
@@ -35,20 +34,32 @@ from baton.kvtransfer.errors import (
     TransferTimeout,
 )
 from baton.kvtransfer.incoming import Incoming, Sender, Slot
+from baton.kvtransfer.landing import Landing, Landings
+from baton.kvtransfer.layout import KVLayout
 from baton.kvtransfer.stats import Tally
+
+ALL_HEADS = range(0)
+"""What a sender of whole blocks attaches with."""
 
 
 class Inbox:
     """All methods may be called from any thread."""
 
     def __init__(
-        self, blocks: BlockArray, checksum: bool, max_open: int, set_alarm: Callable[[float], None]
+        self,
+        blocks: BlockArray,
+        checksum: bool,
+        max_open: int,
+        set_alarm: Callable[[float], None],
+        layout: KVLayout | None = None,
     ) -> None:
-        """max_open: bound on transfers expected at once. set_alarm: asks for `expire` at a monotonic time."""
+        """max_open: bound on transfers expected at once. set_alarm: asks for `expire` at a monotonic time.
+        layout: of the pool, where senders may bring parts of blocks."""
         self.refused: Counter[str] = Counter()
         self.duplicate_blocks = 0
         self._blocks = blocks
         self._checksum = checksum
+        self._landings = Landings(blocks, layout)
         self._max_open = max_open
         self._set_alarm = set_alarm
         self._lock = threading.Lock()
@@ -82,7 +93,7 @@ class Inbox:
                 slot=self._take_slot(),
                 positions=wanted[order],
                 block_ids=targets[order],
-                landed=np.zeros(len(wanted), np.bool_),
+                landed=np.zeros((len(wanted), self._landings.parts), np.bool_),
                 on_done=on_done,
                 expires_at_s=now_s + ttl_s,
                 opened_at_s=now_s,
@@ -93,49 +104,44 @@ class Inbox:
         self._set_alarm(incoming.expires_at_s)
         return incoming
 
-    def attach(self, slot: int, generation: int, sender: Sender) -> None:
-        """Binds a transfer to the one sender that may write it. Raises StaleGeneration, and BadTicket where
-        another one came first: the ticket was replayed."""
+    def attach(self, slot: int, generation: int, sender: Sender, heads: range = ALL_HEADS) -> None:
+        """Binds a transfer, or these KV heads of it, to the one sender that may write them. Raises
+        StaleGeneration, and BadTicket where another one came first or the heads are not this pool's."""
         place = self._place(slot)
         with place.lock:
-            incoming = _current(place, generation)
-            if incoming.sender is not None and incoming.sender is not sender:
-                raise BadTicket(
-                    f"transfer {incoming.transfer_id.hex()}: the ticket is used by another sender"
-                )
-            incoming.sender = sender
+            _current(place, generation).bind(sender, self._landings.of(heads))
 
     def write(self, slot: int, generation: int, arrival: Arrival, sender: Sender, tally: Tally) -> None:
         """Verifies each chunk, copies it to the blocks that it was promised, and counts them in `tally`.
 
         Blocks that have landed before are counted as duplicates and left alone. Raises StaleGeneration, also
-        half-way, BadTicket (not attached), BlockOutOfRange (a position not wanted) and ChecksumMismatch; the
-        chunk at fault and all after it are not written.
+        half-way, BadTicket (not attached), BlockOutOfRange (a position not wanted), MalformedFrame (rows of a
+        wrong size) and ChecksumMismatch; the chunk at fault and all after it are not written.
         """
         place = self._place(slot)
         with place.lock:
             incoming = _current(place, generation)
-        if incoming.sender is not sender:
-            raise BadTicket(f"transfer {incoming.transfer_id.hex()}: written by a sender it is not bound to")
+            landing = incoming.landing_of(sender)
         index = incoming.index_of(arrival.positions)
-        is_repeated = np.count_nonzero(incoming.landed.take(index)) > 0
+        is_repeated = np.count_nonzero(incoming.landed[:, landing.parts.start].take(index)) > 0
         start = 0
         for chunk in arrival.chunks:
             part = index[start : start + len(chunk.rows)]
             start += len(chunk.rows)
+            landing.require_fitting(chunk.rows)
             self._verify(incoming, part, chunk)
             rows = chunk.rows
             if is_repeated:
-                part, rows = self._leave_out_landed(incoming, part, rows)
-            self._land(place, generation, part, rows)
-            tally.add(len(part))
-        if np.count_nonzero(incoming.landed) == len(incoming.landed):
+                part, rows = self._leave_out_landed(incoming, landing, part, rows)
+            self._land(place, generation, landing, part, rows)
+            tally.add(len(part), len(part) * landing.row_bytes)
+        if incoming.is_complete:
             self._end(incoming, None)
 
     def fail(self, slot: int, generation: int, error: TransferError, sender: Sender) -> bool:
         """Ends a transfer with `error`; False where it is gone already, or not this sender's."""
         incoming = self._slots[slot].tenant if 0 <= slot < len(self._slots) else None
-        if incoming is None or incoming.generation != generation or incoming.sender is not sender:
+        if incoming is None or incoming.generation != generation or sender not in incoming.landings:
             return False
         return self._end(incoming, error)
 
@@ -149,7 +155,7 @@ class Inbox:
     def lose(self, sender: Sender, error: TransferError) -> None:
         """Ends all transfers of a sender that is gone."""
         for incoming in self._all_open():
-            if incoming.sender is sender:
+            if sender in incoming.landings:
                 self._end(incoming, error)
 
     def expire(self, now_s: float) -> float | None:
@@ -183,20 +189,22 @@ class Inbox:
             raise ChecksumMismatch(f"{what} came without checksums")
         raise ChecksumMismatch(f"{what} are not what the sender had")
 
-    def _leave_out_landed(self, incoming: Incoming, index: Ids, rows: Blocks) -> tuple[Ids, Blocks]:
-        is_new = ~incoming.landed[index]
+    def _leave_out_landed(
+        self, incoming: Incoming, landing: Landing, index: Ids, rows: Blocks
+    ) -> tuple[Ids, Blocks]:
+        is_new = ~incoming.landed[index, landing.parts.start]
         self.duplicate_blocks += len(index) - int(np.count_nonzero(is_new))
         return index[is_new], rows[is_new]
 
-    def _land(self, place: Slot, generation: int, index: Ids, rows: Blocks) -> None:
+    def _land(self, place: Slot, generation: int, landing: Landing, index: Ids, rows: Blocks) -> None:
         """The only line of the package that writes a pool, and the fence in front of it."""
         with place.lock:
             incoming = _current(place, generation)
             if not len(index):
                 return
             incoming.first_byte_at_s = incoming.first_byte_at_s or time.monotonic()
-            self._blocks.scatter(incoming.block_ids[index], rows)
-            incoming.landed[index] = True
+            landing.scatter(incoming.block_ids[index], rows)
+            incoming.landed[index, landing.parts.start : landing.parts.stop] = True
             incoming.last_byte_at_s = time.monotonic()
 
     def _end(self, incoming: Incoming, error: TransferError | None) -> bool:
@@ -210,8 +218,8 @@ class Inbox:
                 del self._open[incoming.transfer_id]
                 self._promised[incoming.block_ids] = False
                 self._vacant.append(incoming.slot)
-        if incoming.sender is not None:
-            incoming.sender.tell_ended(incoming.generation, error)
+        for sender in list(incoming.landings):
+            sender.tell_ended(incoming.generation, error)
         incoming.on_done(incoming.result(error, self._blocks.block_bytes))
         return True
 

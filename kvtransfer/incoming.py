@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from baton.kvtransfer.base import OnDone, TransferResult, TransferState
 from baton.kvtransfer.block_array import Ids
-from baton.kvtransfer.errors import BlockOutOfRange, TransferError
+from baton.kvtransfer.errors import BadTicket, BlockOutOfRange, TransferError
+from baton.kvtransfer.landing import Landing
 
 
 class Sender(Protocol):
@@ -32,8 +33,9 @@ class Slot:
 
 @dataclass(slots=True, eq=False)
 class Incoming:
-    """One promise. positions: int64 [n], ascending; block_ids: int64 [n], beside them; landed: bool [n].
-    Times are seconds on the monotonic clock."""
+    """One promise. positions: int64 [n], ascending; block_ids: int64 [n], beside them; landed: bool [n, parts],
+    of each block the parts that are in (see `landing`). landings: of each sender its own parts. Times are
+    seconds on the monotonic clock."""
 
     transfer_id: bytes
     generation: int
@@ -46,7 +48,26 @@ class Incoming:
     opened_at_s: float
     first_byte_at_s: float = 0.0
     last_byte_at_s: float = 0.0
-    sender: Sender | None = None
+    landings: dict[Sender, Landing] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        return np.count_nonzero(self.landed) == self.landed.size
+
+    def bind(self, sender: Sender, landing: Landing) -> None:
+        """Gives a sender its parts; the same again changes nothing. Raises BadTicket where another sender has
+        one of them: the ticket was replayed."""
+        for other, taken in self.landings.items():
+            if other is not sender and taken.overlaps(landing):
+                raise BadTicket(f"transfer {self.transfer_id.hex()}: the ticket is used by another sender")
+        self.landings.setdefault(sender, landing)
+
+    def landing_of(self, sender: Sender) -> Landing:
+        """Raises BadTicket for a sender that was not bound."""
+        landing = self.landings.get(sender)
+        if landing is None:
+            raise BadTicket(f"transfer {self.transfer_id.hex()}: written by a sender it is not bound to")
+        return landing
 
     def index_of(self, positions: Ids) -> Ids:
         """Raises BlockOutOfRange naming the first position that was never asked for."""
@@ -59,12 +80,12 @@ class Incoming:
         return index
 
     def result(self, error: TransferError | None, block_bytes: int) -> TransferResult:
-        blocks = int(np.count_nonzero(self.landed))
+        parts = int(np.count_nonzero(self.landed))
         return TransferResult(
             self.transfer_id,
             TransferState.DONE if error is None else TransferState.FAILED,
-            blocks,
-            blocks * block_bytes,
+            int(np.count_nonzero(self.landed.all(axis=1))),
+            parts * block_bytes // self.landed.shape[1],
             error,
             self.opened_at_s,
             self.first_byte_at_s,

@@ -8,6 +8,7 @@ import numpy as np
 
 from baton.kvtransfer.block_array import BlockArray, Blocks, Ids
 from baton.kvtransfer.carrier import NO_PAYLOAD, Lease, Packed, Packer, Unpacker
+from baton.kvtransfer.copying import carried_rows
 from baton.kvtransfer.errors import MalformedFrame, TransferAborted
 from baton.kvtransfer.leases import PeerLeases, ReadLeases
 from baton.kvtransfer.memory import map_read_only, require_sealed
@@ -42,14 +43,13 @@ class MappingUnpacker(Unpacker):
     def __init__(self, blocks: BlockArray, proof: Proof, pool_fd: int, leases_fd: int) -> None:
         """proof: the peer's word on the shape of its pool, believed only as far as its file reaches.
 
-        Raises MalformedFrame for a shape that does not fit ours, SchemeUnavailable where mapping fails. The
-        caller keeps the descriptors.
+        Raises MalformedFrame for an empty shape, SchemeUnavailable where mapping fails. The caller keeps the
+        descriptors.
         """
         super().__init__(blocks)
-        if proof.block_bytes != blocks.block_bytes or proof.num_blocks < 1:
+        if proof.num_blocks < 1 or proof.block_bytes < 1:
             raise MalformedFrame(
-                f"the peer's pool has {proof.num_blocks} blocks of {proof.block_bytes} bytes, "
-                f"a block has {blocks.block_bytes} bytes here"
+                f"the peer's pool has {proof.num_blocks} blocks of {proof.block_bytes} bytes"
             )
         size_bytes = proof.num_blocks * proof.block_bytes
         require_sealed(pool_fd, size_bytes)
@@ -59,7 +59,15 @@ class MappingUnpacker(Unpacker):
         self._staging = blocks.staging()
 
     def _rows(self, push: Push, num_blocks: int, payload: memoryview) -> Iterator[Blocks]:
-        if len(push.source) != 4 * num_blocks or payload:
+        if payload:  # rows that the sender had to convert
+            yield from carried_rows(num_blocks, payload)
+            return
+        if self._pool.block_bytes != self._staging.dtype.itemsize:
+            raise MalformedFrame(
+                f"blocks of {self._pool.block_bytes} bytes by reference, "
+                f"a block has {self._staging.dtype.itemsize} bytes here"
+            )
+        if len(push.source) != 4 * num_blocks:
             raise MalformedFrame(f"{len(push.source)} bytes of source block ids for {num_blocks} positions")
         source = np.frombuffer(push.source, np.int32).astype(np.int64)
         self._pool.require_ids(source)

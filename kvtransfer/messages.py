@@ -57,10 +57,15 @@ class Refused(msgspec.Struct, frozen=True, tag="refused", kw_only=True):
 
 
 class Attach(msgspec.Struct, frozen=True, tag="attach", kw_only=True):
-    """This connection is the one that will fill the ticket's promise; slot, generation: from the ticket."""
+    """This connection is the one that will fill the ticket's promise; slot, generation: from the ticket.
+
+    first_head, heads: the model's KV heads whose rows will come, where the blocks are not whole; else 0.
+    """
 
     slot: int
     generation: int
+    first_head: int = 0
+    heads: int = 0
 
 
 class Push(msgspec.Struct, frozen=True, tag="push", kw_only=True):

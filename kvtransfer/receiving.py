@@ -29,7 +29,8 @@ class ReceiveChannel:
             case Push():
                 self._take(message, lambda: self._write(message, payload))
             case Attach():
-                self._take(message, lambda: self._inbox.attach(message.slot, message.generation, self))
+                heads = range(message.first_head, message.first_head + message.heads)
+                self._take(message, lambda: self._inbox.attach(message.slot, message.generation, self, heads))
             case Abort():
                 given_up = from_peer(message.error, message.reason)
                 self._inbox.fail(message.slot, message.generation, given_up, self)

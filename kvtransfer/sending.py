@@ -44,7 +44,15 @@ class SendChannel:
         except TransferError as error:
             session.end(error)
             return
-        self._link.send(Attach(slot=ticket.slot, generation=ticket.generation))
+        heads = session.heads
+        self._link.send(
+            Attach(
+                slot=ticket.slot,
+                generation=ticket.generation,
+                first_head=heads.start,
+                heads=len(heads),
+            )
+        )
         session.bind(self)
         if not session.is_open:  # it ended before it knew of this channel
             self.drop(session, TransferAborted("given up while connecting"))
@@ -78,7 +86,8 @@ class SendChannel:
                 session, lease = self._carried[generation]
             frame = session.next_frame(self._packer, lease)
             if frame is not None:
-                self._tally.add(len(frame.push.positions) // 4)
+                blocks = len(frame.push.positions) // 4
+                self._tally.add(blocks, blocks * session.row_bytes)
                 with self._lock:
                     if generation in self._carried:
                         self._ready[generation] = None

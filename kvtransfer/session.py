@@ -17,6 +17,7 @@ import numpy as np
 from baton.kvtransfer.base import BlockIds, OnDone, SendSession, Ticket, TransferResult, TransferState
 from baton.kvtransfer.block_array import BlockArray, Ids, as_ids
 from baton.kvtransfer.carrier import Lease, Packer
+from baton.kvtransfer.converting import ConvertingPacker
 from baton.kvtransfer.errors import BlockOutOfRange, TransferAborted, TransferError
 from baton.kvtransfer.link import PushFrame
 from baton.kvtransfer.messages import Push
@@ -37,12 +38,21 @@ class Carriage(Protocol):
 
 class Outgoing(SendSession):
     def __init__(
-        self, ticket: Ticket, blocks: BlockArray, on_done: OnDone, on_ended: Callable[[Outgoing], None]
+        self,
+        ticket: Ticket,
+        blocks: BlockArray,
+        on_done: OnDone,
+        on_ended: Callable[[Outgoing], None],
+        converter: ConvertingPacker | None = None,
     ) -> None:
-        """on_ended: the agent's bookkeeping, called just before `on_done`."""
+        """on_ended: the agent's bookkeeping, called just before `on_done`. converter: None where the receiver's
+        layout is the local one."""
         self.ticket = ticket
+        self.heads = range(0) if converter is None else converter.heads
+        self.row_bytes = blocks.block_bytes if converter is None else converter.row_bytes
         self.expires_at_s = time.monotonic() + ticket.expires_at_s - time.time()
         self._blocks = blocks
+        self._converter = converter
         self._on_done = on_done
         self._on_ended = on_ended
         self._wanted: Ids = np.frombuffer(ticket.positions, np.int32).astype(np.int64)
@@ -78,6 +88,9 @@ class Outgoing(SendSession):
         """Keeps what the ticket wants and has not been pushed; False where nothing is left."""
         if not len(self._wanted):  # the receiver caches everything, and the end is on its way
             return False
+        if self._converter is not None:
+            self._converter.add(positions, block_ids)
+            positions = block_ids = self._wanted[~self._is_pushed & self._converter.has_all(self._wanted)]
         index = self._wanted.searchsorted(positions)
         is_new = self._wanted.take(index, mode="clip") == positions
         is_new &= ~self._is_pushed.take(index, mode="clip")
@@ -113,10 +126,11 @@ class Outgoing(SendSession):
             if self._has_ended or not self._pending:
                 self._next_chunks = 1
                 return None
-            positions, block_ids = self._cut(min(self._next_chunks, packer.max_chunks) * packer.chunk_blocks)
+            rows = self._converter or packer
+            positions, block_ids = self._cut(min(self._next_chunks, rows.max_chunks) * rows.chunk_blocks)
             self._next_chunks *= RAMP
             started_at_s = time.monotonic()
-            packed = packer.pack(block_ids)
+            packed = rows.pack(block_ids)
             self._first_byte_at_s = self._first_byte_at_s or started_at_s
             self._last_byte_at_s = time.monotonic()
             self._sent_blocks += len(positions)
@@ -155,7 +169,7 @@ class Outgoing(SendSession):
             self.ticket.transfer_id,
             TransferState.DONE if error is None else TransferState.FAILED,
             self._sent_blocks,
-            self._sent_blocks * self._blocks.block_bytes,
+            self._sent_blocks * self.row_bytes,
             error,
             self._opened_at_s,
             self._first_byte_at_s,

@@ -7,6 +7,9 @@ any file system whatever dies, and only processes of the same network namespace 
 for "same host". The pool's descriptor crosses it once, at the connection's start. A process that dies closes
 its sockets: the other side hears at once.
 
+Between pools that lie differently (`plan`) the sender has to touch every byte anyway: the converted rows
+travel within the frames, as they do over `tcp`.
+
 The sender's fence is one store to the session's read lease (`leases`); the receiver's is the slot's lock in
 its own inbox. Neither waits for the peer.
 """
@@ -19,6 +22,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from baton.kvtransfer.carrier import Packer, Unpacker
+from baton.kvtransfer.copying import max_payload_bytes
 from baton.kvtransfer.errors import MalformedFrame, PeerLost, SchemeUnavailable
 from baton.kvtransfer.leases import ReadLeases
 from baton.kvtransfer.mapping import MappingPacker, MappingUnpacker
@@ -33,10 +37,10 @@ _PREFIX = "shm://"
 class ShmTransport(StreamTransport):
     scheme: ClassVar[str] = "shm"
     takes_fds: ClassVar[bool] = True
-    max_payload_bytes = 0
 
     def __init__(self, worker: LocalWorker) -> None:
         super().__init__(worker)
+        self.max_payload_bytes = max_payload_bytes(worker.blocks.block_bytes)
         fd = worker.pool_fd
         if fd is None:
             raise SchemeUnavailable("the pool has no memory file that another process could map")

@@ -40,14 +40,11 @@ class TransferStats:
 class Tally:
     """Blocks and bytes of one scheme in one direction; counted from any thread."""
 
-    block_bytes: int
     blocks: int = 0
+    bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, blocks: int) -> None:
+    def add(self, blocks: int, num_bytes: int) -> None:
         with self._lock:
             self.blocks += blocks
-
-    @property
-    def bytes(self) -> int:
-        return self.blocks * self.block_bytes
+            self.bytes += num_bytes

@@ -45,8 +45,8 @@ class Transport(ABC):
     def __init__(self, worker: LocalWorker) -> None:
         """Raises SchemeUnavailable where the scheme cannot work with this worker's memory."""
         self.worker = worker
-        self.sent = Tally(worker.blocks.block_bytes)
-        self.received = Tally(worker.blocks.block_bytes)
+        self.sent = Tally()
+        self.received = Tally()
 
     @abstractmethod
     def listen(self) -> str:

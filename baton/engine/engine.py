@@ -78,7 +78,7 @@ class Engine:
     def new_sequence(self, request: GenerationRequest, choice: int) -> Sequence:
         variant = self.model.prefix_cache_variant(len(request.token_ids))
         salt = f"{request.cache_salt}\0{variant}" if variant else request.cache_salt
-        namespace = block_hash.namespace(self.model.fingerprint, cache_salt=salt)
+        namespace = block_hash.namespace(self.model.kv_fingerprint, cache_salt=salt)
         tokens = list(request.token_ids)
         return Sequence(request.request_id, choice, request.sampling, namespace, tokens, len(tokens))
 

@@ -24,7 +24,7 @@ class ModelConfig(Architecture):
     """Frozen and complete once built; existing means that the folder can be loaded.
 
     dtype: of weights, activations and KV. max_model_tokens: limit of prompt plus output. fingerprint: hex
-    name of what fixes the contents of KV: equal for one folder and dtype anywhere, else different.
+    name of the weights and what is computed with them: equal for one folder anywhere, whatever the dtype.
     """
 
     folder: Path
@@ -58,13 +58,18 @@ class ModelConfig(Architecture):
             dtype=torch_dtype,
             max_model_tokens=_max_model_tokens(architecture.rope, max_model_tokens),
             eos_token_ids=_eos_token_ids(folder, file),
-            fingerprint=_fingerprint(architecture, torch_dtype, checkpoint),
+            fingerprint=_fingerprint(architecture, checkpoint),
         )
 
     @property
     def dtype_name(self) -> str:
         """torch's name of the dtype, as "bfloat16"."""
         return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def kv_fingerprint(self) -> str:
+        """Name of what fixes the contents of KV: the fingerprint and the dtype."""
+        return f"{self.fingerprint} {self.dtype_name}"
 
     def kv_block_bytes(self, block_size: int) -> int:
         """Bytes of one KV block of `block_size` tokens: all layers, K and V."""
@@ -115,6 +120,6 @@ def _eos_token_ids(folder: Path, file: ConfigFile) -> frozenset[int]:
     return frozenset([token_ids] if isinstance(token_ids, int) else token_ids)
 
 
-def _fingerprint(architecture: Architecture, dtype: torch.dtype, checkpoint: Checkpoint) -> str:
+def _fingerprint(architecture: Architecture, checkpoint: Checkpoint) -> str:
     weights = checkpoint.fingerprint(expected_shapes(architecture))
-    return sha256(f"{architecture} {dtype} {weights}".encode()).hexdigest()[:32]
+    return sha256(f"{architecture} {weights}".encode()).hexdigest()[:32]

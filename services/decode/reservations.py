@@ -49,6 +49,7 @@ class Reservations:
                 work.reserved_block_ids,
                 min(self._timeout_s, work.request.deadline_s),
                 lambda result: self._post(lambda: on_landed(work, _error_of(work, result))),
+                sequence.prompt_tokens,
             )
         except TransferError as error:
             work.reserved_block_ids = []

@@ -99,7 +99,7 @@ class _StopSignal:
 def _make_agent(config: WorkerConfig, engine: Engine) -> TransferAgent:
     layout = KVLayout(
         model=engine.model.fingerprint,
-        dtype=str(engine.model.dtype).removeprefix("torch."),
+        dtype=engine.model.dtype_name,
         block_size=engine.block_size,
         layers=engine.model.num_layers,
         kv_heads=engine.model.num_kv_heads,

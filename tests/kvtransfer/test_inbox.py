@@ -66,7 +66,7 @@ class Table:
         return self.send(incoming, make_arrival(positions, owner), self.sender)
 
     def send(self, incoming: Incoming, arrival: Arrival, sender: FakeSender) -> int:
-        tally = Tally(BLOCK_BYTES)
+        tally = Tally()
         self.inbox.write(incoming.slot.index, incoming.generation, arrival, sender, tally)
         return tally.blocks
 
@@ -125,7 +125,7 @@ def test_a_write_after_the_end_is_refused(table: Table) -> None:
 @pytest.mark.parametrize("slot", [-1, 0, 1, 10**6])
 def test_a_slot_that_never_was_is_refused(table: Table, slot: int) -> None:
     with pytest.raises(StaleGeneration, match=f"slot {slot}"):
-        table.inbox.write(slot, 1, make_arrival([0], 1), table.sender, Tally(BLOCK_BYTES))
+        table.inbox.write(slot, 1, make_arrival([0], 1), table.sender, Tally())
 
 
 def test_blocks_that_come_twice_are_counted_and_left_alone(table: Table) -> None:
