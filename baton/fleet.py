@@ -42,7 +42,8 @@ class WorkerLoad:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a worker serves. max_model_tokens counts prompt and output together."""
+    """What a worker serves. fingerprint: of the weights, whatever the dtype. max_model_tokens counts prompt and
+    output together."""
 
     name: str
     fingerprint: str
@@ -65,7 +66,7 @@ class WorkerInfo:
     """What does not change while a worker runs in one role.
 
     epoch: 8 random bytes made at each start of its process. address: host:port of its gRPC server.
-    kv_layout: encoded `baton.kvtransfer.base.KVLayout`. block_size: tokens a block.
+    kv_layout: msgpack of `baton.kvtransfer.layout.KVLayout`, of rank 0. block_size: tokens a block.
     """
 
     worker_id: str

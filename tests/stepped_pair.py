@@ -32,13 +32,20 @@ GREEDY = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
 _numbers = itertools.count()
 
 
-def make_engine(folder: Path, kv_blocks: int) -> Engine:
-    config = EngineConfig(folder, dtype="float32", block_size=BLOCK_SIZE, kv_blocks=kv_blocks, threads=1)
-    return Engine(config)
+def make_engine(folder: Path, kv_blocks: int, block_size: int = BLOCK_SIZE, dtype: str = "float32") -> Engine:
+    return Engine(EngineConfig(folder, dtype=dtype, block_size=block_size, kv_blocks=kv_blocks, threads=1))
 
 
 def make_agent(engine: Engine) -> TransferAgent:
-    layout = KVLayout(model="m", dtype="float32", block_size=BLOCK_SIZE, layers=2, kv_heads=2, head_dim=16)
+    model = engine.model
+    layout = KVLayout(
+        model=model.fingerprint,
+        dtype=model.dtype_name,
+        block_size=engine.block_size,
+        layers=model.num_layers,
+        kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+    )
     return TransferAgent(KVMemory(engine.pool.bytes_view, engine.pool.fd), layout, SECRET, ("loopback",))
 
 

@@ -12,14 +12,22 @@ from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import msgspec
+
 from baton.background import OnCrash
 from baton.block_hash import block_hashes, namespace
 from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
+from baton.kvtransfer.errors import LayoutMismatch
+from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
 from baton.router.peers import DecodePeer, PrefillPeer
 from baton.router.placement import Candidate, Placement, Snapshot
 from baton.router.prefix_index import PrefixIndex
 
+_DEFAULT_BLOCK_SIZE = 16
+"""Where nobody is there to count by."""
+
+_decode_layout = msgspec.msgpack.Decoder(KVLayout).decode
 _log = logging.getLogger(__name__)
 
 
@@ -154,27 +162,35 @@ class Workers:
         """`worker_id` has just held these blocks."""
         tracked = self._tracked.get(worker_id)
         if tracked is not None:
-            self._prefixes.add(worker_id, hashes, tracked.member.load.kv_blocks.total)
+            total = tracked.member.load.kv_blocks.total
+            self._prefixes.add(worker_id, hashes, self._in_own_blocks(total, tracked.worker))
 
     def blocks_for(self, tokens: int) -> int:
-        block_size = next((tracked.worker.block_size for tracked in self._tracked.values()), 1)
-        return -(-tokens // block_size)
+        return -(-tokens // self._block_size)
 
     def hashes(self, request: GenerationRequest) -> list[bytes]:
         """Hashes of the prompt's full blocks, in this router's own namespace."""
-        block_size = next((tracked.worker.block_size for tracked in self._tracked.values()), 0)
-        if not block_size:
-            return []
-        return block_hashes(namespace("router", cache_salt=request.cache_salt), request.token_ids, block_size)
+        seed = namespace("router", cache_salt=request.cache_salt)
+        return block_hashes(seed, request.token_ids, self._block_size)
+
+    @property
+    def _block_size(self) -> int:
+        """Tokens a block as this router counts them: the smallest of any worker's."""
+        sizes = (tracked.worker.block_size for tracked in self._tracked.values())
+        return min(sizes, default=_DEFAULT_BLOCK_SIZE)
+
+    def _in_own_blocks(self, blocks: int, worker: WorkerInfo) -> int:
+        return blocks * worker.block_size // self._block_size
 
     def _candidate(self, tracked: Tracked, hashes: Sequence[bytes]) -> Candidate:
         worker, load = tracked.worker, tracked.member.load
+        matched_tokens = self._prefixes.match(worker.worker_id, hashes) * self._block_size
         return Candidate(
             worker.worker_id,
             queued_tokens=max(load.queued_tokens, tracked.prompt_tokens),
             sequences=max(load.running + load.waiting, tracked.sequences),
-            available_blocks=load.kv_blocks.free + load.kv_blocks.cached,
-            cached_tokens=self._prefixes.match(worker.worker_id, hashes) * worker.block_size,
+            available_blocks=self._in_own_blocks(load.kv_blocks.free + load.kv_blocks.cached, worker),
+            cached_tokens=matched_tokens // worker.block_size * worker.block_size,
             prefill_tokens_per_s=worker.profile.prefill_tokens_per_s,
             decode_step_s=worker.profile.decode_step_s,
         )
@@ -185,8 +201,10 @@ class Workers:
             other = tracked.worker
             if worker.model.fingerprint != other.model.fingerprint:
                 return f"its model {worker.model.name!r} is not the model of {other.worker_id}"
-            if worker.kv_layout != other.kv_layout:
-                return f"its KV layout differs from that of {other.worker_id}"
+            try:
+                _decode_layout(worker.kv_layout).require_convertible(_decode_layout(other.kv_layout))
+            except (LayoutMismatch, msgspec.DecodeError) as error:
+                return f"its blocks cannot be exchanged with those of {other.worker_id}: {error}"
         return None
 
     def _refuse(self, worker: WorkerInfo, reason: str) -> None:
