@@ -114,8 +114,6 @@ hand over and return at once, and take no lock that a caller of these may hold."
 class SendSession(ABC):
     """The sending half of one transfer. Methods may be called from any thread and never wait for the peer."""
 
-    ticket: Ticket
-
     @abstractmethod
     def push(self, positions: BlockIds, block_ids: BlockIds) -> None:
         """Sends block_ids[i] of the local pool as block positions[i] of the request.

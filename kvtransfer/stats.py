@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,9 @@ class SchemeStats:
     bytes_sent: int = 0
     blocks_received: int = 0
     bytes_received: int = 0
+
+    def __add__(self, other: SchemeStats) -> SchemeStats:
+        return SchemeStats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,22 @@ class TransferStats:
     open_receives: int
     refused: Mapping[str, int]
     by_scheme: Mapping[str, SchemeStats]
+
+    @classmethod
+    def total(cls, each: Sequence[TransferStats]) -> TransferStats:
+        """Of several agents."""
+        refused: Counter[str] = Counter()
+        by_scheme: dict[str, SchemeStats] = {}
+        for stats in each:
+            refused.update(stats.refused)
+            for scheme, moved in stats.by_scheme.items():
+                by_scheme[scheme] = by_scheme.get(scheme, SchemeStats()) + moved
+        counts = {
+            field.name: sum(getattr(stats, field.name) for stats in each)
+            for field in fields(cls)
+            if field.name not in ("refused", "by_scheme")
+        }
+        return cls(**counts, refused=dict(refused), by_scheme=by_scheme)
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -13,9 +14,14 @@ from baton.kvtransfer.errors import BadTicket
 MAX_TICKET_BYTES = 1 << 20
 """Room for a quarter of a million wanted blocks."""
 
+MAX_RANKS = 64
+"""Of one receiver, each with a ticket of its own."""
+
 _MAGIC = b"BKT1"
+_BUNDLE_MAGIC = b"BKB1"
 _MAC_BYTES = 32
 _HEAD_BYTES = len(_MAGIC) + _MAC_BYTES
+_bundle_decoder = msgspec.msgpack.Decoder(list[bytes])
 _decoder = msgspec.msgpack.Decoder(Ticket)
 
 
@@ -49,6 +55,24 @@ def open_sealed(sealed: bytes, secret: bytes) -> Ticket:
     if overdue_s >= 0:
         raise BadTicket(f"transfer {ticket.transfer_id.hex()}: the ticket expired {overdue_s:.3f} s ago")
     return ticket
+
+
+def bundle(sealed: Sequence[bytes]) -> bytes:
+    """The tickets of all ranks of one receiver as one; a single ticket stays as it is."""
+    return sealed[0] if len(sealed) == 1 else _BUNDLE_MAGIC + msgspec.msgpack.encode(sealed)
+
+
+def unbundle(bundled: bytes) -> list[bytes]:
+    """The sealed tickets in `bundled`. Raises BadTicket for what is no bundle."""
+    if not bundled.startswith(_BUNDLE_MAGIC):
+        return [bundled]
+    try:
+        sealed = _bundle_decoder.decode(memoryview(bundled)[len(_BUNDLE_MAGIC) :])
+    except msgspec.DecodeError as error:
+        raise BadTicket(f"a bundle of tickets is malformed: {error}") from error
+    if not 2 <= len(sealed) <= MAX_RANKS:
+        raise BadTicket(f"a bundle of {len(sealed)} tickets: 2 to {MAX_RANKS} are allowed")
+    return sealed
 
 
 def _require_sane(ticket: Ticket) -> None:

@@ -5,6 +5,7 @@ Owned by one thread (`baton.engine.loop`); schedulers decide, the engine does.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from baton import block_hash
 from baton.engine.batch import Chunk
 from baton.engine.block_manager import BlockManager
+from baton.engine.chunk_rows import ChunkRows
 from baton.engine.kv_pool import KVPool
 from baton.engine.memory import available_bytes
 from baton.engine.model import CausalLM
 from baton.engine.model_config import ModelConfig
+from baton.engine.parallel import WHOLE, Parallel, Shard
 from baton.engine.runner import ModelRunner
 from baton.engine.sampler import Sampler
 from baton.engine.sequence import Sequence
@@ -37,7 +40,8 @@ class EngineConfig:
 
     dtype: "auto" (the folder's own), "float32", "bfloat16" or "float16". block_size: tokens a block.
     kv_blocks: None sizes the pool from free memory. max_model_tokens: prompt and output together; None takes
-    the model's own. threads: of torch's kernels, None leaves torch's choice.
+    the model's own. threads: of torch's kernels, None leaves torch's choice. tp: ranks, each a process, that
+    share the model (see `parallel`).
     """
 
     model: Path
@@ -48,19 +52,23 @@ class EngineConfig:
     max_model_tokens: int | None = None
     attention: str = "reference"
     threads: int | None = None
+    tp: int = 1
 
 
 class Engine:
     """Loads at construction; raises ModelFolderError or ConfigError before anything is served."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, parallel: Parallel | None = None) -> None:
+        """parallel: the group of `config.tp` ranks that this is rank 0 of; `config` is complete then."""
+        assert (parallel is None) == (config.tp == 1), f"tp {config.tp} needs a group of as many ranks"
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        _check_device(config.device)
-        self.config = config
+        shard, collective = (WHOLE, None) if parallel is None else (parallel.shard, parallel.collective)
+        self.config = config = complete(config)
         self.model = ModelConfig.from_folder(config.model, config.dtype, config.max_model_tokens)
-        model = CausalLM.load(self.model, config.device)
-        self.pool = _make_pool(config, self.model)
+        model = CausalLM.load(self.model, config.device, shard, collective)
+        self.pool = make_pool(config, shard.config(self.model), config.device)
+        self._followers = None if parallel is None else parallel.followers
         self.blocks = BlockManager(self.pool.num_blocks, config.block_size)
         self._eos_token_ids = frozenset(self.model.eos_token_ids)
         sampler = Sampler(self.model.vocab_size, self._eos_token_ids)
@@ -115,7 +123,7 @@ class Engine:
         shared = parent.block_ids[:full]
         self.blocks.share(shared)
         for block_id in own:
-            self.pool.copy_block(parent.block_ids[full], block_id)
+            self._copy_block(parent.block_ids[full], block_id)
         child.block_ids = shared + own
         child.block_hashes = parent.block_hashes[:full]
         child.published_blocks = min(full, parent.published_blocks)
@@ -136,7 +144,9 @@ class Engine:
         a request that held it before."""
         full, partial = divmod(tokens, self.block_size)
         if partial:
-            self.pool.kv[sequence.block_ids[full], :, :, partial:] = 0
+            if self._followers is not None:
+                self._followers.clear_tail(sequence.block_ids[full], partial)
+            self.pool.clear_tail(sequence.block_ids[full], partial)
 
     def free(self, sequence: Sequence) -> None:
         """Gives back all blocks; the sequence could be computed anew from its tokens."""
@@ -147,6 +157,8 @@ class Engine:
 
     def run(self, chunks: list[Chunk]) -> list[tuple[Sequence, TokenOutput]]:
         """One step: computes all chunks in one forward pass and draws one token for each sampler."""
+        if self._followers is not None and chunks:
+            self._followers.compute([ChunkRows.of(chunk, self.block_size) for chunk in chunks])
         tokens = iter(self._runner.run(chunks))
         for chunk in chunks:
             self.mark_computed(chunk.sequence, chunk.sequence.computed_tokens + chunk.length)
@@ -158,26 +170,44 @@ class Engine:
     def close(self) -> None:
         self.pool.close()
 
+    def _copy_block(self, source: int, target: int) -> None:
+        if self._followers is not None:
+            self._followers.copy_block(source, target)
+        self.pool.copy_block(source, target)
+
 
 def _samplers(chunks: Iterable[Chunk]) -> Iterable[Sequence]:
     return (sampler for chunk in chunks for sampler in chunk.samplers)
 
 
-def _make_pool(config: EngineConfig, model: ModelConfig) -> KVPool:
-    block_bytes = model.kv_block_bytes(config.block_size)
+def complete(config: EngineConfig) -> EngineConfig:
+    """`config` with the number of blocks, for all ranks the same. Raises ModelFolderError and ConfigError for what
+    cannot be served, before anything is loaded."""
+    _check_device(config.device)
+    model = ModelConfig.from_folder(config.model, config.dtype, config.max_model_tokens)
+    shard = Shard(config.tp).config(model)
+    _check_device(Shard(config.tp, config.tp - 1).device(config.device))
     num_blocks = config.kv_blocks
     if num_blocks is None:
-        num_blocks = _default_kv_bytes(config.device) // block_bytes
+        on_one_device = 1 if config.device.startswith("cuda") else config.tp
+        pool_bytes = _default_kv_bytes(config.device) // on_one_device
+        num_blocks = pool_bytes // shard.kv_block_bytes(config.block_size)
     if num_blocks < 2:
         raise ConfigError(f"kv_blocks is {num_blocks}, at least 2 are needed", field="kv_blocks")
+    return dataclasses.replace(config, kv_blocks=num_blocks)
+
+
+def make_pool(config: EngineConfig, model: ModelConfig, device: str) -> KVPool:
+    """The pool of one rank; `config` is complete, `model` has the rank's own heads."""
+    assert config.kv_blocks is not None, "the configuration is not complete"
     return KVPool(
-        num_blocks,
+        config.kv_blocks,
         config.block_size,
         model.num_layers,
         model.num_kv_heads,
         model.head_dim,
         model.dtype,
-        config.device,
+        device,
     )
 
 

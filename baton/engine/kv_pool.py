@@ -72,6 +72,10 @@ class KVPool:
         """Copies all layers of block `source` over block `target`."""
         self.bytes_view[target].copy_(self.bytes_view[source])
 
+    def clear_tail(self, block_id: int, tokens: int) -> None:
+        """Zeroes what lies behind the first `tokens` tokens of a block."""
+        self.kv[block_id, :, :, tokens:] = 0
+
     def close(self) -> None:
         """Gives the memory back, once nobody else holds a view of it. Safe to call twice."""
         self.kv = torch.empty(0)

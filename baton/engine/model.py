@@ -9,6 +9,7 @@ from torch import Tensor
 from baton.engine.attention.base import AttentionBackend
 from baton.engine.checkpoint import Checkpoint
 from baton.engine.model_config import ModelConfig
+from baton.engine.parallel import WHOLE, Collective, Shard
 from baton.engine.rope import RotaryEmbedding, rotate
 from baton.engine.weights import DecoderWeights, LayerWeights, WeightLoader
 
@@ -22,11 +23,17 @@ class CausalLM:
         self._rope = RotaryEmbedding(config.rope, device)
 
     @classmethod
-    def load(cls, config: ModelConfig, device: str | torch.device = "cpu") -> CausalLM:
-        """Loads the weights of the folder that `config` was read from."""
+    def load(
+        cls,
+        config: ModelConfig,
+        device: str | torch.device = "cpu",
+        shard: Shard = WHOLE,
+        collective: Collective | None = None,
+    ) -> CausalLM:
+        """Loads the weights of the folder that `config` was read from, those of one shard where there are more."""
         target = torch.device(device)
-        loader = WeightLoader(Checkpoint(config.folder), config.dtype, target)
-        return cls(config, loader.decoder(config), target)
+        loader = WeightLoader(Checkpoint(config.folder), config.dtype, target, shard, collective)
+        return cls(shard.config(config), loader.decoder(config), target)
 
     def forward(
         self,

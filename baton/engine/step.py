@@ -12,6 +12,7 @@ from torch import Tensor
 
 from baton.engine.attention.base import AttentionBatch
 from baton.engine.batch import Chunk
+from baton.engine.chunk_rows import ChunkRows
 from baton.engine.sequence import Sequence
 
 Ints = npt.NDArray[np.int64]
@@ -34,38 +35,51 @@ class StepInputs:
     @classmethod
     def of(cls, chunks: Sequenced[Chunk], block_size: int, device: torch.device) -> StepInputs:
         """The inputs of `chunks` (at least one) on `device`."""
-        assert all(chunk.length > 0 for chunk in chunks)
-        order = sorted(range(len(chunks)), key=lambda index: chunks[index].length > 1)
-        ordered = [chunks[index] for index in order]
-        lengths = np.array([chunk.length for chunk in ordered])
-        starts = np.array([chunk.sequence.computed_tokens for chunk in ordered])
-        prompts = np.array([chunk.sequence.prompt_tokens for chunk in ordered])
+        rows = [ChunkRows.of(chunk, block_size) for chunk in chunks]
+        samplers = tuple(sampler for chunk in chunks for sampler in chunk.samplers)
+        return cls.of_rows(rows, samplers, block_size, device)
+
+    @classmethod
+    def of_rows(
+        cls,
+        rows: Sequenced[ChunkRows],
+        samplers: tuple[Sequence, ...],
+        block_size: int,
+        device: torch.device,
+    ) -> StepInputs:
+        """The same from what is left of chunks without their sequences."""
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index].token_ids) > 1)
+        ordered = [rows[index] for index in order]
+        lengths = np.array([len(row.token_ids) for row in ordered])
+        starts = np.array([row.start for row in ordered])
+        prompts = np.array([row.prompt_tokens for row in ordered])
         ends = np.cumsum(lengths)
         positions = np.arange(ends[-1]) + np.repeat(starts + lengths - ends, lengths)
         last_rows = np.empty_like(ends)
         last_rows[order] = ends - 1
-        sampler_counts = np.array([len(chunk.samplers) for chunk in chunks])
+        sampler_counts = np.array([row.samplers for row in rows])
         sampled = sampler_counts > 0
         sampler_rows = np.repeat(np.arange(sampled.sum()), sampler_counts[sampled])
+        token_ids = np.array([token_id for row in ordered for token_id in row.token_ids], dtype=np.int64)
         return cls(
-            token_ids=_tensor(_token_ids(ordered), device),
+            token_ids=_tensor(token_ids, device),
             positions=_tensor(positions, device),
             prompt_tokens=_tensor(np.repeat(prompts, lengths), device),
             attention=_attention_batch(ordered, positions, block_size, device),
-            samplers=tuple(sampler for chunk in chunks for sampler in chunk.samplers),
+            samplers=samplers,
             logits_rows=_tensor(last_rows[sampled], device),
             sampler_rows=_tensor(sampler_rows, device) if sampler_counts.max() > 1 else None,
         )
 
 
 def _attention_batch(
-    chunks: list[Chunk], positions: Ints, block_size: int, device: torch.device
+    rows: list[ChunkRows], positions: Ints, block_size: int, device: torch.device
 ) -> AttentionBatch:
-    """`chunks`: single-token ones first; `positions`: of all their tokens."""
-    lengths = np.array([chunk.length for chunk in chunks])
-    contexts = lengths + [chunk.sequence.computed_tokens for chunk in chunks]
-    tables = _block_tables(chunks, block_size)
-    blocks = tables[np.repeat(np.arange(len(chunks)), lengths), positions // block_size]
+    """`rows`: single-token ones first; `positions`: of all their tokens."""
+    lengths = np.array([len(row.token_ids) for row in rows])
+    contexts = lengths + [row.start for row in rows]
+    tables = _block_tables(rows)
+    blocks = tables[np.repeat(np.arange(len(rows)), lengths), positions // block_size]
     return AttentionBatch(
         query_start=_tensor(np.concatenate(([0], np.cumsum(lengths))), device, torch.int32),
         context_lens=_tensor(contexts, device, torch.int32),
@@ -82,22 +96,9 @@ def _tensor(array: Ints, device: torch.device, dtype: torch.dtype = torch.int64)
     return torch.from_numpy(array).to(device=device, dtype=dtype)
 
 
-def _token_ids(chunks: list[Chunk]) -> Ints:
-    token_ids: list[int] = []
-    for chunk in chunks:
-        start = chunk.sequence.computed_tokens
-        token_ids += chunk.sequence.token_ids[start : start + chunk.length]
-    assert len(token_ids) == sum(chunk.length for chunk in chunks), (
-        "a chunk reaches beyond its sequence's tokens"
-    )
-    return np.array(token_ids, dtype=np.int64)
-
-
-def _block_tables(chunks: list[Chunk], block_size: int) -> Ints:
+def _block_tables(rows: list[ChunkRows]) -> Ints:
     """int64 [B, max_blocks], cut to what each context needs."""
-    needed = [-(-(chunk.sequence.computed_tokens + chunk.length) // block_size) for chunk in chunks]
-    tables = np.zeros((len(chunks), max(needed)), dtype=np.int64)
-    for row, chunk, blocks in zip(tables, chunks, needed, strict=True):
-        assert len(chunk.sequence.block_ids) >= blocks, "a chunk's blocks must be allocated"
-        row[:blocks] = chunk.sequence.block_ids[:blocks]
+    tables = np.zeros((len(rows), max(len(row.block_ids) for row in rows)), dtype=np.int64)
+    for table, row in zip(tables, rows, strict=True):
+        table[: len(row.block_ids)] = row.block_ids
     return tables

@@ -6,7 +6,7 @@ Tensors that are neither fused nor converted stay mapped from the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from baton.engine.architecture import Architecture
 from baton.engine.checkpoint import Checkpoint
+from baton.engine.parallel import WHOLE, Collective, Shard, SummedLinear, part_of
 
 LM_HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -41,10 +42,10 @@ class LayerWeights:
     qkv: Linear
     query_norm: Tensor | None
     key_norm: Tensor | None
-    output: Linear
+    output: Linear | SummedLinear
     post_attention_norm: Tensor
     gate_up: Linear
-    down: Linear
+    down: Linear | SummedLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,43 +101,66 @@ def verify(config: Architecture, checkpoint: Checkpoint) -> None:
 
 
 class WeightLoader:
-    """Brings tensors of one verified checkpoint to a dtype and a device."""
+    """Brings tensors of one verified checkpoint, or one shard of them, to a dtype and a device."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        device: torch.device,
+        shard: Shard = WHOLE,
+        collective: Collective | None = None,
+    ) -> None:
         self._checkpoint = checkpoint
         self._dtype = dtype
         self._device = device
+        self._shard = shard
+        self._collective = collective
 
     def decoder(self, config: Architecture) -> DecoderWeights:
+        """config: of the whole model."""
         embedding = self._load(EMBEDDING)
         # As transformers does, a head of its own is used even where the configuration calls it tied.
-        lm_head = self._load(LM_HEAD) if LM_HEAD in self._checkpoint else embedding
+        # Only rank 0 computes logits.
+        has_own_head = LM_HEAD in self._checkpoint and self._shard.rank == 0
+        lm_head = self._load(LM_HEAD) if has_own_head else embedding
         layers = tuple(self._layer(config, f"model.layers.{layer}.") for layer in range(config.num_layers))
         return DecoderWeights(embedding, layers, self._load(FINAL_NORM), lm_head)
 
     def _layer(self, config: Architecture, prefix: str) -> LayerWeights:
         attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
-        qkv = [f"{attention}{name}_proj" for name in ("q", "k", "v")]
+        queries, keys = self._shard.query_rows(config), self._shard.kv_rows(config)
+        width = self._shard.mlp_rows(config)
+        qkv = {f"{attention}q_proj": queries, f"{attention}k_proj": keys, f"{attention}v_proj": keys}
+        gate_up = {f"{mlp}gate_proj": width, f"{mlp}up_proj": width}
         return LayerWeights(
             input_norm=self._load(f"{prefix}input_layernorm.weight"),
             qkv=self._linear(qkv, config.qkv_bias),
             query_norm=self._load(f"{attention}q_norm.weight") if config.qk_norm else None,
             key_norm=self._load(f"{attention}k_norm.weight") if config.qk_norm else None,
-            output=self._linear([f"{attention}o_proj"], config.output_bias),
+            output=self._summed(f"{attention}o_proj", queries, config.output_bias),
             post_attention_norm=self._load(f"{prefix}post_attention_layernorm.weight"),
-            gate_up=self._linear([f"{mlp}gate_proj", f"{mlp}up_proj"], config.mlp_bias),
-            down=self._linear([f"{mlp}down_proj"], config.mlp_bias),
+            gate_up=self._linear(gate_up, config.mlp_bias),
+            down=self._summed(f"{mlp}down_proj", width, config.mlp_bias),
         )
 
-    def _linear(self, names: list[str], has_bias: bool) -> Linear:
-        """The projections `names`, one below the other."""
-        weight = self._rows([f"{name}.weight" for name in names])
-        return Linear(weight, self._rows([f"{name}.bias" for name in names]) if has_bias else None)
+    def _linear(self, rows_of: Mapping[str, range], has_bias: bool) -> Linear:
+        """These rows of the projections, one below the other."""
+        return Linear(self._rows("weight", rows_of), self._rows("bias", rows_of) if has_bias else None)
 
-    def _rows(self, names: list[str]) -> Tensor:
-        if len(names) == 1:
-            return self._load(names[0])
-        parts = [self._checkpoint.tensor(name) for name in names]
+    def _summed(self, name: str, columns: range, has_bias: bool) -> Linear | SummedLinear:
+        """These columns of a projection, whose results are added up over the ranks."""
+        bias = self._load(f"{name}.bias") if has_bias else None
+        if self._collective is None:
+            return Linear(self._load(f"{name}.weight"), bias)
+        part = part_of(self._checkpoint.tensor(f"{name}.weight"), columns, dim=1)
+        weight = part.to(device=self._device, dtype=self._dtype).contiguous()
+        return SummedLinear(weight, bias, self._collective)
+
+    def _rows(self, kind: str, rows_of: Mapping[str, range]) -> Tensor:
+        parts = [
+            part_of(self._checkpoint.tensor(f"{name}.{kind}"), rows, dim=0) for name, rows in rows_of.items()
+        ]
         shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
         fused = torch.empty(shape, dtype=self._dtype, device=self._device)
         for part, rows in zip(parts, torch.split(fused, [len(part) for part in parts]), strict=True):

@@ -39,6 +39,7 @@ class ClusterConfig:
     api_key: str
     router_args: Arguments
     worker_args: Arguments
+    prefill_args: Arguments
     decode_args: Arguments
 
 
@@ -73,8 +74,10 @@ class Cluster:
         router = {**config.router_args, **drain, **registry, "port": self._port}
         self._children.append(Child("router", ["router", *_flags(router)], environment))
         worker = {**config.worker_args, **drain, "registry": host_port(_LOOPBACK, registry_port)}
-        for role, count in (("prefill", config.prefill_workers), ("decode", config.decode_workers)):
-            own = config.decode_args if role == "decode" else {}
+        for role, count, own in (
+            ("prefill", config.prefill_workers, config.prefill_args),
+            ("decode", config.decode_workers, config.decode_args),
+        ):
             for number in range(count):
                 name = f"{role}-{number}"
                 arguments = [role, *_flags({**worker, **own, "worker-id": name})]

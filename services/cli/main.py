@@ -70,6 +70,9 @@ def up(
     max_model_len: opt.MaxModelLen = None,
     kv_blocks: opt.KvBlocks = None,
     block_size: opt.BlockSize = 16,
+    tp: opt.Tp = 1,
+    prefill_tp: opt.PrefillTp = None,
+    decode_tp: opt.DecodeTp = None,
     transport: opt.Transport = "auto",
     threads: opt.Threads = None,
     chunk_tokens: opt.ChunkTokens = 512,
@@ -101,6 +104,7 @@ def up(
         "event-log": event_log,
         "log-level": log_level.value,
     }
+    processes = prefill * (prefill_tp or tp) + decode * (decode_tp or tp)
     worker_args = {
         "model": folder,
         "dtype": dtype.value,
@@ -110,7 +114,7 @@ def up(
         "kv-blocks": kv_blocks,
         "block-size": block_size,
         "transport": transport,
-        "threads": threads or max(1, (os.cpu_count() or 1) // max(1, prefill + decode)),
+        "threads": threads or max(1, (os.cpu_count() or 1) // max(1, processes)),
         "chunk-tokens": chunk_tokens,
         "log-level": log_level.value,
     }
@@ -122,7 +126,8 @@ def up(
         api_key=(api_key or [""])[0],
         router_args=router_args,
         worker_args=worker_args,
-        decode_args={"max-running": max_running},
+        prefill_args={"tp": prefill_tp or tp},
+        decode_args={"tp": decode_tp or tp, "max-running": max_running},
     )
     raise SystemExit(Cluster(config).run())
 

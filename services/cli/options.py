@@ -86,6 +86,17 @@ KvBlocks = Annotated[
     _option(help="Blocks of each worker's KV pool. Default: from memory.", envvar="BATON_KV_BLOCKS", min=2),
 ]
 BlockSize = Annotated[int, _option(help="Tokens a block.", envvar="BATON_BLOCK_SIZE", min=1, max=1024)]
+Tp = Annotated[
+    int,
+    _option(help="Processes that share each worker's model (tensor parallelism).", envvar="BATON_TP", min=1),
+]
+PrefillTp = Annotated[
+    int | None,
+    _option(help="--tp of prefill workers, where it differs.", envvar="BATON_PREFILL_TP", min=1),
+]
+DecodeTp = Annotated[
+    int | None, _option(help="--tp of decode workers, where it differs.", envvar="BATON_DECODE_TP", min=1)
+]
 Transport = Annotated[
     str,
     _option(help="KV transport, or `auto` for the fastest that a pair has.", envvar="BATON_TRANSPORT"),

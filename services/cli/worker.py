@@ -35,6 +35,7 @@ def worker_command(role: str) -> Callable[..., None]:
         max_model_len: opt.MaxModelLen = None,
         kv_blocks: opt.KvBlocks = None,
         block_size: opt.BlockSize = 16,
+        tp: opt.Tp = 1,
         transport: opt.Transport = "auto",
         threads: opt.Threads = None,
         chunk_tokens: opt.ChunkTokens = 512,
@@ -56,7 +57,7 @@ def worker_command(role: str) -> Callable[..., None]:
             worker_id=worker_id or f"{role}-{socket.gethostname()}-{os.getpid()}",
             model_name=served_names(None, folder)[0],
             engine=EngineConfig(
-                folder, dtype.value, device, block_size, kv_blocks, max_model_len, attention, threads
+                folder, dtype.value, device, block_size, kv_blocks, max_model_len, attention, threads, tp
             ),
             registry=registry,
             secret=checked_secret(secret),

@@ -8,8 +8,8 @@ from baton.decode.work import Grant, Work
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
 from baton.errors import BatonError, HandoffFailed
-from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.base import TransferError, TransferResult, TransferState
+from baton.kvtransfer.group import Handoffs
 
 Post = Callable[[Callable[[], None]], None]
 """Runs a command on the engine's thread."""
@@ -20,7 +20,7 @@ OnLanded = Callable[[Work, BatonError | None], None]
 class Reservations:
     """All calls on the engine's thread; what the transport reports from its own is posted there."""
 
-    def __init__(self, engine: Engine, agent: TransferAgent, timeout_s: float, post: Post) -> None:
+    def __init__(self, engine: Engine, agent: Handoffs, timeout_s: float, post: Post) -> None:
         self._engine = engine
         self._agent = agent
         self._timeout_s = timeout_s

@@ -35,7 +35,7 @@ from baton.errors import (
     Unavailable,
 )
 from baton.fleet import WorkerLoad
-from baton.kvtransfer.agent import TransferAgent
+from baton.kvtransfer.group import Handoffs
 from baton.request import TokenOutput
 
 
@@ -57,7 +57,7 @@ class DecodeScheduler:
     def __init__(
         self,
         engine: Engine,
-        agent: TransferAgent,
+        agent: Handoffs,
         limits: DecodeLimits,
         post: Post,
         on_reports: OnReports,

@@ -21,8 +21,8 @@ from baton.engine.engine import Engine
 from baton.engine.sampler import NonFiniteLogits
 from baton.errors import BatonError, DeadlineExceeded, HandoffFailed, InvalidRequest, Overloaded, Unavailable
 from baton.fleet import WorkerLoad
-from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.base import SendSession, TransferResult, TransferState
+from baton.kvtransfer.group import Handoffs
 from baton.prefill.prompt import Prompt
 from baton.request import TokenOutput
 
@@ -38,7 +38,7 @@ class PrefillLimits:
 class PrefillScheduler:
     """Implements `baton.engine.loop.Scheduler`."""
 
-    def __init__(self, engine: Engine, agent: TransferAgent, limits: PrefillLimits) -> None:
+    def __init__(self, engine: Engine, agent: Handoffs, limits: PrefillLimits) -> None:
         self._engine = engine
         self._agent = agent
         self._limits = limits

@@ -12,8 +12,8 @@ from grpc import aio
 from baton.engine.engine import Engine
 from baton.engine.loop import EngineLoop
 from baton.errors import BatonError, Cancelled, DeadlineExceeded, HandoffFailed, InvalidRequest
-from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.base import TransferError
+from baton.kvtransfer.group import Handoffs
 from baton.prefill.prompt import HandoffReport, Prompt
 from baton.prefill.scheduler import PrefillScheduler
 from baton.request import TokenOutput
@@ -29,7 +29,7 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServicer):
     """Turns calls into scheduler commands and a prompt's progress into events of its call."""
 
     def __init__(
-        self, engine: Engine, loop: EngineLoop, scheduler: PrefillScheduler, agent: TransferAgent
+        self, engine: Engine, loop: EngineLoop, scheduler: PrefillScheduler, agent: Handoffs
     ) -> None:
         self._engine = engine
         self._loop = loop

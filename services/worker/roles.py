@@ -12,7 +12,7 @@ from baton.decode.scheduler import DecodeScheduler
 from baton.engine.engine import Engine
 from baton.engine.loop import EngineLoop
 from baton.fleet import Role, WorkerLoad
-from baton.kvtransfer.agent import TransferAgent
+from baton.kvtransfer.group import Handoffs
 from baton.prefill import servicer as prefill_servicer
 from baton.prefill.scheduler import PrefillScheduler
 from baton.worker.config import WorkerConfig
@@ -27,7 +27,7 @@ class MountedRole:
     load: Callable[[], WorkerLoad]
 
 
-def mount_role(config: WorkerConfig, engine: Engine, loop: EngineLoop, agent: TransferAgent) -> MountedRole:
+def mount_role(config: WorkerConfig, engine: Engine, loop: EngineLoop, agent: Handoffs) -> MountedRole:
     """Builds the role of `config` and starts the engine's thread with its scheduler."""
     if config.role is Role.PREFILL:
         prefill = PrefillScheduler(engine, agent, config.prefill)

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -15,18 +16,19 @@ import msgspec
 from baton import __version__
 from baton.background import run_forever
 from baton.discovery.embedded import EmbeddedRegistryClient
-from baton.engine.engine import Engine
+from baton.engine.engine import Engine, complete
 from baton.engine.loop import EngineLoop
-from baton.errors import ConfigError
+from baton.engine.parallel import Shard
 from baton.fleet import ModelInfo, WorkerInfo, WorkerProfile
-from baton.kvtransfer.agent import DEFAULT_SCHEMES, TransferAgent
-from baton.kvtransfer.base import KVLayout, KVMemory
-from baton.kvtransfer.errors import TransferError
+from baton.kvtransfer.agent import TransferAgent
+from baton.kvtransfer.group import TransferGroup
 from baton.rpc import Server, host_port
 from baton.worker.config import WorkerConfig
 from baton.worker.membership import Membership
 from baton.worker.profile import measure_profile
+from baton.worker.ranks import RankGroup, RankProcess
 from baton.worker.roles import MountedRole, mount_role
+from baton.worker.transfer import make_agent
 
 _log = logging.getLogger(__name__)
 _DRAIN_POLL_S = 0.05
@@ -37,16 +39,16 @@ async def run_worker(config: WorkerConfig) -> None:
     """Serves until SIGTERM or SIGINT, then drains; a second signal ends it at once. Raises what kept it from
     starting, or what crashed its engine or its membership."""
     stop = _StopSignal()
-    engine = await asyncio.to_thread(Engine, config.engine)
     async with AsyncExitStack() as cleanup:
-        cleanup.callback(engine.close)
+        engine, ranks = await _load(config, stop, cleanup)
         profile = await asyncio.to_thread(measure_profile, engine)
         if stop.first.is_set():  # while the model was being loaded
             return
         agent = _make_agent(config, engine)
         cleanup.callback(agent.close)
+        handoffs = TransferGroup([agent, *ranks])
         loop = EngineLoop(stop.crash)
-        role = mount_role(config, engine, loop, agent)
+        role = mount_role(config, engine, loop, handoffs)
         cleanup.push_async_callback(asyncio.to_thread, loop.stop)
         server = Server(config.host, config.port, config.secret)
         server.add(role.service, role.mount)
@@ -96,22 +98,27 @@ class _StopSignal:
         self.second.set()
 
 
+async def _load(
+    config: WorkerConfig, stop: _StopSignal, cleanup: AsyncExitStack
+) -> tuple[Engine, Sequence[RankProcess]]:
+    """The engine, and with tensor parallelism the other ranks, which load at the same time."""
+    if config.engine.tp == 1:
+        engine = await asyncio.to_thread(Engine, config.engine)
+        cleanup.callback(engine.close)
+        return engine, ()
+    complete_config = await asyncio.to_thread(complete, config.engine)
+    group = await asyncio.to_thread(RankGroup, config, complete_config, stop.crash)
+    cleanup.push_async_callback(asyncio.to_thread, group.close)
+    engine = await asyncio.to_thread(Engine, complete_config, group.parallel)
+    cleanup.callback(engine.close)
+    await asyncio.to_thread(group.wait_until_ready)
+    return engine, group.ranks
+
+
 def _make_agent(config: WorkerConfig, engine: Engine) -> TransferAgent:
-    layout = KVLayout(
-        model=engine.model.fingerprint,
-        dtype=engine.model.dtype_name,
-        block_size=engine.block_size,
-        layers=engine.model.num_layers,
-        kv_heads=engine.model.num_kv_heads,
-        head_dim=engine.model.head_dim,
-    )
-    memory = KVMemory(engine.pool.bytes_view, engine.pool.fd)
     host = config.advertise_host or config.host
-    try:
-        schemes = config.schemes or DEFAULT_SCHEMES
-        return TransferAgent(memory, layout, config.secret, schemes, host, config.kv_port)
-    except TransferError as error:
-        raise ConfigError(str(error), field="transport") from error
+    shard = Shard(config.engine.tp, 0)
+    return make_agent(engine.model, engine.pool, shard, config.secret, config.schemes, host, config.kv_port)
 
 
 def _describe(

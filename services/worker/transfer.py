@@ -1,0 +1,41 @@
+"""A rank's transfer agent over its part of the KV pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from baton.engine.kv_pool import KVPool
+from baton.engine.model_config import ModelConfig
+from baton.engine.parallel import Shard
+from baton.errors import ConfigError
+from baton.kvtransfer.agent import DEFAULT_SCHEMES, TransferAgent
+from baton.kvtransfer.base import KVLayout, KVMemory
+from baton.kvtransfer.errors import TransferError
+
+
+def make_agent(
+    model: ModelConfig,
+    pool: KVPool,
+    shard: Shard,
+    secret: bytes,
+    schemes: Sequence[str],
+    host: str,
+    port: int = 0,
+) -> TransferAgent:
+    """model: the whole one. Raises ConfigError where no scheme, or not the one asked for, can work here."""
+    layout = KVLayout(
+        model=model.fingerprint,
+        dtype=model.dtype_name,
+        block_size=pool.block_size,
+        layers=model.num_layers,
+        kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        tp_degree=shard.degree,
+        tp_rank=shard.rank,
+    )
+    try:
+        return TransferAgent(
+            KVMemory(pool.bytes_view, pool.fd), layout, secret, schemes or DEFAULT_SCHEMES, host, port
+        )
+    except TransferError as error:
+        raise ConfigError(str(error), field="transport") from error
