@@ -119,12 +119,14 @@ VARIANTS: dict[str, ModelBuilder] = {
     ),
     "llama-sharded": _llama(num_hidden_layers=4),
 }
+SPLITTABLE: dict[str, ModelBuilder] = {"llama-four-kv-heads": _llama(num_key_value_heads=4)}
+"""Further variants that only tensor parallelism tells apart."""
 
 
 def make_folder(name: str, path: Path, dtype: torch.dtype = torch.float32) -> Path:
     """Writes the variant `name` to the folder `path`, the same bytes at each call; returns `path`."""
     with torch.random.fork_rng(devices=[]):
-        model = VARIANTS[name]()
+        model = (VARIANTS | SPLITTABLE)[name]()
     _randomize(model, seed=zlib.crc32(f"{name}{SEED}".encode()))
     torch.nn.Module.to(model, dtype=dtype)
     model.config.dtype = dtype
