@@ -30,9 +30,8 @@ from baton.kvtransfer.base import (
     TransferState,
 )
 from baton.kvtransfer.block_array import BlockArray
-from baton.kvtransfer.converting import ConvertingPacker
+from baton.kvtransfer.converting import converter_for
 from baton.kvtransfer.errors import (
-    LayoutMismatch,
     SchemeUnavailable,
     TransferAborted,
 )
@@ -40,7 +39,6 @@ from baton.kvtransfer.inbox import Inbox
 from baton.kvtransfer.io_thread import IOThread
 from baton.kvtransfer.outbox import Outbox
 from baton.kvtransfer.peers import Peers
-from baton.kvtransfer.plan import Conversion
 from baton.kvtransfer.schemes import transport_class
 from baton.kvtransfer.session import Outgoing
 from baton.kvtransfer.stats import TransferStats
@@ -190,7 +188,7 @@ class TransferAgent:
         BadTicket, LayoutMismatch, TooManyTransfers, and TransferAborted once the agent is closed.
         """
         ticket = tickets.open_sealed(sealed, self._secret)
-        converter = self._converter(ticket)
+        converter = converter_for(ticket, self._blocks, self.layout, self._checksum)
         session = Outgoing(ticket, self._blocks, on_done, self._outbox.remove, converter)
         self._outbox.add(session)
         if not ticket.positions or (converter is not None and not converter.heads):
@@ -200,19 +198,6 @@ class TransferAgent:
         latest_s = time.monotonic() + PREFLIGHT_S
         self._peers.route(session, latest_s if deadline_s is None else min(deadline_s, latest_s))
         return session
-
-    def _converter(self, ticket: Ticket) -> ConvertingPacker | None:
-        """What packs blocks for that receiver; None where its blocks lie as the local ones do."""
-        here, there = self._blocks.block_bytes, ticket.block_bytes
-        if ticket.layout == self.layout:
-            if here != there:
-                raise LayoutMismatch(f"a block has {here} bytes here, {there} at the peer (block_bytes)")
-            return None
-        conversion = Conversion.between(self.layout, ticket.layout)
-        for layout, block_bytes in ((self.layout, here), (ticket.layout, there)):
-            if layout.block_bytes != block_bytes:
-                raise LayoutMismatch(f"a block of {block_bytes} bytes is none of {layout} (block_bytes)")
-        return ConvertingPacker(self._blocks, self._checksum, conversion, ticket)
 
     # --- both ----------------------------------------------------------------------------------------------
 

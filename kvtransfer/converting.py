@@ -14,10 +14,30 @@ from baton.kvtransfer.base import Ticket
 from baton.kvtransfer.block_array import BlockArray, Blocks, Ids
 from baton.kvtransfer.carrier import Packed, RowPacker
 from baton.kvtransfer.copying import FRAME_BYTES
-from baton.kvtransfer.errors import BadTicket
+from baton.kvtransfer.errors import BadTicket, LayoutMismatch
+from baton.kvtransfer.layout import KVLayout
 from baton.kvtransfer.plan import NOTHING, Conversion
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def converter_for(
+    ticket: Ticket, blocks: BlockArray, layout: KVLayout, checksum: bool
+) -> ConvertingPacker | None:
+    """What packs the local `blocks` for that receiver; None where its blocks lie as the local ones do.
+
+    Raises LayoutMismatch and BadTicket.
+    """
+    here, there = blocks.block_bytes, ticket.block_bytes
+    if ticket.layout == layout:
+        if here != there:
+            raise LayoutMismatch(f"a block has {here} bytes here, {there} at the peer (block_bytes)")
+        return None
+    conversion = Conversion.between(layout, ticket.layout)
+    for side, block_bytes in ((layout, here), (ticket.layout, there)):
+        if side.block_bytes != block_bytes:
+            raise LayoutMismatch(f"a block of {block_bytes} bytes is none of {side} (block_bytes)")
+    return ConvertingPacker(blocks, checksum, conversion, ticket)
 
 
 class ConvertingPacker(RowPacker):

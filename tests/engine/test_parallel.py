@@ -47,8 +47,9 @@ def test_the_parts_put_together_are_the_whole_weights(model_folder: Folders, deg
         weights = loader.decoder(config).layers[0]
         gate, up = weights.gate_up.weight.chunk(2)
         own = shard.config(config)
-        queries, keys, values = weights.qkv.weight.split(
-            [heads * config.head_dim for heads in (own.num_heads, own.num_kv_heads, own.num_kv_heads)]
+        queries, keys, values = torch.split(
+            weights.qkv.weight,
+            [heads * config.head_dim for heads in (own.num_heads, own.num_kv_heads, own.num_kv_heads)],
         )
         return [gate, up, queries, keys, values]
 

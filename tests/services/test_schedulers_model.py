@@ -112,7 +112,7 @@ class Schedulers(RuleBasedStateMachine):
         session = ride.prompt.session
         if session is not None:
             session.fence("the test cuts the line")
-            lost = TransferResult(session.ticket.transfer_id, TransferState.FAILED, 0, 0, PeerLost("cut"))
+            lost = TransferResult(b"", TransferState.FAILED, 0, 0, PeerLost("cut"))
             self.pair.prefill.transfer_ended(ride.prompt, lost)
 
     @rule(router=st.sampled_from(["one router", "another"]))
