@@ -52,7 +52,7 @@ class Incoming:
 
     @property
     def is_complete(self) -> bool:
-        return np.count_nonzero(self.landed) == self.landed.size
+        return int(np.count_nonzero(self.landed)) == self.landed.size
 
     def bind(self, sender: Sender, landing: Landing) -> None:
         """Gives a sender its parts; the same again changes nothing. Raises BadTicket where another sender has

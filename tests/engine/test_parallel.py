@@ -22,7 +22,9 @@ def shards(degree: int) -> list[Shard]:
     return [Shard(degree, rank) for rank in range(degree)]
 
 
-@pytest.mark.parametrize(("variant", "degree"), [("llama", 2), ("llama", 4), ("qwen3", 3), ("mistral", 8)])
+@pytest.mark.parametrize(
+    ("variant", "degree"), [("llama", 2), ("llama", 4), ("llama-four-kv-heads", 2), ("mistral", 8)]
+)
 def test_every_query_head_finds_its_kv_head_on_its_own_rank(
     model_folder: Folders, variant: str, degree: int
 ) -> None:
