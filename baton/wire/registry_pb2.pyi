@@ -82,7 +82,7 @@ class WorkerInfo(_message.Message):
     """host:port of its gRPC server"""
     pid: _builtins.int
     kv_layout: _builtins.bytes
-    """msgpack of baton.kvtransfer.base.KVLayout; pairs must be convertible"""
+    """msgpack of baton.kvtransfer.layout.KVLayout, of rank 0"""
     block_size: _builtins.int
     """tokens a block"""
     version: _builtins.str
