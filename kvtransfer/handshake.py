@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from baton.kvtransfer.errors import MalformedFrame, PeerLost, TransferError, Unauthenticated, from_peer
-from baton.kvtransfer.link import LinkOwner, PushFrame, unexpected
+from baton.kvtransfer.link import LinkOwner, Outbound, unexpected
 from baton.kvtransfer.messages import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
@@ -56,7 +56,7 @@ class _Handshake(LinkOwner, ABC):
     def on_closed(self, error: TransferError) -> None:
         self._on_failed(error)
 
-    def next_frame(self) -> PushFrame | None:
+    def next_frame(self) -> Outbound | None:
         return None
 
 

@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 from baton.kvtransfer.errors import MalformedFrame, TransferError
-from baton.kvtransfer.messages import Message, Push
+from baton.kvtransfer.messages import Attach, Message, Push
 
 
-class PushFrame(NamedTuple):
-    """payload must stay unchanged until the link asks for the next frame; empty where there is none."""
+class Outbound(NamedTuple):
+    """A message in the order of its transfer. payload, behind a `Push`, stays unchanged until the link asks for
+    the next frame; empty where there is none."""
 
-    push: Push
+    message: Attach | Push
     payload: memoryview
 
 
@@ -25,8 +26,8 @@ class LinkOwner(Protocol):
     def on_closed(self, error: TransferError) -> None:
         """The link is gone; called once."""
 
-    def next_frame(self) -> PushFrame | None:
-        """The next blocks to send, made when the link can take them, so that nothing piles up."""
+    def next_frame(self) -> Outbound | None:
+        """What to send next, made when the link can take them, so that nothing piles up."""
 
 
 class Link(ABC):
@@ -34,7 +35,8 @@ class Link(ABC):
 
     @abstractmethod
     def send(self, message: Message) -> None:
-        """From any thread; goes before any frame of blocks. Dropped where the link is closed."""
+        """From any thread; goes before any frame that the owner has not been asked for yet. Dropped where the
+        link is closed."""
 
     @abstractmethod
     def flush(self) -> None:

@@ -111,7 +111,7 @@ class _LoopbackLink(Link):
         self._has_frame_under_way = False
 
     def send(self, message: Message) -> None:
-        self._carry(message, NO_PAYLOAD, lambda: None)
+        self.io.post(lambda: self._carry(message, NO_PAYLOAD, lambda: None))
 
     def flush(self) -> None:
         self.io.post(self._pull)
@@ -122,7 +122,7 @@ class _LoopbackLink(Link):
         frame = self.owner.next_frame()
         if frame is not None:
             self._has_frame_under_way = True
-            self._carry(frame.push, frame.payload, self._on_taken)
+            self._carry(frame.message, frame.payload, self._on_taken)
 
     def _on_taken(self) -> None:
         """The other side is through with the frame, whose buffer may be used again."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from baton.kvtransfer.carrier import Unpacker
 from baton.kvtransfer.errors import MalformedFrame, TransferError, from_peer
 from baton.kvtransfer.inbox import Inbox
-from baton.kvtransfer.link import Link, PushFrame, unexpected
+from baton.kvtransfer.link import Link, Outbound, unexpected
 from baton.kvtransfer.messages import MAX_REASON_CHARS, Abort, Attach, Ended, Message, Push
 from baton.kvtransfer.stats import Tally
 
@@ -64,5 +64,5 @@ class ReceiveChannel:
         self._unpacker.close()
         self._on_lost()
 
-    def next_frame(self) -> PushFrame | None:
+    def next_frame(self) -> Outbound | None:
         return None

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from baton.kvtransfer.carrier import Lease, Packer
+from baton.kvtransfer.carrier import NO_PAYLOAD, Lease, Packer
 from baton.kvtransfer.errors import TransferAborted, TransferError, from_peer
-from baton.kvtransfer.link import Link, PushFrame, unexpected
-from baton.kvtransfer.messages import MAX_REASON_CHARS, Abort, Attach, Ended, Message
+from baton.kvtransfer.link import Link, Outbound, unexpected
+from baton.kvtransfer.messages import MAX_REASON_CHARS, Abort, Attach, Ended, Message, Push
 from baton.kvtransfer.session import Outgoing
 from baton.kvtransfer.stats import Tally
+
+
+@dataclass(slots=True)
+class _Carried:
+    session: Outgoing
+    lease: Lease
+    is_attached: bool = False
 
 
 class SendChannel:
@@ -24,7 +32,7 @@ class SendChannel:
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._lost: TransferError | None = None
-        self._carried: dict[int, tuple[Outgoing, Lease]] = {}
+        self._carried: dict[int, _Carried] = {}
         self._ready: dict[int, None] = {}
 
     @property
@@ -40,19 +48,12 @@ class SendChannel:
             with self._lock:
                 if self._lost is not None:
                     raise self._lost
-                self._carried[ticket.generation] = (session, self._packer.grant())
+                self._carried[ticket.generation] = _Carried(session, self._packer.grant())
+                self._ready[ticket.generation] = None
         except TransferError as error:
             session.end(error)
             return
-        heads = session.heads
-        self._link.send(
-            Attach(
-                slot=ticket.slot,
-                generation=ticket.generation,
-                first_head=heads.start,
-                heads=len(heads),
-            )
-        )
+        self._link.flush()
         session.bind(self)
         if not session.is_open:  # it ended before it knew of this channel
             self.drop(session, TransferAborted("given up while connecting"))
@@ -66,44 +67,59 @@ class SendChannel:
     def drop(self, session: Outgoing, error: TransferError | None) -> None:
         ticket = session.ticket
         with self._lock:
-            _, lease = self._carried.pop(ticket.generation, (None, None))
+            carried = self._carried.pop(ticket.generation, None)
             self._ready.pop(ticket.generation, None)
-        if lease is not None:
-            self._packer.revoke(lease)
+        if carried is not None:
+            self._packer.revoke(carried.lease)
         if error is not None:
+            if carried is not None and not carried.is_attached:
+                self._link.send(_attach(session))  # or the receiver would not take the sender's word
             name, reason = type(error).__name__, str(error)[:MAX_REASON_CHARS]
             self._link.send(Abort(slot=ticket.slot, generation=ticket.generation, error=name, reason=reason))
 
     # --- the link's side -----------------------------------------------------------------------------------
 
-    def next_frame(self) -> PushFrame | None:
+    def next_frame(self) -> Outbound | None:
+        """In turn a frame of each session; a transfer's `Attach` goes this way as well, ahead of its blocks."""
         while True:
             with self._lock:
                 generation = next(iter(self._ready), None)
                 if generation is None:
                     return None
+                carried = self._carried[generation]
+                if not carried.is_attached:
+                    carried.is_attached = True
+                    return Outbound(_attach(carried.session), NO_PAYLOAD)
                 del self._ready[generation]
-                session, lease = self._carried[generation]
-            frame = session.next_frame(self._packer, lease)
+            frame = carried.session.next_frame(self._packer, carried.lease)
             if frame is not None:
-                blocks = len(frame.push.positions) // 4
-                self._tally.add(blocks, blocks * session.row_bytes)
+                self._count(carried.session, frame)
                 with self._lock:
                     if generation in self._carried:
                         self._ready[generation] = None
                 return frame
 
+    def _count(self, session: Outgoing, frame: Outbound) -> None:
+        assert isinstance(frame.message, Push)
+        blocks = len(frame.message.positions) // 4
+        self._tally.add(blocks, blocks * session.row_bytes)
+
     def on_message(self, message: Message, payload: memoryview) -> None:
         if not isinstance(message, Ended):
             raise unexpected(message)
-        session, _ = self._carried.get(message.generation, (None, None))
-        if session is not None:
-            session.end(from_peer(message.error, message.reason) if message.error else None)
+        carried = self._carried.get(message.generation)
+        if carried is not None:
+            carried.session.end(from_peer(message.error, message.reason) if message.error else None)
 
     def on_closed(self, error: TransferError) -> None:
         self._on_lost()
         with self._lock:
             self._lost = error
-            sessions = [session for session, _ in self._carried.values()]
+            sessions = [carried.session for carried in self._carried.values()]
         for session in sessions:
             session.end(error)
+
+
+def _attach(session: Outgoing) -> Attach:
+    ticket, heads = session.ticket, session.heads
+    return Attach(slot=ticket.slot, generation=ticket.generation, first_head=heads.start, heads=len(heads))

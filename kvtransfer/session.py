@@ -19,7 +19,7 @@ from baton.kvtransfer.block_array import BlockArray, Ids, as_ids
 from baton.kvtransfer.carrier import Lease, Packer
 from baton.kvtransfer.converting import ConvertingPacker
 from baton.kvtransfer.errors import BlockOutOfRange, TransferAborted, TransferError
-from baton.kvtransfer.link import PushFrame
+from baton.kvtransfer.link import Outbound
 from baton.kvtransfer.messages import Push
 
 RAMP = 8
@@ -119,7 +119,7 @@ class Outgoing(SendSession):
         if has_blocks:
             carriage.offer(self)
 
-    def next_frame(self, packer: Packer, lease: Lease) -> PushFrame | None:
+    def next_frame(self, packer: Packer, lease: Lease) -> Outbound | None:
         """Packs the next blocks; None where there are none. The first frame of a push is one chunk, so that
         the receiver starts early; each further one is longer by RAMP, so that frames stay few."""
         with self._lock:
@@ -143,7 +143,7 @@ class Outgoing(SendSession):
             lease_slot=lease.slot,
             lease_stamp=lease.stamp,
         )
-        return PushFrame(push, packed.payload)
+        return Outbound(push, packed.payload)
 
     def _cut(self, max_blocks: int) -> tuple[Ids, Ids]:
         positions, block_ids = self._pending.popleft()

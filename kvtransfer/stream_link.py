@@ -111,7 +111,7 @@ class StreamLink(Link):
         frame = self.owner.next_frame()
         if frame is None:
             return False
-        self._frame(frame.push, frame.payload)
+        self._frame(frame.message, frame.payload)
         return True
 
     def _frame(self, message: Message, payload: memoryview) -> None:

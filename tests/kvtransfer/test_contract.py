@@ -447,17 +447,22 @@ class TestManyAtOnce:
                 opened = sender.open(expected.ticket)
                 cut = chance.randint(0, size)
                 opened.session.push(range(cut), source[:cut])
+                is_cancelled = True
                 match chance.randrange(4):
                     case 0:
                         receiver.agent.fence(expected.transfer_id, "chance")
                     case 1:
                         opened.session.fence("chance")
                         receiver.agent.fence(expected.transfer_id, "chance")
+                    case _:
+                        is_cancelled = False
                 opened.session.push(range(cut, size), source[cut:])
-                if expected.outcome.wait().error is not None:
+                if (error := expected.outcome.wait().error) is not None:
                     opened.session.fence("the other side gave up")
+                    wrong.extend([] if is_cancelled else [f"thread {thread}, turn {turn}: {error}"])
                     continue
-                opened.outcome.wait()
+                if (error := opened.outcome.wait().error) is not None and not is_cancelled:
+                    wrong.append(f"thread {thread}, turn {turn}: {error}")
                 for source_id, target_id in zip(source, target, strict=True):
                     if receiver.read(target_id) != stamp(1000 + turn, source_id, 2000):
                         wrong.append(f"thread {thread}, turn {turn}, block {target_id}")
