@@ -9,14 +9,13 @@ from itertools import count, product
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import BASELINE_S, Cluster, wait_until
 from model_folders import prompt_ids
 from oracle import TOKENS, assert_equal, assert_equal_choice, reference
 
 BLOCK = 16
 KV_BLOCKS = 72  # the longest request takes 67
 CONCURRENT = 16
-SAMPLED_TOKENS = 40
 
 salts = count()
 
@@ -64,14 +63,28 @@ def test_a_local_prefill_of_what_is_not_cached_changes_nothing(cluster: Cluster,
 
 
 def test_preemption_changes_nothing(cluster: Cluster, llama: Path) -> None:
-    """16 prompts arrive together and grow to 16 x 7 blocks, where there are 72."""
+    """The 16 choices of each prompt grow in step to 5 blocks of their own, where there are 72 in all."""
     before = cluster.worker("decode")["preemptions"]
+    references = [reference(llama, 2 * BLOCK + tokens) for tokens in (5, 9, 15)]
+    prompts = [expected.prompt for expected in references]
+    answer = cluster.complete(prompts, n=CONCURRENT, logprobs=5, cache_salt=f"{next(salts)}")
+    assert len(answer.choices) == len(prompts) * CONCURRENT
+    for choice in answer.choices:
+        assert_equal_choice(choice, references[choice["index"] // CONCURRENT])
+
+    def was_preempted() -> bool:
+        return bool(cluster.worker("decode")["preemptions"] > before)
+
+    wait_until(was_preempted, BASELINE_S, cluster.workers)
+
+
+def test_16_requests_that_do_not_fit_together_get_what_each_gets_alone(cluster: Cluster, llama: Path) -> None:
     references = [reference(llama, 2 * BLOCK + i) for i in range(CONCURRENT)]
-    answer = cluster.complete([r.prompt for r in references], logprobs=5, cache_salt=f"{next(salts)}")
-    for choice, expected in zip(answer.choices, references, strict=True):
-        assert_equal_choice(choice, expected)
-    cluster.wait_for_baseline()
-    assert cluster.worker("decode")["preemptions"] > before
+    answers = cluster.complete_all(
+        {"prompt": expected.prompt, "logprobs": 5, "cache_salt": f"{next(salts)}"} for expected in references
+    )
+    for answer, expected in zip(answers, references, strict=True):
+        assert_equal(answer, expected)
 
 
 def test_a_long_prompt_between_short_ones_changes_nothing(cluster: Cluster, llama: Path) -> None:
