@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import secrets
 import selectors
 import signal
@@ -22,6 +24,8 @@ from baton.rpc import host_port
 Arguments = Mapping[str, object]
 
 _LOOPBACK = "127.0.0.1"
+_UNPRIVILEGED_PORTS = range(10_000, 32_768)  # below what Linux takes for outgoing connections
+_PORT_ATTEMPTS = 100
 _START_TIMEOUT_S = 300.0
 _POLL_S = 0.05
 _STOP_TIMEOUT_S = 10.0
@@ -151,16 +155,28 @@ def _flags(arguments: Arguments) -> Iterator[str]:
 
 
 def _free_port(host: str, wanted: int = 0) -> int:
-    """`wanted`, or with 0 one that is free. Raises Unavailable where it is taken, before anything starts."""
+    """`wanted`, or with 0 one that is free. Raises Unavailable where it is taken, before anything starts.
+
+    Not one of the ephemeral ports that the system would choose: until the router listens on it, some outgoing
+    connection could get the same one.
+    """
+    if wanted:
+        _probe(host, wanted)
+        return wanted
+    for port in random.sample(_UNPRIVILEGED_PORTS, _PORT_ATTEMPTS):
+        with contextlib.suppress(Unavailable):
+            _probe(host, port)
+            return port
+    raise Unavailable(f"none of {_PORT_ATTEMPTS} ports tried on {host} is free", field="port")
+
+
+def _probe(host: str, port: int) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, wanted))
+            probe.bind((host, port))
         except OSError as error:
-            raise Unavailable(f"cannot listen on {host}:{wanted}: {error.strerror}", field="port") from error
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
+            raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}", field="port") from error
 
 
 @contextmanager
