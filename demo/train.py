@@ -42,15 +42,15 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Course:
-    """What one run does: its highest learning rate, and the tokens a row before and after `turn`."""
+    """What one run does: its highest learning rate, and the tokens a row, step by step in turn."""
 
     peak_lr: float
-    row_tokens: tuple[int, int]
-    turn: float = 0.75
+    row_tokens: tuple[int, ...]
+    last_row_tokens: tuple[int, ...]  # in the last quarter
 
 
-FROM_NOTHING = Course(peak_lr=8e-3, row_tokens=(256, 512))
-LONG_PROMPTS = Course(peak_lr=2e-3, row_tokens=(2048, 2048))
+FROM_NOTHING = Course(peak_lr=8e-3, row_tokens=(256,), last_row_tokens=(512,))
+LONG_PROMPTS = Course(peak_lr=4e-3, row_tokens=(256, 512, 2048), last_row_tokens=(256, 512, 2048))
 
 
 def learning_rate(progress: float) -> float:
@@ -79,6 +79,7 @@ class Trainer:
     rng: random.Random
     batch_tokens: int
     course: Course
+    steps: int = 0
     optimizers: list[torch.optim.Optimizer] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,7 +87,9 @@ class Trainer:
 
     def step(self, progress: float) -> float:
         """One update; returns the batch's mean loss in nats a token."""
-        length = self.course.row_tokens[progress >= self.course.turn]
+        turns = self.course.row_tokens if progress < 0.75 else self.course.last_row_tokens
+        length = turns[self.steps % len(turns)]
+        self.steps += 1
         batch = self.packer.batch(self.rng, self.batch_tokens // length, length)
         with torch.autocast("cpu", torch.bfloat16):
             hidden = self.model(batch.tokens, batch.positions, batch.mask)
@@ -144,7 +147,7 @@ def main(
     start: typing.Annotated[
         pathlib.Path | None,
         typer.Option(
-            help="Folder of a model trained before: learn from rows of 2048 tokens, with long prompts."
+            help="Folder of a model trained before: go on from it, with long prompts among the short."
         ),
     ] = None,
     out: typing.Annotated[
