@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from grpc import aio
 from stepped_pair import BLOCK_SIZE, SECRET, make_agent
 
@@ -28,6 +29,7 @@ from baton.fleet import (
     WorkerProfile,
     WorkerState,
 )
+from baton.kvtransfer.layout import KVLayout
 from baton.prefill import servicer as prefill_servicer
 from baton.rpc import Server
 from baton.wire import decode_pb2, decode_pb2_grpc, prefill_pb2, prefill_pb2_grpc, types_pb2
@@ -36,6 +38,11 @@ from baton.worker.roles import mount_role
 
 WAIT_S = 10.0
 LOAD = WorkerLoad(kv_blocks=KVBlocks(total=64, free=64))
+
+
+_LAYOUT = KVLayout(
+    model="fingerprint", dtype="float32", block_size=BLOCK_SIZE, layers=2, kv_heads=2, head_dim=16
+)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -64,7 +71,7 @@ class FleetOfTest:
             address=f"127.0.0.1:{port}",
             pid=1,
             model=ModelInfo("m", "fingerprint", 2048, 320),
-            kv_layout=b"layout",
+            kv_layout=msgspec.msgpack.encode(_LAYOUT),
             block_size=BLOCK_SIZE,
             profile=WorkerProfile(1000.0, 0.01, 1e9),
             version="0",
