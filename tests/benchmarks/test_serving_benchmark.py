@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -286,12 +287,16 @@ def test_a_server_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str])
     assert "GET http://127.0.0.1:1/v1/models" in " ".join(capsys.readouterr().err.split())
 
 
+def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As from a user's shell, where python finds the modules beside the script."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+
+
 def test_the_script_runs_by_itself_and_quick_is_small(url: str, stand_in: StandIn) -> None:
-    done = subprocess.run([sys.executable, SCRIPT, "--url", url, "--quick"], capture_output=True, text=True)
+    done = run_script("--url", url, "--quick")
     assert done.returncode == 0, done.stderr
     assert "ttft_p50" in done.stdout
     assert len(stand_in.received) == 24
-    assert (
-        "examples:"
-        in subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True).stdout
-    )
+    assert "examples:" in run_script("--help").stdout

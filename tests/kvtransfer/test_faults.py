@@ -44,10 +44,20 @@ def hand_over(
 
 def test_a_changed_byte_fails_both_sides_and_does_not_land(sender: End, receiver: End) -> None:
     set_faults(receiver, Faults(corrupt=is_push))
-    errors = hand_over(sender, receiver)
+    expected = receiver.expect([0], [5])
+    opened = sender.open(expected.ticket)
+    opened.session.push([0], [10])
+    errors = opened.outcome.wait().error, expected.outcome.wait().error
     assert [type(error) for error in errors] == [ChecksumMismatch, ChecksumMismatch]
     assert receiver.read(5) == stamp(2, 5, 4096)
     assert receiver.agent.stats().refused == {"ChecksumMismatch": 1}
+
+
+def test_what_follows_a_changed_byte_is_refused(sender: End, receiver: End) -> None:
+    set_faults(receiver, Faults(corrupt=is_push))
+    errors = hand_over(sender, receiver)
+    assert [type(error) for error in errors] == [ChecksumMismatch, ChecksumMismatch]
+    assert [receiver.read(i) for i in (5, 6)] == [stamp(2, i, 4096) for i in (5, 6)]
 
 
 def test_duplicated_frames_are_counted_and_change_nothing(sender: End, receiver: End) -> None:
