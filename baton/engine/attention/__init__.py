@@ -10,7 +10,10 @@ from importlib import import_module
 from baton.engine.attention.base import AttentionBackend
 from baton.errors import ConfigError
 
-BACKENDS = {"reference": "baton.engine.attention.reference:ReferenceAttention"}
+BACKENDS = {
+    "cpu": "baton.engine.attention.cpu:CpuAttention",
+    "reference": "baton.engine.attention.reference:ReferenceAttention",
+}
 
 
 def load_backend(name: str) -> AttentionBackend:

@@ -1,0 +1,54 @@
+"""Attention on a CPU by native code (`baton/engine/csrc/attention.c`): straight from the pool's blocks, nothing
+gathered, nothing masked as a whole, threads sharing tiles of queries.
+
+It needs the extension module, which is there where the package was installed with a C compiler.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from baton.engine import native
+from baton.engine.attention.base import AttentionBackend, AttentionBatch
+
+MAX_HEAD_DIM = 256
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+class CpuAttention(AttentionBackend):
+    name: ClassVar[str] = "cpu"
+
+    _batch: AttentionBatch
+
+    def begin_step(self, batch: AttentionBatch) -> None:
+        self._batch = batch
+        self._threads = torch.get_num_threads()
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, kv: Tensor, layer: int, sliding_window: int | None
+    ) -> Tensor:
+        batch = self._batch
+        tokens, heads, head_dim = query.shape
+        _, layers, _, block_size, kv_heads, _ = kv.shape
+        output = torch.empty((tokens, heads, head_dim), dtype=kv.dtype)
+        native.attend(
+            *(query.data_ptr(), _token_stride(query, kv)),
+            *(key.data_ptr(), _token_stride(key, kv)),
+            *(value.data_ptr(), _token_stride(value, kv)),
+            *(output.data_ptr(), kv.data_ptr()),
+            *(batch.query_start.data_ptr(), batch.context_lens.data_ptr()),
+            *(batch.block_tables.data_ptr(), batch.block_tables.shape[1], batch.slots.data_ptr()),
+            *(len(batch.query_tokens), tokens, heads, kv_heads, head_dim, layers, layer, block_size),
+            *(sliding_window or 0, KINDS[kv.dtype], self._threads),
+        )
+        return output
+
+
+def _token_stride(heads: Tensor, kv: Tensor) -> int:
+    """Elements from one token to the next; the heads of a token lie next to each other."""
+    assert heads.dtype == kv.dtype, f"{heads.dtype} meets a pool of {kv.dtype}"
+    assert heads.stride()[1:] == (heads.shape[2], 1), f"heads are strided {heads.stride()}"
+    return heads.stride(0)
