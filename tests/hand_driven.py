@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from baton.engine.attention import load_backend
+from baton.engine.attention import AUTO, load_backend
 from baton.engine.batch import Chunk
 from baton.engine.kv_pool import KVPool
 from baton.engine.model import CausalLM
@@ -27,7 +27,13 @@ class HandDriven:
     """`num_blocks` blocks, handed out in random order and never taken back."""
 
     def __init__(
-        self, folder: Path, *, dtype: str = "auto", block_size: int = 16, num_blocks: int = 512
+        self,
+        folder: Path,
+        *,
+        dtype: str = "auto",
+        block_size: int = 16,
+        num_blocks: int = 512,
+        attention: str = AUTO,
     ) -> None:
         torch.set_num_threads(1)
         self.config = ModelConfig.from_folder(folder, dtype)
@@ -41,7 +47,8 @@ class HandDriven:
             self.config.dtype,
         )
         sampler = Sampler(self.config.vocab_size, self.config.eos_token_ids)
-        self.runner = ModelRunner(self.model, self.pool, sampler)
+        self.runner = ModelRunner(self.model, self.pool, sampler, attention_backend=attention)
+        self._attention = attention
         self._free = random.Random(0).sample(range(num_blocks), num_blocks)
 
     def sequence(self, prompt: Sequenced[int], *, max_tokens: int = 64) -> Sequence:
@@ -77,7 +84,7 @@ class HandDriven:
 
     def logits(self, sequence: Sequence, chunk_tokens: int) -> Tensor:
         """Logits, float32 [prompt_tokens, vocab_size], of every position of the prompt."""
-        attention = load_backend("reference")
+        attention = load_backend(self._attention, torch.device("cpu"), self.config.head_dim)
         rows = []
         with torch.inference_mode():
             while sequence.computed_tokens < sequence.prompt_tokens:

@@ -50,7 +50,7 @@ class EngineConfig:
     block_size: int = 16
     kv_blocks: int | None = None
     max_model_tokens: int | None = None
-    attention: str = "reference"
+    attention: str = "auto"
     threads: int | None = None
     tp: int = 1
 

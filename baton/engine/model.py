@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from baton.engine import kernels
 from baton.engine.attention.base import AttentionBackend
 from baton.engine.checkpoint import Checkpoint
 from baton.engine.model_config import ModelConfig
 from baton.engine.parallel import WHOLE, Collective, Shard
-from baton.engine.rope import RotaryEmbedding, rotate
+from baton.engine.rope import RotaryEmbedding
 from baton.engine.weights import DecoderWeights, LayerWeights, WeightLoader
 
 
@@ -51,16 +52,17 @@ class CausalLM:
         hidden = F.embedding(token_ids, self._weights.embedding)
         cos, sin = self._rope.cos_sin(positions, prompt_tokens, hidden.dtype)
         for index, layer in enumerate(self._weights.layers):
-            normed = self._norm(hidden, layer.input_norm)
-            query, key, value = self._heads(layer, normed, cos, sin)
-            heads = attention.attend(query, key, value, kv, index, self.config.sliding_windows[index])
-            hidden = hidden + layer.output(heads.flatten(1))
-            hidden = hidden + self._mlp(layer, self._norm(hidden, layer.post_attention_norm))
+            heads = self._heads(layer, self._norm(hidden, layer.input_norm), cos, sin)
+            window = self.config.sliding_windows[index]
+            attended = attention.attend(*heads, kv, index, window)
+            hidden = layer.output.add_to(hidden, attended.flatten(1))
+            hidden = layer.down.add_to(hidden, layer.gate(self._norm(hidden, layer.post_attention_norm)))
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits, float32 [R, vocab_size], of R rows of `forward`'s output."""
-        return F.linear(self._norm(hidden, self._weights.final_norm), self._weights.lm_head).float()
+        assert self._weights.lm_head is not None, "only rank 0 computes logits"
+        return self._weights.lm_head(self._norm(hidden, self._weights.final_norm))
 
     def _heads(
         self, layer: LayerWeights, hidden: Tensor, cos: Tensor, sin: Tensor
@@ -72,15 +74,10 @@ class CausalLM:
             heads, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1
         )
         if layer.query_norm is not None and layer.key_norm is not None:
-            query, key = self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)
-        return rotate(query, cos, sin), rotate(key, cos, sin), value
-
-    def _mlp(self, layer: LayerWeights, hidden: Tensor) -> Tensor:
-        gate, up = layer.gate_up(hidden).chunk(2, dim=-1)
-        return layer.down(F.silu(gate) * up)
+            kernels.rms_norm(query, layer.query_norm, config.rms_norm_eps, query)
+            kernels.rms_norm(key, layer.key_norm, config.rms_norm_eps, key)
+        kernels.rotate_in_place(heads[:, : config.num_heads + config.num_kv_heads], cos, sin)
+        return query, key, value
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm (https://arxiv.org/abs/1910.07467) in float32, scaled in the weights' dtype."""
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps)
-        return weight * wide.to(x.dtype)
+        return kernels.rms_norm(x, weight, self.config.rms_norm_eps)

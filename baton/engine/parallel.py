@@ -122,6 +122,9 @@ class SummedLinear:
         self.collective.add_up(total)
         return total if self.bias is None else total.add_(self.bias)
 
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        return self(x).add_(residual)
+
 
 class Followers(Protocol):
     """The other ranks, as rank 0's engine sees them. What is called is carried out in order, beside rank 0's own

@@ -28,7 +28,7 @@ class RankEngine:
         self._device = torch.device(device)
         self._causal_lm = CausalLM.load(self.model, device, shard, collective)
         self.pool = make_pool(config, shard.config(self.model), device)
-        self._attention = load_backend(config.attention)
+        self._attention = load_backend(config.attention, self._device, self.model.head_dim)
 
     def compute(self, rows: Sequenced[ChunkRows]) -> None:
         with torch.inference_mode():

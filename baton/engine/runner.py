@@ -7,7 +7,7 @@ from collections.abc import Sequence as Sequenced
 import torch
 from torch import Tensor
 
-from baton.engine.attention import load_backend
+from baton.engine.attention import AUTO, load_backend
 from baton.engine.batch import Chunk
 from baton.engine.kv_pool import KVPool
 from baton.engine.model import CausalLM
@@ -25,14 +25,14 @@ class ModelRunner:
         pool: KVPool,
         sampler: Sampler,
         device: str | torch.device = "cpu",
-        attention_backend: str = "reference",
+        attention_backend: str = AUTO,
     ) -> None:
-        """Raises ConfigError where `attention_backend` is unknown."""
+        """Raises ConfigError where `attention_backend` is unknown or cannot serve here."""
         self._model = model
         self._pool = pool
         self._sampler = sampler
         self._device = torch.device(device)
-        self._attention = load_backend(attention_backend)
+        self._attention = load_backend(attention_backend, self._device, model.config.head_dim)
 
     def run(self, chunks: Sequenced[Chunk]) -> list[Token]:
         """Computes the K and V of all chunks and one token a sampler, in the order of chunks and samplers."""

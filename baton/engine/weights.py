@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from baton.engine import packed_linear
 from baton.engine.architecture import Architecture
 from baton.engine.checkpoint import Checkpoint
+from baton.engine.linear import Gate, Head, Linear, Product
 from baton.engine.parallel import WHOLE, Collective, Shard, SummedLinear, part_of
 
 LM_HEAD = "lm_head.weight"
@@ -23,39 +24,29 @@ FINAL_NORM = "model.norm.weight"
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """y = x W^T + b with W [out, in] and b [out] or None."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-
-@dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One decoder layer. qkv: rows of all query heads, then all key heads, then all value heads. gate_up:
-    rows of the gate, then of the up projection. query_norm, key_norm: [head_dim], or None."""
+    """One decoder layer. qkv: all query heads, then all key heads, then all value heads. query_norm, key_norm:
+    [head_dim], or None."""
 
     input_norm: Tensor
-    qkv: Linear
+    qkv: Product
     query_norm: Tensor | None
     key_norm: Tensor | None
-    output: Linear | SummedLinear
+    output: Product
     post_attention_norm: Tensor
-    gate_up: Linear
-    down: Linear | SummedLinear
+    gate: Gate
+    down: Product
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderWeights:
-    """embedding: [vocab_size, hidden_size]. lm_head: the same shape; the same tensor where they are tied."""
+    """embedding: [vocab_size, hidden_size]; lm_head computes with the same where they are tied. None on a rank that
+    computes no logits."""
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]
     final_norm: Tensor
-    lm_head: Tensor
+    lm_head: Head | None
 
 
 def expected_shapes(config: Architecture) -> dict[str, tuple[int, ...]]:
@@ -122,8 +113,9 @@ class WeightLoader:
         embedding = self._load(EMBEDDING)
         # As transformers does, a head of its own is used even where the configuration calls it tied.
         # Only rank 0 computes logits.
-        has_own_head = LM_HEAD in self._checkpoint and self._shard.rank == 0
-        lm_head = self._load(LM_HEAD) if has_own_head else embedding
+        lm_head = None
+        if self._shard.rank == 0:
+            lm_head = packed_linear.head(self._load(LM_HEAD) if LM_HEAD in self._checkpoint else embedding)
         layers = tuple(self._layer(config, f"model.layers.{layer}.") for layer in range(config.num_layers))
         return DecoderWeights(embedding, layers, self._load(FINAL_NORM), lm_head)
 
@@ -135,12 +127,12 @@ class WeightLoader:
         gate_up = {f"{mlp}gate_proj": width, f"{mlp}up_proj": width}
         return LayerWeights(
             input_norm=self._load(f"{prefix}input_layernorm.weight"),
-            qkv=self._linear(qkv, config.qkv_bias),
+            qkv=packed_linear.product(self._linear(qkv, config.qkv_bias)),
             query_norm=self._load(f"{attention}q_norm.weight") if config.qk_norm else None,
             key_norm=self._load(f"{attention}k_norm.weight") if config.qk_norm else None,
             output=self._summed(f"{attention}o_proj", queries, config.output_bias),
             post_attention_norm=self._load(f"{prefix}post_attention_layernorm.weight"),
-            gate_up=self._linear(gate_up, config.mlp_bias),
+            gate=packed_linear.gate(self._linear(gate_up, config.mlp_bias)),
             down=self._summed(f"{mlp}down_proj", width, config.mlp_bias),
         )
 
@@ -148,11 +140,11 @@ class WeightLoader:
         """These rows of the projections, one below the other."""
         return Linear(self._rows("weight", rows_of), self._rows("bias", rows_of) if has_bias else None)
 
-    def _summed(self, name: str, columns: range, has_bias: bool) -> Linear | SummedLinear:
+    def _summed(self, name: str, columns: range, has_bias: bool) -> Product:
         """These columns of a projection, whose results are added up over the ranks."""
         bias = self._load(f"{name}.bias") if has_bias else None
         if self._collective is None:
-            return Linear(self._load(f"{name}.weight"), bias)
+            return packed_linear.product(Linear(self._load(f"{name}.weight"), bias))
         part = part_of(self._checkpoint.tensor(f"{name}.weight"), columns, dim=1)
         weight = part.to(device=self._device, dtype=self._dtype).contiguous()
         return SummedLinear(weight, bias, self._collective)

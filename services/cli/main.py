@@ -66,7 +66,7 @@ def up(
     served_model_name: opt.ServedModelName = None,
     dtype: opt.DtypeOption = opt.Dtype.AUTO,
     device: opt.Device = "cpu",
-    attention: opt.Attention = "reference",
+    attention: opt.Attention = "auto",
     max_model_len: opt.MaxModelLen = None,
     kv_blocks: opt.KvBlocks = None,
     block_size: opt.BlockSize = 16,

@@ -76,7 +76,9 @@ DtypeOption = Annotated[
     Dtype, _option(help="Weights and KV; auto is the folder's own.", envvar="BATON_DTYPE")
 ]
 Device = Annotated[str, _option(help="cpu, cuda or cuda:N.", envvar="BATON_DEVICE")]
-Attention = Annotated[str, _option(help="Attention backend.", envvar="BATON_ATTENTION")]
+Attention = Annotated[
+    str, _option(help="Attention backend: auto, cpu or reference.", envvar="BATON_ATTENTION")
+]
 MaxModelLen = Annotated[
     int | None,
     _option(help="Prompt and output, in tokens. Default: the model's.", envvar="BATON_MAX_MODEL_LEN", min=2),

@@ -31,7 +31,7 @@ def worker_command(role: str) -> Callable[..., None]:
         advertise: opt.Advertise = "",
         dtype: opt.DtypeOption = opt.Dtype.AUTO,
         device: opt.Device = "cpu",
-        attention: opt.Attention = "reference",
+        attention: opt.Attention = "auto",
         max_model_len: opt.MaxModelLen = None,
         kv_blocks: opt.KvBlocks = None,
         block_size: opt.BlockSize = 16,

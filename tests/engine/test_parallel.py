@@ -10,6 +10,7 @@ import torch
 
 from baton.engine.checkpoint import Checkpoint
 from baton.engine.engine import EngineConfig, complete
+from baton.engine.linear import GatedLinear, Linear
 from baton.engine.model_config import ModelConfig
 from baton.engine.parallel import WHOLE, Shard
 from baton.engine.weights import WeightLoader
@@ -47,7 +48,9 @@ def test_the_parts_put_together_are_the_whole_weights(model_folder: Folders, deg
     def layer(shard: Shard) -> list[torch.Tensor]:
         loader = WeightLoader(Checkpoint(folder), torch.float32, torch.device("cpu"), shard)
         weights = loader.decoder(config).layers[0]
-        gate, up = weights.gate_up.weight.chunk(2)
+        assert isinstance(weights.gate, GatedLinear)
+        assert isinstance(weights.qkv, Linear)
+        gate, up = weights.gate.gate_up.weight.chunk(2)
         own = shard.config(config)
         queries, keys, values = torch.split(
             weights.qkv.weight,

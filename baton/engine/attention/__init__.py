@@ -1,29 +1,44 @@
 """Attention backends behind one contract (`base.py`), found by name and imported when asked for.
 
-`reference` is plain torch, runs everywhere, and is what the others are checked against.
+`reference` is plain torch, runs everywhere, and is what the others are checked against. `auto` is the first here
+that can serve.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 
+import torch
+
 from baton.engine.attention.base import AttentionBackend
 from baton.errors import ConfigError
 
+AUTO = "auto"
 BACKENDS = {
     "cpu": "baton.engine.attention.cpu:CpuAttention",
     "reference": "baton.engine.attention.reference:ReferenceAttention",
 }
 
 
-def load_backend(name: str) -> AttentionBackend:
-    """A new backend; raises ConfigError listing the choices where `name` is none of them."""
+def load_backend(name: str, device: torch.device, head_dim: int) -> AttentionBackend:
+    """A new backend for a model on `device`. Raises ConfigError listing the choices where `name` is none of them,
+    and with the reason where it cannot serve there."""
+    if name == AUTO:
+        return next(kind() for kind in map(_load, BACKENDS) if kind.hindrance(device, head_dim) is None)
     if name not in BACKENDS:
         raise ConfigError(
-            f"attention backend {name!r} is unknown (choices: {', '.join(BACKENDS)})",
+            f"attention backend {name!r} is unknown (choices: {', '.join((AUTO, *BACKENDS))})",
             field="attention_backend",
         )
+    kind = _load(name)
+    hindrance = kind.hindrance(device, head_dim)
+    if hindrance is not None:
+        raise ConfigError(f"attention backend {name!r} {hindrance}", field="attention_backend")
+    return kind()
+
+
+def _load(name: str) -> type[AttentionBackend]:
     module, _, class_name = BACKENDS[name].partition(":")
-    backend = getattr(import_module(module), class_name)()
-    assert isinstance(backend, AttentionBackend)
-    return backend
+    kind: type[AttentionBackend] = getattr(import_module(module), class_name)
+    assert issubclass(kind, AttentionBackend)
+    return kind

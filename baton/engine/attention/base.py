@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 
@@ -42,6 +43,11 @@ class AttentionBackend(ABC):
     """Used by one runner, from one thread."""
 
     name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def hindrance(cls, device: torch.device, head_dim: int) -> str | None:
+        """Why it cannot serve a model with such heads on `device`, as the end of a sentence; None where it can."""
 
     @abstractmethod
     def begin_step(self, batch: AttentionBatch) -> None:

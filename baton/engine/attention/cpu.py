@@ -1,7 +1,8 @@
 """Attention on a CPU by native code (`baton/engine/csrc/attention.c`): straight from the pool's blocks, nothing
 gathered, nothing masked as a whole, threads sharing tiles of queries.
 
-It needs the extension module, which is there where the package was installed with a C compiler.
+A tile of queries meets its keys a few at a time and carries its softmax along ("Online normalizer calculation for
+softmax", https://arxiv.org/abs/1805.02867; FlashAttention, https://arxiv.org/abs/2205.14135).
 """
 
 from __future__ import annotations
@@ -11,17 +12,26 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from baton.engine import native
 from baton.engine.attention.base import AttentionBackend, AttentionBatch
+from baton.engine.kernels import KINDS, are_built, native
 
 MAX_HEAD_DIM = 256
-KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class CpuAttention(AttentionBackend):
     name: ClassVar[str] = "cpu"
 
     _batch: AttentionBatch
+
+    @classmethod
+    def hindrance(cls, device: torch.device, head_dim: int) -> str | None:
+        if device.type != "cpu":
+            return f"does not run on {device}"
+        if not are_built():
+            return "needs a C compiler where the package is installed"
+        if head_dim > MAX_HEAD_DIM:
+            return f"takes heads of at most {MAX_HEAD_DIM} dimensions, not {head_dim}"
+        return None
 
     def begin_step(self, batch: AttentionBatch) -> None:
         self._batch = batch

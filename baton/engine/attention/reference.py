@@ -36,6 +36,10 @@ class ReferenceAttention(AttentionBackend):
 
     _batch: AttentionBatch
 
+    @classmethod
+    def hindrance(cls, device: torch.device, head_dim: int) -> str | None:
+        return None
+
     def begin_step(self, batch: AttentionBatch) -> None:
         self._batch = batch
         self._plans: dict[int | None, _Plan] = {}

@@ -5,13 +5,15 @@
 #include <Python.h>
 
 #include "attention.h"
+#include "linear.h"
+#include "pointwise.h"
 
 _Static_assert(sizeof(long long) == 8, "numbers are passed as eight bytes");
 
 /* The `count` integers of `args`, in order, into `fields`. */
 static int read_fields(PyObject *const *args, Py_ssize_t given, Py_ssize_t count, int64_t *fields) {
     if (given != count) {
-        PyErr_Format(PyExc_TypeError, "%zd arguments, not %zd", count, given);
+        PyErr_Format(PyExc_TypeError, "%zd arguments, not %zd", given, count);
         return 0;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -34,8 +36,37 @@ static PyObject *py_attend(PyObject *module, PyObject *const *args, Py_ssize_t g
     return is_done ? Py_NewRef(Py_None) : PyErr_NoMemory();
 }
 
+/* A function of Python for one of C that takes a structure of numbers and cannot fail. */
+#define EXPOSE(name, Fields, function)                                                   \
+    static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t given) {   \
+        Fields fields;                                                                   \
+        (void)module;                                                                    \
+        if (!READ(args, given, fields)) return NULL;                                     \
+        Py_BEGIN_ALLOW_THREADS                                                           \
+        function(&fields);                                                               \
+        Py_END_ALLOW_THREADS                                                             \
+        return Py_NewRef(Py_None);                                                       \
+    }
+
+EXPOSE(py_pack, Packing, pack)
+EXPOSE(py_multiply, Linear, multiply)
+EXPOSE(py_norm, Norm, norm)
+EXPOSE(py_rotate, Rotation, rotate)
+
+static PyObject *py_has_bfloat16_products(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return PyBool_FromLong(has_bfloat16_products());
+}
+
+#define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL, NULL
+
 static PyMethodDef methods[] = {
-    {"attend", (PyCFunction)(void (*)(void))py_attend, METH_FASTCALL, NULL},
+    {"attend", FAST(py_attend)},
+    {"pack", FAST(py_pack)},
+    {"multiply", FAST(py_multiply)},
+    {"norm", FAST(py_norm)},
+    {"rotate", FAST(py_rotate)},
+    {"has_bfloat16_products", py_has_bfloat16_products, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
