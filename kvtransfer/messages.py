@@ -9,6 +9,8 @@ Attach                ->                                   (once a transfer: the
 Push, Push, ...       ->
 Abort                 ->                                   (only if the sender gives up)
                       <-                Ended              (once a transfer)
+
+On `ucx` also Wire, Wired and Taken, of which `ucx_link` tells.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ class Push(msgspec.Struct, frozen=True, tag="push", kw_only=True):
     positions: int32, little-endian, of the request. digests: uint64, little-endian, one XXH3-64 for each
     `block_array.chunk_blocks` blocks, in order; empty where the agents do not check. source: int32,
     little-endian, block ids in the mapped pool, or empty where the blocks' bytes follow the frame's header.
-    lease_slot, lease_stamp: the read lease on the mapped pool (see `leases`), else 0.
+    lease_slot, lease_stamp: the read lease on the mapped pool (see `leases`), else 0. carried_bytes: on `ucx`, of
+    the blocks in the ring's next slot (see `ucx_link`), else 0.
     """
 
     slot: int
@@ -84,6 +87,25 @@ class Push(msgspec.Struct, frozen=True, tag="push", kw_only=True):
     source: bytes = b""
     lease_slot: int = 0
     lease_stamp: int = 0
+    carried_bytes: int = 0
+
+
+class Wire(msgspec.Struct, frozen=True, tag="wire", kw_only=True):
+    """The sender's way over UCX. worker: address of its worker. address, key: of its ring of frames. mark: the
+    bytes that the ring starts with."""
+
+    worker: bytes
+    address: int
+    key: bytes
+    mark: bytes
+
+
+class Wired(msgspec.Struct, frozen=True, tag="wired"):
+    """The receiver has read the mark."""
+
+
+class Taken(msgspec.Struct, frozen=True, tag="taken"):
+    """The receiver has read the oldest frame of the ring."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort", kw_only=True):
@@ -103,7 +125,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
     reason: str = ""
 
 
-Message = Hello | Challenge | Proof | Ready | Refused | Attach | Push | Abort | Ended
+Message = Hello | Challenge | Proof | Ready | Refused | Wire | Wired | Attach | Push | Taken | Abort | Ended
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

@@ -10,6 +10,7 @@ from baton.kvtransfer.transport import Transport
 _TRANSPORTS = {
     "loopback": "baton.kvtransfer.loopback:LoopbackTransport",
     "shm": "baton.kvtransfer.shm:ShmTransport",
+    "ucx": "baton.kvtransfer.ucx:UcxTransport",
     "tcp": "baton.kvtransfer.tcp:TcpTransport",
 }
 

@@ -6,12 +6,13 @@ import asyncio
 import os
 import socket
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from baton.kvtransfer.carrier import Packer, Unpacker
 from baton.kvtransfer.errors import PeerLost, TransferError
 from baton.kvtransfer.handshake import ReceiverHandshake, SenderHandshake
+from baton.kvtransfer.link import LinkOwner
 from baton.kvtransfer.messages import Proof
 from baton.kvtransfer.receiving import ReceiveChannel
 from baton.kvtransfer.sending import SendChannel
@@ -57,6 +58,15 @@ class StreamTransport(Transport):
     @abstractmethod
     def _unpacker(self, proof: Proof, fds: Sequence[int]) -> Unpacker:
         """For a peer that has proved itself; `fds` came with its proof and stay the caller's."""
+
+    def _receiving_end(self, link: StreamLink, channel: ReceiveChannel) -> LinkOwner:
+        """What stands at the link of a peer that has proved itself."""
+        return channel
+
+    def _sending_end(self, link: StreamLink, channel: SendChannel, on_ready: Callable[[], None]) -> LinkOwner:
+        """The same on this side; `on_ready` is called once blocks may be sent."""
+        on_ready()
+        return channel
 
     @abstractmethod
     def _offered_fds(self) -> Sequence[int]:
@@ -105,9 +115,10 @@ class StreamTransport(Transport):
             self._strangers.pop(link).cancel()
             link.reader.allow(self.max_payload_bytes)
             inbox = self.worker.inbox
-            link.owner = ReceiveChannel(
+            channel = ReceiveChannel(
                 link, inbox, unpacker, self.received, lambda: self._links.discard(link)
             )
+            link.owner = self._receiving_end(link, channel)
 
         def failed(_: TransferError) -> None:
             self._strangers.pop(link).cancel()
@@ -136,12 +147,14 @@ class StreamTransport(Transport):
         worker = self.worker
         outcome: asyncio.Future[SendChannel] = worker.io.loop.create_future()
 
+        def settle(channel: SendChannel) -> None:
+            if not outcome.done():
+                outcome.set_result(channel)
+
         def ready() -> None:
             link.reader.allow(payload_bytes=0)
             channel = SendChannel(link, self._packer(), self.sent, lambda: self._links.discard(link))
-            link.owner = channel
-            if not outcome.done():
-                outcome.set_result(channel)
+            link.owner = self._sending_end(link, channel, lambda: settle(channel))
 
         def failed(error: TransferError) -> None:
             self._links.discard(link)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -11,7 +12,10 @@ import pytest
 import torch
 from transfer_ends import End, RemoteEnd, resources, start_process_server
 
-SCHEMES = ("loopback", "shm", "tcp")
+from baton.kvtransfer import ucp
+from baton.kvtransfer.errors import SchemeUnavailable
+
+SCHEMES = ("loopback", "shm", "ucx", "tcp")
 torch.set_num_threads(1)
 
 
@@ -21,11 +25,18 @@ def scheme(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture(params=("shm", "tcp"))
+@pytest.fixture(params=("shm", "ucx", "tcp"))
 def process_scheme(request: pytest.FixtureRequest) -> str:
     """A scheme that reaches other processes."""
     name: str = request.param
     return name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ucx_is_loaded() -> None:
+    """UCX keeps some descriptors for as long as the process lives, from its first context on."""
+    with contextlib.suppress(SchemeUnavailable):
+        ucp.make_context()
 
 
 @pytest.fixture(autouse=True)

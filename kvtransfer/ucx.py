@@ -1,0 +1,43 @@
+"""`ucx://`: over whatever UCX finds between two processes (RDMA, shared memory, TCP).
+
+    sender's pool ---> ring of frames --- read by the receiver over UCX ---> frame (L2) ---> receiver's pool
+
+What `tcp` does to reach, prove and watch a peer is done the same way here, over the same kind of socket; only
+the blocks' bytes take UCX's way, and only once the peer has proved itself is there a worker of UCX to talk to.
+The receiver reads, for a read that comes too late changes nothing at either end; a write would.
+
+As RDMA does, UCX trusts its network: keep it to one that only the cluster reaches. `UCX_TLS`, `UCX_NET_DEVICES`
+and all else that UCX takes from the environment hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from baton.kvtransfer import ucp
+from baton.kvtransfer.link import LinkOwner
+from baton.kvtransfer.receiving import ReceiveChannel
+from baton.kvtransfer.sending import SendChannel
+from baton.kvtransfer.stream_link import StreamLink
+from baton.kvtransfer.tcp import TcpTransport
+from baton.kvtransfer.transport import LocalWorker
+from baton.kvtransfer.ucx_link import UcxReceiver, UcxSender
+
+
+class UcxTransport(TcpTransport):
+    scheme: ClassVar[str] = "ucx"
+
+    def __init__(self, worker: LocalWorker) -> None:
+        super().__init__(worker)
+        self._context = ucp.make_context()
+        self._frame_bytes, self.max_payload_bytes = self.max_payload_bytes, 0
+
+    def _receiving_end(self, link: StreamLink, channel: ReceiveChannel) -> LinkOwner:
+        worker = self.worker
+        return UcxReceiver(
+            link, channel, self._context, worker.io, self._frame_bytes, worker.stall_timeout_s
+        )
+
+    def _sending_end(self, link: StreamLink, channel: SendChannel, on_ready: Callable[[], None]) -> LinkOwner:
+        return UcxSender(link, channel, self._context, self.worker.io, self._frame_bytes, on_ready)
