@@ -129,6 +129,7 @@ class ReadableMemory:
     def close(self) -> None:
         """From now on network cards refuse to read it; the memory itself lives as long as its array."""
         _library().ucp_mem_unmap(self._context.handle, self._handle)
+        self._context = None
 
 
 class RemoteMemory:
@@ -158,6 +159,7 @@ class RemoteMemory:
     def close(self) -> None:
         """Before the endpoint is closed."""
         _library().ucp_rkey_destroy(self._key)
+        self._endpoint = None
 
 
 class Read:

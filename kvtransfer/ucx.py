@@ -41,3 +41,7 @@ class UcxTransport(TcpTransport):
 
     def _sending_end(self, link: StreamLink, channel: SendChannel, on_ready: Callable[[], None]) -> LinkOwner:
         return UcxSender(link, channel, self._context, self.worker.io, self._frame_bytes, on_ready)
+
+    def close(self) -> None:
+        super().close()
+        self._context = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -11,9 +10,6 @@ from typing import Any
 import pytest
 import torch
 from transfer_ends import End, RemoteEnd, resources, start_process_server
-
-from baton.kvtransfer import ucp
-from baton.kvtransfer.errors import SchemeUnavailable
 
 SCHEMES = ("loopback", "shm", "ucx", "tcp")
 torch.set_num_threads(1)
@@ -30,13 +26,6 @@ def process_scheme(request: pytest.FixtureRequest) -> str:
     """A scheme that reaches other processes."""
     name: str = request.param
     return name
-
-
-@pytest.fixture(scope="session", autouse=True)
-def ucx_is_loaded() -> None:
-    """UCX keeps some descriptors for as long as the process lives, from its first context on."""
-    with contextlib.suppress(SchemeUnavailable):
-        ucp.make_context()
 
 
 @pytest.fixture(autouse=True)
