@@ -79,7 +79,7 @@ class UcxSender:
         start = slot_start(self._sent, self._frame_bytes)
         self._bytes[start : start + len(frame.payload)] = frame.payload
         self._sent += 1
-        return Outbound(msgspec.structs.replace(frame.message, carried_bytes=len(frame.payload)), NO_PAYLOAD)
+        return Outbound(msgspec.structs.replace(frame.message, ring_bytes=len(frame.payload)), NO_PAYLOAD)
 
     def on_message(self, message: Message, payload: memoryview) -> None:
         match message:
@@ -168,17 +168,17 @@ class UcxReceiver:
         self._check_mark(lambda: self._link.send(Wired()))
 
     def _fetch(self, push: Push) -> None:
-        if not 0 < push.carried_bytes <= len(self._frame):
-            raise MalformedFrame(f"{push.carried_bytes} bytes: 1 to {len(self._frame)} make a frame here")
+        if not 0 < push.ring_bytes <= len(self._frame):
+            raise MalformedFrame(f"{push.ring_bytes} bytes: 1 to {len(self._frame)} make a frame here")
         start = slot_start(self._frames, len(self._frame))
         self._frames += 1
         # A peer that ends frees its ring, whose bytes may then be anything. The digests would tell.
         take = (lambda: self._take(push)) if push.digests else lambda: self._check_mark(lambda: self._take(push))
-        self._begin_read(start, self._frame[: push.carried_bytes], take)
+        self._begin_read(start, self._frame[: push.ring_bytes], take)
 
     def _take(self, push: Push) -> None:
         self._link.send(Taken())
-        self._channel.on_message(push, self._frame[: push.carried_bytes])
+        self._channel.on_message(push, self._frame[: push.ring_bytes])
 
     def _check_mark(self, then: Callable[[], None]) -> None:
         mark = bytearray(MARK_BYTES)
