@@ -115,9 +115,7 @@ class StreamTransport(Transport):
             self._strangers.pop(link).cancel()
             link.reader.allow(self.max_payload_bytes)
             inbox = self.worker.inbox
-            channel = ReceiveChannel(
-                link, inbox, unpacker, self.received, lambda: self._links.discard(link)
-            )
+            channel = ReceiveChannel(link, inbox, unpacker, self.received, lambda: self._links.discard(link))
             link.owner = self._receiving_end(link, channel)
 
         def failed(_: TransferError) -> None:

@@ -32,9 +32,10 @@ class TcpTransport(StreamTransport):
     def __init__(self, worker: LocalWorker) -> None:
         super().__init__(worker)
         self.max_payload_bytes = max_payload_bytes(worker.blocks.block_bytes)
+        self._port = worker.port
 
     def _bind(self) -> tuple[socket.socket, str]:
-        host, port = self.worker.host, self.worker.port
+        host, port = self.worker.host, self._port
         try:
             family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             sock = socket.socket(family, socket.SOCK_STREAM)
@@ -45,11 +46,15 @@ class TcpTransport(StreamTransport):
             sock.bind(address)
         except OSError as error:
             sock.close()
-            raise SchemeUnavailable(f"{self.scheme} cannot listen on {host} port {port}: {error.strerror}") from error
+            raise SchemeUnavailable(
+                f"{self.scheme} cannot listen on {host} port {port}: {error.strerror}"
+            ) from error
         ip, bound_port = sock.getsockname()[:2]
         if ipaddress.ip_address(ip).is_unspecified:
             sock.close()
-            raise SchemeUnavailable(f"{self.scheme} host {host!r} names no address that a peer could connect to")
+            raise SchemeUnavailable(
+                f"{self.scheme} host {host!r} names no address that a peer could connect to"
+            )
         return sock, f"{self.scheme}://{f'[{ip}]' if ':' in ip else ip}:{bound_port}"
 
     def _dial(self, endpoint: str) -> tuple[socket.socket, tuple[str, int] | bytes]:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from baton.kvtransfer import ucp
+from baton.kvtransfer.errors import SchemeUnavailable
 from baton.kvtransfer.link import LinkOwner
 from baton.kvtransfer.receiving import ReceiveChannel
 from baton.kvtransfer.sending import SendChannel
@@ -25,19 +26,29 @@ from baton.kvtransfer.transport import LocalWorker
 from baton.kvtransfer.ucx_link import UcxReceiver, UcxSender
 
 
+PORT_DISTANCE = 100
+"""From `tcp`'s port to `ucx`'s, where one is asked for; between them is room for the ranks of a worker."""
+
+MAX_PORT = 65_535
+
+
 class UcxTransport(TcpTransport):
     scheme: ClassVar[str] = "ucx"
 
     def __init__(self, worker: LocalWorker) -> None:
         super().__init__(worker)
         self._context = ucp.make_context()
+        if worker.port:
+            self._port = worker.port + PORT_DISTANCE
+        if self._port > MAX_PORT:
+            raise SchemeUnavailable(
+                f"ucx listens {PORT_DISTANCE} above port {worker.port}: beyond {MAX_PORT}"
+            )
         self._frame_bytes, self.max_payload_bytes = self.max_payload_bytes, 0
 
     def _receiving_end(self, link: StreamLink, channel: ReceiveChannel) -> LinkOwner:
         worker = self.worker
-        return UcxReceiver(
-            link, channel, self._context, worker.io, self._frame_bytes, worker.stall_timeout_s
-        )
+        return UcxReceiver(link, channel, self._context, worker.io, self._frame_bytes, worker.stall_timeout_s)
 
     def _sending_end(self, link: StreamLink, channel: SendChannel, on_ready: Callable[[], None]) -> LinkOwner:
         return UcxSender(link, channel, self._context, self.worker.io, self._frame_bytes, on_ready)

@@ -23,10 +23,10 @@ import msgspec
 
 from baton.kvtransfer import ucp
 from baton.kvtransfer.carrier import NO_PAYLOAD
-from baton.kvtransfer.errors import MalformedFrame, PeerLost, TransferError
+from baton.kvtransfer.errors import MalformedFrame, PeerLost, TransferError, from_peer
 from baton.kvtransfer.io_thread import IOThread
 from baton.kvtransfer.link import Outbound, unexpected
-from baton.kvtransfer.messages import Message, Push, Taken, Wire, Wired
+from baton.kvtransfer.messages import Message, Push, Refused, Taken, Wire, Wired
 from baton.kvtransfer.receiving import ReceiveChannel
 from baton.kvtransfer.sending import SendChannel
 from baton.kvtransfer.stream_link import StreamLink
@@ -88,6 +88,8 @@ class UcxSender:
                 self._link.flush()
             case Wired():
                 self._on_wired()
+            case Refused():
+                raise from_peer(message.error, f"refused by the peer: {message.reason}")
             case Taken():
                 raise unexpected(message)
             case _:
@@ -164,7 +166,11 @@ class UcxReceiver:
         if len(wire.mark) != MARK_BYTES:
             raise MalformedFrame(f"a mark of {len(wire.mark)} bytes, not {MARK_BYTES}")
         self._mark = wire.mark
-        self._ring = ucp.RemoteMemory(self._worker.connect(wire.worker), wire.address, wire.key)
+        try:
+            self._ring = ucp.RemoteMemory(self._worker.connect(wire.worker), wire.address, wire.key)
+        except PeerLost as error:
+            self._link.send(Refused(error=type(error).__name__, reason=str(error)))
+            raise
         self._check_mark(lambda: self._link.send(Wired()))
 
     def _fetch(self, push: Push) -> None:
@@ -173,7 +179,9 @@ class UcxReceiver:
         start = slot_start(self._frames, len(self._frame))
         self._frames += 1
         # A peer that ends frees its ring, whose bytes may then be anything. The digests would tell.
-        take = (lambda: self._take(push)) if push.digests else lambda: self._check_mark(lambda: self._take(push))
+        take = (
+            (lambda: self._take(push)) if push.digests else lambda: self._check_mark(lambda: self._take(push))
+        )
         self._begin_read(start, self._frame[: push.ring_bytes], take)
 
     def _take(self, push: Push) -> None:

@@ -8,9 +8,10 @@ from baton.engine.kv_pool import KVPool
 from baton.engine.model_config import ModelConfig
 from baton.engine.parallel import Shard
 from baton.errors import ConfigError
-from baton.kvtransfer.agent import DEFAULT_SCHEMES, TransferAgent
+from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.base import KVLayout, KVMemory
 from baton.kvtransfer.errors import TransferError
+from baton.kvtransfer.schemes import fastest_first
 
 
 def make_agent(
@@ -22,7 +23,7 @@ def make_agent(
     host: str,
     port: int = 0,
 ) -> TransferAgent:
-    """model: the whole one. Raises ConfigError where no scheme, or not the one asked for, can work here."""
+    """model: the whole one. schemes: none for the fastest of this host. Raises ConfigError where no scheme, or not the one asked for, can work here."""
     layout = KVLayout(
         model=model.fingerprint,
         dtype=model.dtype_name,
@@ -35,7 +36,7 @@ def make_agent(
     )
     try:
         return TransferAgent(
-            KVMemory(pool.bytes_view, pool.fd), layout, secret, schemes or DEFAULT_SCHEMES, host, port
+            KVMemory(pool.bytes_view, pool.fd), layout, secret, schemes or fastest_first(), host, port
         )
     except TransferError as error:
         raise ConfigError(str(error), field="transport") from error

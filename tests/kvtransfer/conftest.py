@@ -71,8 +71,8 @@ def make_remote(process_server: None, nothing_stays_behind: None) -> Iterator[Ca
     """Ends in processes of their own."""
     ends: list[RemoteEnd] = []
 
-    def make(scheme: str, **options: Any) -> RemoteEnd:
-        ends.append(RemoteEnd(scheme, **options))
+    def make(*schemes: str, **options: Any) -> RemoteEnd:
+        ends.append(RemoteEnd(*schemes, **options))
         return ends[-1]
 
     yield make
