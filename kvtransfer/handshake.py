@@ -71,10 +71,11 @@ class SenderHandshake(_Handshake):
         epoch: bytes,
         pool: tuple[int, int],
         fds: Sequence[int],
-        on_ready: Callable[[], None],
+        on_ready: Callable[[int], None],
         on_failed: Callable[[TransferError], None],
     ) -> None:
-        """pool: (num_blocks, block_bytes) of the local pool."""
+        """pool: (num_blocks, block_bytes) of the local pool. on_ready: gets the longest payload that the peer takes,
+        in bytes."""
         super().__init__(link, on_failed)
         self._scheme, self._secret, self._epoch = scheme, secret, epoch
         self._pool, self._fds = pool, fds
@@ -90,7 +91,7 @@ class SenderHandshake(_Handshake):
                 self._answer(message)
             case Ready() if self._transcript is not None:
                 self._link.reader.signer.use_key(self._transcript.derive(b"receiver key"))
-                self._on_ready()
+                self._on_ready(message.frame_bytes)
             case Refused():
                 raise from_peer(message.error, f"refused by the peer: {message.reason}")
             case _:
@@ -111,7 +112,8 @@ class SenderHandshake(_Handshake):
 
 
 class ReceiverHandshake(_Handshake):
-    """The listening side's. `admit` makes the link ready for a proven peer's frames, or raises."""
+    """The listening side's. `admit` makes the link ready for a proven peer's frames and returns the longest payload
+    that it takes, in bytes, or raises."""
 
     def __init__(
         self,
@@ -119,7 +121,7 @@ class ReceiverHandshake(_Handshake):
         scheme: str,
         secret: bytes,
         epoch: bytes,
-        admit: Callable[[Proof], None],
+        admit: Callable[[Proof], int],
         on_failed: Callable[[TransferError], None],
     ) -> None:
         super().__init__(link, on_failed)
@@ -155,5 +157,4 @@ class ReceiverHandshake(_Handshake):
         if not hmac.compare_digest(proof.mac, transcript.proof_mac(proof.num_blocks, proof.block_bytes)):
             raise Unauthenticated("the connecting peer does not hold this cluster's secret")
         self._link.reader.signer.use_key(transcript.derive(b"sender key"))
-        self._admit(proof)
-        self._link.send(Ready(), next_key=transcript.derive(b"receiver key"))
+        self._link.send(Ready(frame_bytes=self._admit(proof)), next_key=transcript.derive(b"receiver key"))

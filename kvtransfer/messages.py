@@ -48,8 +48,10 @@ class Proof(msgspec.Struct, frozen=True, tag="proof", kw_only=True):
     block_bytes: int
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The connection may be used."""
+class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
+    """The connection may be used. frame_bytes: the longest payload that is taken."""
+
+    frame_bytes: int
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused", kw_only=True):

@@ -59,12 +59,20 @@ class StreamTransport(Transport):
     def _unpacker(self, proof: Proof, fds: Sequence[int]) -> Unpacker:
         """For a peer that has proved itself; `fds` came with its proof and stay the caller's."""
 
+    @property
+    def frame_bytes(self) -> int:
+        """The longest payload that is taken, by whatever way it comes."""
+        return self.max_payload_bytes
+
     def _receiving_end(self, link: StreamLink, channel: ReceiveChannel) -> LinkOwner:
-        """What stands at the link of a peer that has proved itself."""
+        """What stands at the link of a peer that has proved itself. Raises whatever refuses the peer."""
         return channel
 
-    def _sending_end(self, link: StreamLink, channel: SendChannel, on_ready: Callable[[], None]) -> LinkOwner:
-        """The same on this side; `on_ready` is called once blocks may be sent."""
+    def _sending_end(
+        self, link: StreamLink, channel: SendChannel, frame_bytes: int, on_ready: Callable[[], None]
+    ) -> LinkOwner:
+        """The same on this side. frame_bytes: the longest payload that the peer takes. on_ready: called once blocks
+        may be sent."""
         on_ready()
         return channel
 
@@ -108,15 +116,17 @@ class StreamTransport(Transport):
         self._strangers[link] = self.worker.io.loop.call_later(PREFLIGHT_S, link.close, late)
         self._links.add(link)
 
-        def admit(proof: Proof) -> None:
+        def admit(proof: Proof) -> int:
             unpacker = self._unpacker(proof, link.received_fds)
+            inbox = self.worker.inbox
+            channel = ReceiveChannel(link, inbox, unpacker, self.received, lambda: self._links.discard(link))
+            owner = self._receiving_end(link, channel)
             link.takes_fds = False
             link.drop_fds()
             self._strangers.pop(link).cancel()
             link.reader.allow(self.max_payload_bytes)
-            inbox = self.worker.inbox
-            channel = ReceiveChannel(link, inbox, unpacker, self.received, lambda: self._links.discard(link))
-            link.owner = self._receiving_end(link, channel)
+            link.owner = owner
+            return self.frame_bytes
 
         def failed(_: TransferError) -> None:
             self._strangers.pop(link).cancel()
@@ -149,10 +159,10 @@ class StreamTransport(Transport):
             if not outcome.done():
                 outcome.set_result(channel)
 
-        def ready() -> None:
+        def ready(frame_bytes: int) -> None:
             link.reader.allow(payload_bytes=0)
             channel = SendChannel(link, self._packer(), self.sent, lambda: self._links.discard(link))
-            link.owner = self._sending_end(link, channel, lambda: settle(channel))
+            link.owner = self._sending_end(link, channel, frame_bytes, lambda: settle(channel))
 
         def failed(error: TransferError) -> None:
             self._links.discard(link)

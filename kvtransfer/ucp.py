@@ -11,8 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,7 +30,7 @@ _OK, _IN_PROGRESS, _LAST_ERROR = 0, 1, -100
 
 
 class _MemMapParams(ctypes.Structure):
-    _fields_: Sequence[tuple[str, Any]] = [
+    _fields_: ClassVar = [
         ("field_mask", ctypes.c_uint64),
         ("address", ctypes.c_void_p),
         ("length", ctypes.c_size_t),
@@ -65,13 +64,13 @@ def _library() -> ctypes.CDLL:
     for name, (result, arguments) in signatures.items():
         call = getattr(library, name)
         call.restype, call.argtypes = result, arguments
-    library.ucs_status_string = ctypes.CDLL("libucs.so.0").ucs_status_string
-    library.ucs_status_string.restype, library.ucs_status_string.argtypes = ctypes.c_char_p, [status]
     return library
 
 
 def _reason(status: int) -> str:
-    text: bytes = _library().ucs_status_string(status)
+    describe = ctypes.CDLL("libucs.so.0").ucs_status_string
+    describe.restype, describe.argtypes = ctypes.c_char_p, [ctypes.c_int]
+    text: bytes = describe(status)
     return text.decode()
 
 
@@ -157,7 +156,7 @@ class RemoteMemory:
         return Read(request)
 
     def close(self) -> None:
-        """Before the endpoint is closed."""
+        """After the endpoint was closed, before its worker is: no read may be under way."""
         _library().ucp_rkey_destroy(self._key)
         self._endpoint = None
 

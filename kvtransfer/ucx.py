@@ -25,7 +25,6 @@ from baton.kvtransfer.tcp import TcpTransport
 from baton.kvtransfer.transport import LocalWorker
 from baton.kvtransfer.ucx_link import UcxReceiver, UcxSender
 
-
 PORT_DISTANCE = 100
 """From `tcp`'s port to `ucx`'s, where one is asked for; between them is room for the ranks of a worker."""
 
@@ -46,12 +45,18 @@ class UcxTransport(TcpTransport):
             )
         self._frame_bytes, self.max_payload_bytes = self.max_payload_bytes, 0
 
+    @property
+    def frame_bytes(self) -> int:
+        return self._frame_bytes
+
     def _receiving_end(self, link: StreamLink, channel: ReceiveChannel) -> LinkOwner:
         worker = self.worker
         return UcxReceiver(link, channel, self._context, worker.io, self._frame_bytes, worker.stall_timeout_s)
 
-    def _sending_end(self, link: StreamLink, channel: SendChannel, on_ready: Callable[[], None]) -> LinkOwner:
-        return UcxSender(link, channel, self._context, self.worker.io, self._frame_bytes, on_ready)
+    def _sending_end(
+        self, link: StreamLink, channel: SendChannel, frame_bytes: int, on_ready: Callable[[], None]
+    ) -> LinkOwner:
+        return UcxSender(link, channel, self._context, self.worker.io, frame_bytes, on_ready)
 
     def close(self) -> None:
         super().close()

@@ -23,7 +23,7 @@ import msgspec
 
 from baton.kvtransfer import ucp
 from baton.kvtransfer.carrier import NO_PAYLOAD
-from baton.kvtransfer.errors import MalformedFrame, PeerLost, TransferError, from_peer
+from baton.kvtransfer.errors import MalformedFrame, PeerLost, SchemeUnavailable, TransferError, from_peer
 from baton.kvtransfer.io_thread import IOThread
 from baton.kvtransfer.link import Outbound, unexpected
 from baton.kvtransfer.messages import Message, Push, Refused, Taken, Wire, Wired
@@ -37,6 +37,9 @@ SLOTS = 2
 
 MARK_BYTES = 16
 """A random word at the ring's start, blanked when the ring goes."""
+
+MAX_FRAME_BYTES = 1 << 30
+"""What the peer may ask a ring's slot to be."""
 
 SPINS = 200
 """Looks at a read before the I/O thread goes to sleep over it; on one host most end within the first few."""
@@ -57,14 +60,21 @@ class UcxSender:
         frame_bytes: int,
         on_wired: Callable[[], None],
     ) -> None:
+        """frame_bytes: the longest payload that the peer takes. Raises SchemeUnavailable where UCX has no room."""
         self._link = link
         self._channel = channel
         self._frame_bytes = frame_bytes
         self._on_wired = on_wired
         self._sent = self._taken = 0
+        if not 0 < frame_bytes <= MAX_FRAME_BYTES:
+            raise MalformedFrame(f"frames of {frame_bytes} bytes: 1 to {MAX_FRAME_BYTES} are possible")
         self._ring = ucp.ReadableMemory(context, MARK_BYTES + SLOTS * frame_bytes)
-        self._bytes = memoryview(self._ring.bytes)
-        self._worker = UcxWorker(context, io, lambda: None)
+        self._bytes = self._ring.bytes.data
+        try:
+            self._worker = UcxWorker(context, io, lambda: None)
+        except SchemeUnavailable:
+            self._ring.close()
+            raise
         mark = secrets.token_bytes(MARK_BYTES)
         self._bytes[:MARK_BYTES] = mark
         address, key = self._ring.address, self._ring.key
@@ -76,6 +86,7 @@ class UcxSender:
         frame = self._channel.next_frame()
         if frame is None or not isinstance(frame.message, Push):
             return frame
+        assert len(frame.payload) <= self._frame_bytes, "a frame longer than the peer takes"
         start = slot_start(self._sent, self._frame_bytes)
         self._bytes[start : start + len(frame.payload)] = frame.payload
         self._sent += 1
@@ -226,6 +237,7 @@ class UcxReceiver:
     def on_closed(self, error: TransferError) -> None:
         self._waiting.clear()
         self._end_read()
+        self._worker.disconnect()
         if self._ring is not None:
             self._ring.close()
         self._worker.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from baton.kvtransfer import ucp
-from baton.kvtransfer.errors import PeerLost
+from baton.kvtransfer.errors import PeerLost, SchemeUnavailable
 from baton.kvtransfer.io_thread import IOThread
 
 PASSES_PER_TURN = 16
@@ -17,20 +17,20 @@ class UcxWorker:
     """Sleeps until UCX has something to do: its event descriptor is one more that the I/O thread waits for."""
 
     def __init__(self, context: Any, io: IOThread, on_progress: Callable[[], None]) -> None:
-        """on_progress: called on the I/O thread whenever something may have come to its end."""
+        """on_progress: called on the I/O thread whenever something may have come to its end. Raises
+        SchemeUnavailable where UCX lacks descriptors or memory."""
         self._ucxx = ucp.ucxx_module()
         self._io = io
         self._on_progress = on_progress
         self._endpoint: Any = None
-        self._worker = self._ucxx.UCXWorker(context)
-        self._worker.init_blocking_progress_mode()
+        try:
+            self._worker = self._ucxx.UCXWorker(context)
+            self._worker.init_blocking_progress_mode()
+        except self._ucxx.UCXError as error:
+            raise SchemeUnavailable(f"UCX cannot serve one more link: {error}") from error
         self._fd: int = self._worker.epoll_file_descriptor
         self.address: bytes = self._worker.address.tobytes()
         io.loop.add_reader(self._fd, self.attend)
-
-    @property
-    def is_closed(self) -> bool:
-        return self._worker is None
 
     def connect(self, address: bytes) -> Any:
         """The worker's one endpoint, to the worker at `address`. Raises PeerLost."""
@@ -56,12 +56,15 @@ class UcxWorker:
             self._io.post(self.attend)
         self._on_progress()
 
-    def close(self) -> None:
-        """Waits for nobody: the endpoint is closed by force, whatever is under way."""
-        if self._worker is None:
-            return
-        self._io.loop.remove_reader(self._fd)
+    def disconnect(self) -> None:
+        """Waits for nobody: the endpoint is closed by force, and what is under way ends with it."""
         if self._endpoint is not None:
             self._endpoint.close_blocking()
-        self._worker.progress()
-        self._endpoint = self._worker = None
+            self._worker.progress()
+            self._endpoint = None
+
+    def close(self) -> None:
+        """Once nothing more is to be done on it."""
+        self.disconnect()
+        self._io.loop.remove_reader(self._fd)
+        self._worker = None

@@ -11,7 +11,6 @@ from typing import Any
 
 from transfer_ends import End, Expected, Opened
 
-
 CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x00020000
 """unshare(2); Python has it from 3.12 on."""
 

@@ -23,7 +23,10 @@ def make_agent(
     host: str,
     port: int = 0,
 ) -> TransferAgent:
-    """model: the whole one. schemes: none for the fastest of this host. Raises ConfigError where no scheme, or not the one asked for, can work here."""
+    """model: the whole one. schemes: none for the fastest that this host has.
+
+    Raises ConfigError where no scheme, or not the one asked for, can work here.
+    """
     layout = KVLayout(
         model=model.fingerprint,
         dtype=model.dtype_name,
