@@ -74,8 +74,8 @@ class SenderHandshake(_Handshake):
         on_ready: Callable[[int], None],
         on_failed: Callable[[TransferError], None],
     ) -> None:
-        """pool: (num_blocks, block_bytes) of the local pool. on_ready: gets the longest payload that the peer takes,
-        in bytes."""
+        """pool: (num_blocks, block_bytes) of the local pool. on_ready: gets the longest payload that the peer
+        takes, in bytes."""
         super().__init__(link, on_failed)
         self._scheme, self._secret, self._epoch = scheme, secret, epoch
         self._pool, self._fds = pool, fds

@@ -194,10 +194,10 @@ def test_many_hand_offs_with_fences_on_either_side_keep_every_block_apart(
     assert receiver.agent.stats().open_receives == 0
 
 
-@pytest.mark.parametrize("noise_bytes", [1, 24, 4096])
-def test_noise_on_the_port_disturbs_nobody(make_end: MakeEnd, noise_bytes: int) -> None:
-    sender, receiver = make_end("tcp", owner=1), make_end("tcp", owner=2)
-    host, _, port = receiver.agent.endpoints[0].removeprefix("tcp://").partition(":")
+@pytest.mark.parametrize(("scheme", "noise_bytes"), [("tcp", 1), ("tcp", 24), ("tcp", 4096), ("ucx", 24)])
+def test_noise_on_the_port_disturbs_nobody(make_end: MakeEnd, scheme: str, noise_bytes: int) -> None:
+    sender, receiver = make_end(scheme, owner=1), make_end(scheme, owner=2)
+    host, _, port = receiver.agent.endpoints[0].removeprefix(f"{scheme}://").partition(":")
     expected = receiver.expect([0, 1], [5, 6])
     opened = sender.open(expected.ticket)
     opened.session.push([0], [0])
