@@ -16,8 +16,6 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from baton.kvtransfer import ucp
-from baton.kvtransfer.carrier import Packer
-from baton.kvtransfer.copying import CopyingPacker, max_payload_bytes
 from baton.kvtransfer.errors import SchemeUnavailable
 from baton.kvtransfer.link import LinkOwner
 from baton.kvtransfer.receiving import ReceiveChannel
@@ -27,9 +25,6 @@ from baton.kvtransfer.tcp import TcpTransport
 from baton.kvtransfer.transport import LocalWorker
 from baton.kvtransfer.ucx_link import UcxReceiver, UcxSender
 
-FRAME_BYTES = 2 << 20
-"""Each costs the receiver a round over UCX: with `tcp`'s 512 KiB, half as many bytes came through shared memory."""
-
 PORT_DISTANCE = 100
 """From `tcp`'s port to `ucx`'s, where one is asked for; between them is room for the ranks of a worker."""
 
@@ -38,6 +33,8 @@ MAX_PORT = 65_535
 
 class UcxTransport(TcpTransport):
     scheme: ClassVar[str] = "ucx"
+    usual_frame_bytes: ClassVar[int] = 2 << 20
+    """Each costs a round over UCX: with `tcp`'s 512 KiB, half as many bytes came through shared memory."""
 
     def __init__(self, worker: LocalWorker) -> None:
         super().__init__(worker)
@@ -48,15 +45,12 @@ class UcxTransport(TcpTransport):
             raise SchemeUnavailable(
                 f"ucx listens {PORT_DISTANCE} above port {worker.port}: beyond {MAX_PORT}"
             )
-        self.max_payload_bytes = 0  # behind a header; the frames are in the ring
-        self._frame_bytes = max_payload_bytes(worker.blocks.block_bytes, FRAME_BYTES)
+        # Nothing comes behind a header: the frames are in the ring.
+        self._frame_bytes, self.max_payload_bytes = self.max_payload_bytes, 0
 
     @property
     def frame_bytes(self) -> int:
         return self._frame_bytes
-
-    def _packer(self) -> Packer:
-        return CopyingPacker(self.worker.blocks, self.worker.checksum, FRAME_BYTES)
 
     def _receiving_end(self, link: StreamLink, channel: ReceiveChannel) -> LinkOwner:
         worker = self.worker

@@ -86,11 +86,14 @@ class UcxSender:
         frame = self._channel.next_frame()
         if frame is None or not isinstance(frame.message, Push):
             return frame
-        assert len(frame.payload) <= self._frame_bytes, "a frame longer than the peer takes"
-        start = slot_start(self._sent, self._frame_bytes)
-        self._bytes[start : start + len(frame.payload)] = frame.payload
+        frame_bytes = sum(map(len, frame.payload))
+        assert frame_bytes <= self._frame_bytes, "a frame longer than the peer takes"
+        at = slot_start(self._sent, self._frame_bytes)
+        for piece in frame.payload:
+            self._bytes[at : at + len(piece)] = piece
+            at += len(piece)
         self._sent += 1
-        return Outbound(msgspec.structs.replace(frame.message, ring_bytes=len(frame.payload)), NO_PAYLOAD)
+        return Outbound(msgspec.structs.replace(frame.message, ring_bytes=frame_bytes), NO_PAYLOAD)
 
     def on_message(self, message: Message, payload: memoryview) -> None:
         match message:
@@ -170,7 +173,7 @@ class UcxReceiver:
             case Wire() | Push():
                 raise unexpected(message)
             case _:
-                self._channel.on_message(message, NO_PAYLOAD)
+                self._channel.on_message(message, memoryview(b""))
 
     def _wire(self, wire: Wire) -> None:
         """Reads the mark, for a way over UCX that does not work has to be found out now."""
