@@ -15,7 +15,13 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from baton.kvtransfer.carrier import Packer, Unpacker
-from baton.kvtransfer.copying import FRAME_BYTES, CopyingPacker, CopyingUnpacker, DirectPacker, max_payload_bytes
+from baton.kvtransfer.copying import (
+    FRAME_BYTES,
+    CopyingPacker,
+    CopyingUnpacker,
+    DirectPacker,
+    max_payload_bytes,
+)
 from baton.kvtransfer.errors import PeerLost, SchemeUnavailable
 from baton.kvtransfer.messages import Proof
 from baton.kvtransfer.stream_transport import StreamTransport
