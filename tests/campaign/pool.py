@@ -1,0 +1,116 @@
+"""A node's pool: who may hold what in each block, and the check that nothing else is there."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+
+from baton.kvtransfer.block_array import BlockArray, Blocks, Ids
+from baton.kvtransfer.memory import shareable_memory
+
+NUM_BLOCKS, BLOCK_BYTES = 8, 64
+MAX_CHUNK_BLOCKS = 1
+"""What `block_array` is set to for the campaign: each block is a chunk, so that a frame has places in between."""
+
+Pause = Callable[[], None]
+"""Lets other threads and nodes go on for a while; called wherever a real machine might."""
+
+
+class Violation(Exception):
+    """The hand-off broke a promise. kind: "corruption", "leak" or "ending"."""
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(f"{kind}: {what}")
+        self.kind = kind
+
+
+def stamp(owner: int, position: int) -> bytes:
+    """What block `position` of the request `owner` contains, unlike any other of the schedule."""
+    return struct.pack("<QQ", owner, position) * (BLOCK_BYTES // 16)
+
+
+class PausingBlocks(BlockArray):
+    """Others get their turn just before blocks are read or written: within whatever locks are held there."""
+
+    pause: Pause
+
+    def gather(self, ids: Ids, staging: Blocks) -> Blocks:
+        self.pause()
+        return super().gather(ids, staging)
+
+    def look(self, ids: Ids, staging: Blocks) -> Blocks:
+        self.pause()
+        return super().look(ids, staging)
+
+    def scatter(self, ids: Ids, rows: Blocks) -> None:
+        self.pause()
+        super().scatter(ids, rows)
+
+
+class Pool:
+    """A block that is given back goes to its next owner, who writes to it, before the call returns."""
+
+    def __init__(self, name: str, pause: Pause, next_owner: Callable[[], int]) -> None:
+        """next_owner: a number for a request that nobody has had."""
+        self.name = name
+        memory = shareable_memory(NUM_BLOCKS, BLOCK_BYTES)
+        assert memory.fd is not None
+        self.fd = memory.fd
+        self._array = memory.blocks.numpy().reshape(-1)
+        self.blocks = PausingBlocks(self._array, BLOCK_BYTES)
+        self.blocks.pause = pause
+        self._writable = memoryview(self._array)
+        self._next_owner = next_owner
+        self._expected = bytearray(len(self._array))
+        self._promised: dict[int, bytes] = {}
+        self.free: list[int] = []
+        self.give_back(range(NUM_BLOCKS))
+
+    def take(self, count: int) -> list[int]:
+        """The blocks that were given back last: what is late is sure to meet their new owner."""
+        taken, self.free = self.free[-count:], self.free[:-count]
+        return taken
+
+    def give_back(self, block_ids: range | list[int]) -> None:
+        for block_id in block_ids:
+            self.write(block_id, stamp(self._next_owner(), 0))
+            self.free.append(block_id)
+
+    def write(self, block_id: int, content: bytes) -> None:
+        """By the block's owner."""
+        at = block_id * BLOCK_BYTES
+        self._writable[at : at + BLOCK_BYTES] = self._expected[at : at + BLOCK_BYTES] = content
+
+    def read(self, block_id: int) -> bytes:
+        return bytes(self._writable[block_id * BLOCK_BYTES : (block_id + 1) * BLOCK_BYTES])
+
+    def promise(self, block_id: int, content: bytes) -> None:
+        """From now on the block may turn into `content`."""
+        self._promised[block_id] = content
+
+    def withdraw(self, block_ids: list[int]) -> None:
+        for block_id in block_ids:
+            self._promised.pop(block_id, None)
+
+    def check(self) -> None:
+        """Raises Violation for a block that changed without its owner's will."""
+        if self._array.tobytes() == self._expected:
+            return
+        for block_id in range(NUM_BLOCKS):
+            at, content = block_id * BLOCK_BYTES, self.read(block_id)
+            if content == self._expected[at : at + BLOCK_BYTES]:
+                continue
+            if content != self._promised.get(block_id):
+                raise Violation("corruption", f"block {block_id} of {self.name} holds {describe(content)}")
+            self._expected[at : at + BLOCK_BYTES] = content
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def describe(content: bytes) -> str:
+    owner, position = struct.unpack_from("<QQ", content)
+    if content == stamp(owner, position):
+        return f"position {position} of request {owner}"
+    return f"the bytes of nobody: {content.hex()}"
