@@ -9,7 +9,7 @@ from __future__ import annotations
 from _thread import LockType
 
 from campaign.node import Node
-from campaign.pool import Violation, describe, stamp
+from campaign.pool import Promise, Violation, describe, stamp
 
 from baton.kvtransfer.base import TransferResult, TransferState
 from baton.kvtransfer.session import Outgoing
@@ -30,7 +30,8 @@ class Receiving:
 
     def _expect(self, ttl_s: float) -> None:
         for position, block_id in zip(self.positions, self.targets, strict=True):
-            self.node.pool.promise(block_id, stamp(self.owner, position))
+            promise = Promise(stamp(self.owner, position), lambda: self.would_wait)
+            self.node.pool.promise(block_id, promise)
         self.incoming, self.ticket = self.node.expect(self.positions, self.targets, ttl_s, self._on_done)
 
     @property

@@ -1,4 +1,4 @@
-"""What happens between the workers, and to them: messages arrive or do not, links and processes end, time passes."""
+"""What happens between the workers and to them: messages arrive or do not, links and processes end, time passes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from campaign.wire import Frame, QueuedLink
 from campaign.world import TICK_S, Action, World
 
 from baton.kvtransfer.errors import PeerLost
-from baton.kvtransfer.messages import Attach, Ended, Push
+from baton.kvtransfer.messages import Attach, Digests, Ended, Lend, Push
 
 MAX_CRASHES = 2
 
@@ -188,13 +188,13 @@ class Network:
     def _hand_over(self, link: QueuedLink, frame: Frame) -> bool:
         node, message = link.far.node, frame.message
         self._world.note(f"{node.name} gets", message)
-        if isinstance(message, (Push, Attach)):
+        if isinstance(message, Attach | Push | Lend | Digests):
             self._see_late(node, message)
         with self._world.delivery(node, message):
             link.far.receive(frame)
         return True
 
-    def _see_late(self, node: Node, message: Push | Attach) -> None:
+    def _see_late(self, node: Node, message: Attach | Push | Lend | Digests) -> None:
         tenants = [each for each in self._world.receivings if each.node is node and each.is_open]
         tenant = next((each for each in tenants if each.incoming.slot.index == message.slot), None)
         if tenant is None:

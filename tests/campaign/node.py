@@ -10,26 +10,26 @@ import numpy as np
 from campaign.pool import BLOCK_BYTES, NUM_BLOCKS, Pause, Pool
 from campaign.wire import (
     AnyPacker,
-    AnyUnpacker,
     PausingCopyingPacker,
-    PausingCopyingUnpacker,
     PausingMappingPacker,
-    PausingMappingUnpacker,
+    PausingTally,
     QueuedLink,
 )
 from transfer_ends import LAYOUT, SECRET
 
 from baton.kvtransfer.base import OnDone, Ticket
+from baton.kvtransfer.carrier import Unpacker
+from baton.kvtransfer.copying import CopyingUnpacker
 from baton.kvtransfer.errors import PeerLost
 from baton.kvtransfer.inbox import Inbox
 from baton.kvtransfer.incoming import Incoming
 from baton.kvtransfer.leases import ReadLeases
+from baton.kvtransfer.mapping import MappingUnpacker
 from baton.kvtransfer.messages import Proof
 from baton.kvtransfer.outbox import Outbox
 from baton.kvtransfer.receiving import ReceiveChannel
 from baton.kvtransfer.sending import SendChannel
 from baton.kvtransfer.session import Outgoing
-from baton.kvtransfer.stats import Tally
 from baton.kvtransfer.ticket import open_sealed, seal
 
 MAX_OPEN = 16
@@ -58,7 +58,7 @@ class Node:
         self.inbox = Inbox(self.pool.blocks, checksum, MAX_OPEN, lambda at_s: None)
         self.outbox = Outbox(MAX_OPEN)
         self.links: list[QueuedLink] = []
-        self.unpackers: list[AnyUnpacker] = []
+        self.unpackers: list[Unpacker] = []
         self.waiting: dict[bytes, list[Outgoing]] = {}
         self.is_gone = False
         self.is_on_io_thread = False
@@ -115,10 +115,12 @@ class Node:
         near, far = QueuedLink(self, scheme), QueuedLink(peer, scheme)
         near.far, far.far = far, near
         packer, unpacker = self._packer(scheme), self._unpacker(scheme, peer)
-        packer.pause, unpacker.pause = self.pause, peer.pause
-        channel = near.owner = SendChannel(near, packer, Tally(), lambda: None)
+        sent, received = PausingTally(), PausingTally()
+        packer.pause = sent.pause = self.pause
+        received.pause = peer.pause
+        channel = near.owner = SendChannel(near, packer, sent, lambda: None)
         far.owner = ReceiveChannel(
-            far, peer.inbox, unpacker, Tally(), lambda: peer.unpackers.remove(unpacker)
+            far, peer.inbox, unpacker, received, lambda: peer.unpackers.remove(unpacker)
         )
         peer.unpackers.append(unpacker)
         self.links.append(near)
@@ -130,11 +132,11 @@ class Node:
             return PausingMappingPacker(self.pool.blocks, self._checksum, self.leases)
         return PausingCopyingPacker(self.pool.blocks, self._checksum)
 
-    def _unpacker(self, scheme: str, peer: Node) -> AnyUnpacker:
+    def _unpacker(self, scheme: str, peer: Node) -> Unpacker:
         if scheme == "copying":
-            return PausingCopyingUnpacker(peer.pool.blocks)
+            return CopyingUnpacker()
         proof = Proof(mac=b"", num_blocks=NUM_BLOCKS, block_bytes=BLOCK_BYTES)
-        return PausingMappingUnpacker(peer.pool.blocks, proof, self.pool.fd, self.leases.fd)
+        return MappingUnpacker(peer.pool.blocks, proof, self.pool.fd, self.leases.fd)
 
     def expire(self, now_s: float) -> None:
         self.outbox.expire(now_s)

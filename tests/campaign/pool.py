@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
 
 from baton.kvtransfer.block_array import BlockArray, Blocks, Ids
 from baton.kvtransfer.memory import shareable_memory
+from baton.kvtransfer.rows import Digests
 
-NUM_BLOCKS, BLOCK_BYTES = 8, 64
+NUM_BLOCKS, BLOCK_BYTES = 8, 256
 MAX_CHUNK_BLOCKS = 1
-"""What `block_array` is set to for the campaign: each block is a chunk, so that a frame has places in between."""
+"""What `block_array` is set to for the campaign: each block is a chunk, and frames have up to 16 of them."""
+
+CLEARED = bytes(BLOCK_BYTES)
 
 Pause = Callable[[], None]
 """Lets other threads and nodes go on for a while; called wherever a real machine might."""
@@ -30,22 +36,45 @@ def stamp(owner: int, position: int) -> bytes:
     return struct.pack("<QQ", owner, position) * (BLOCK_BYTES // 16)
 
 
+@dataclass(frozen=True)
+class Promise:
+    """What may happen to a block that a transfer was promised: it turns into `content`, or is cleared because what
+    was copied there could not be believed. is_locked: whether a copy is under way, so that nobody can look."""
+
+    content: bytes
+    is_locked: Callable[[], bool]
+
+
 class PausingBlocks(BlockArray):
-    """Others get their turn just before blocks are read or written: within whatever locks are held there."""
+    """Others get their turn just before blocks are read or written, and between blocks that are copied from a
+    peer's pool: within whatever locks are held there."""
 
     pause: Pause
 
-    def gather(self, ids: Ids, staging: Blocks) -> Blocks:
+    def digest(self, ids: Ids) -> Digests:
         self.pause()
-        return super().gather(ids, staging)
+        return super().digest(ids)
 
-    def look(self, ids: Ids, staging: Blocks) -> Blocks:
+    def gather(self, ids: Ids, buffer: Blocks, with_digests: bool) -> Digests:
         self.pause()
-        return super().look(ids, staging)
+        return super().gather(ids, buffer, with_digests)
 
-    def scatter(self, ids: Ids, rows: Blocks) -> None:
+    def scatter(self, ids: Ids, source: Blocks) -> None:
         self.pause()
-        super().scatter(ids, rows)
+        super().scatter(ids, source)
+
+    def copy_from(self, other: BlockArray, source_ids: Ids, ids: Ids, with_digests: bool) -> Digests:
+        digests = []
+        for at in range(len(ids)):
+            self.pause()
+            one = slice(at, at + 1)
+            digests.append(super().copy_from(other, source_ids[one], ids[one], with_digests))
+        self.pause()
+        return np.concatenate(digests)
+
+    def clear(self, ids: Ids) -> None:
+        self.pause()
+        super().clear(ids)
 
 
 class Pool:
@@ -63,7 +92,7 @@ class Pool:
         self._writable = memoryview(self._array)
         self._next_owner = next_owner
         self._expected = bytearray(len(self._array))
-        self._promised: dict[int, bytes] = {}
+        self._promised: dict[int, Promise] = {}
         self.free: list[int] = []
         self.give_back(range(NUM_BLOCKS))
 
@@ -85,9 +114,8 @@ class Pool:
     def read(self, block_id: int) -> bytes:
         return bytes(self._writable[block_id * BLOCK_BYTES : (block_id + 1) * BLOCK_BYTES])
 
-    def promise(self, block_id: int, content: bytes) -> None:
-        """From now on the block may turn into `content`."""
-        self._promised[block_id] = content
+    def promise(self, block_id: int, promise: Promise) -> None:
+        self._promised[block_id] = promise
 
     def withdraw(self, block_ids: list[int]) -> None:
         for block_id in block_ids:
@@ -101,7 +129,10 @@ class Pool:
             at, content = block_id * BLOCK_BYTES, self.read(block_id)
             if content == self._expected[at : at + BLOCK_BYTES]:
                 continue
-            if content != self._promised.get(block_id):
+            promise = self._promised.get(block_id)
+            if promise is not None and promise.is_locked():
+                continue
+            if promise is None or content not in (promise.content, CLEARED):
                 raise Violation("corruption", f"block {block_id} of {self.name} holds {describe(content)}")
             self._expected[at : at + BLOCK_BYTES] = content
 

@@ -9,18 +9,29 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import pytest
-from campaign.pool import MAX_CHUNK_BLOCKS, Violation
+from campaign.pool import MAX_CHUNK_BLOCKS, PausingBlocks, Violation
 from campaign.schedule import Schedule
 from rich.progress import Progress
 
 from baton.kvtransfer import block_array
+from baton.kvtransfer.block_array import Blocks
+from baton.kvtransfer.landing import Landing
+from baton.kvtransfer.rows import Digests
 
 BATCH = 2000
 
 
-def use_small_chunks(patch: pytest.MonkeyPatch) -> None:
-    """Every frame of several blocks has several chunks from now on."""
+def prepare(patch: pytest.MonkeyPatch) -> None:
+    """From now on every block is a chunk, and others get their turn before the bytes of a frame are digested."""
+    digest = Landing.digest
+
+    def digest_after_pause(landing: Landing, source: Blocks) -> Digests:
+        assert isinstance(landing.blocks, PausingBlocks)
+        landing.blocks.pause()
+        return digest(landing, source)
+
     patch.setattr(block_array, "MAX_CHUNK_BLOCKS", MAX_CHUNK_BLOCKS)
+    patch.setattr(Landing, "digest", digest_after_pause)
 
 
 def run_seed(seed: int, seen: Counter[str]) -> None:
@@ -55,7 +66,7 @@ def run_everywhere(seeds: range, processes: int) -> Counter[str]:
     context = multiprocessing.get_context("forkserver")
     batches = [seeds[at : at + BATCH] for at in range(0, len(seeds), BATCH)]
     seen: Counter[str] = Counter()
-    with ProcessPoolExecutor(processes, context, _prepare) as pool, Progress() as progress:
+    with ProcessPoolExecutor(processes, context, _start) as pool, Progress() as progress:
         is_terminal = progress.console.is_terminal
         bar = progress.add_task("schedules", total=len(seeds), visible=is_terminal)
         futures = [pool.submit(run_seeds, batch) for batch in batches]
@@ -70,8 +81,8 @@ def run_everywhere(seeds: range, processes: int) -> Counter[str]:
     return seen
 
 
-def _prepare() -> None:
+def _start() -> None:
     """In a fresh process: what was imported stays for good, so the collector need not look at it again."""
-    use_small_chunks(pytest.MonkeyPatch())
+    prepare(pytest.MonkeyPatch())
     gc.collect()
     gc.freeze()

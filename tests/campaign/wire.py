@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from campaign.pool import Pause
 
-from baton.kvtransfer.carrier import Arrival, Chunk, Lease
-from baton.kvtransfer.copying import CopyingPacker, CopyingUnpacker
+from baton.kvtransfer.carrier import Lease
+from baton.kvtransfer.copying import CopyingPacker
 from baton.kvtransfer.errors import TransferError
 from baton.kvtransfer.link import Link, LinkOwner
-from baton.kvtransfer.mapping import MappingPacker, MappingUnpacker
-from baton.kvtransfer.messages import Message, Push, decode, encode
+from baton.kvtransfer.mapping import MappingPacker
+from baton.kvtransfer.messages import Message, decode, encode
+from baton.kvtransfer.stats import Tally
 
 if TYPE_CHECKING:
     from campaign.node import Node
@@ -102,34 +102,14 @@ class PausingMappingPacker(MappingPacker):
         super().revoke(lease)
 
 
-class PausingCopyingUnpacker(CopyingUnpacker):
+class PausingTally(Tally):
+    """Counting comes between the steps of a frame, on either side."""
+
     pause: Pause
 
-    def unpack(self, push: Push, payload: memoryview) -> Arrival:
-        return _pausing(super().unpack(push, payload), self.pause)
-
-
-class PausingMappingUnpacker(MappingUnpacker):
-    pause: Pause
-
-    def unpack(self, push: Push, payload: memoryview) -> Arrival:
-        return _pausing(super().unpack(push, payload), self.pause)
+    def add(self, blocks: int, num_bytes: int) -> None:
+        super().add(blocks, num_bytes)
+        self.pause()
 
 
 AnyPacker = PausingCopyingPacker | PausingMappingPacker
-AnyUnpacker = PausingCopyingUnpacker | PausingMappingUnpacker
-
-
-def _pausing(arrival: Arrival, pause: Pause) -> Arrival:
-    return arrival._replace(chunks=_with_pauses(arrival.chunks, pause))
-
-
-def _with_pauses(chunks: Iterator[Chunk], pause: Pause) -> Iterator[Chunk]:
-    """Others get their turn before a chunk is copied and again before it is verified."""
-    while True:
-        pause()
-        chunk = next(chunks, None)
-        if chunk is None:
-            return
-        pause()
-        yield chunk

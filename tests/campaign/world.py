@@ -13,7 +13,7 @@ from campaign.node import Node
 from campaign.pool import Violation
 
 from baton.kvtransfer.errors import TransferError
-from baton.kvtransfer.messages import Message, Push
+from baton.kvtransfer.messages import Lend, Message, Push
 
 TICK_S = 1000.0
 """The virtual clock's step: so long that the real time which passes meanwhile is nothing."""
@@ -115,7 +115,7 @@ class World:
         """Whether one of its frames is being taken in, interrupted just now."""
         return any(
             node is receiving.node
-            and isinstance(message, Push)
+            and isinstance(message, Push | Lend)
             and message.generation == receiving.incoming.generation
             for node, message in self._being_delivered
         )

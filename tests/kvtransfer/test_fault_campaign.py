@@ -11,7 +11,7 @@ import os
 from collections import Counter
 
 import pytest
-from campaign.runner import run_everywhere, run_seed, run_seeds, use_small_chunks
+from campaign.runner import prepare, run_everywhere, run_seed, run_seeds
 
 SHORT, LONG = range(4000), range(10**6)
 
@@ -50,7 +50,7 @@ RACES = {
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_small_chunks(monkeypatch)
+    prepare(monkeypatch)
 
 
 def test_no_schedule_breaks_a_promise_and_every_race_comes_up(request: pytest.FixtureRequest) -> None:
