@@ -151,15 +151,14 @@ class Node:
             link.far.wire.clear()
         for unpacker in self.unpackers:
             unpacker.close()
-        self._free()
+        self.free()
 
-    def close(self) -> None:
-        """In good order, once everything has ended."""
+    def close_links(self) -> None:
         for link in self.links:
             link.close(PeerLost("the schedule is over"))
-        self._free()
 
-    def _free(self) -> None:
+    def free(self) -> None:
+        """Closes the descriptors."""
         if "leases" in vars(self):
             self.leases.close()
         self.pool.close()

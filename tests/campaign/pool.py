@@ -89,7 +89,7 @@ class Pool:
         self._array = memory.blocks.numpy().reshape(-1)
         self.blocks = PausingBlocks(self._array, BLOCK_BYTES)
         self.blocks.pause = pause
-        self._writable = memoryview(self._array)
+        self._writable = self._array.data
         self._next_owner = next_owner
         self._expected = bytearray(len(self._array))
         self._promised: dict[int, Promise] = {}

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 
 from campaign.callers import Callers
+from campaign.halves import Receiving, Sending
 from campaign.network import Network
 from campaign.node import Node
 from campaign.pool import NUM_BLOCKS, Violation
@@ -50,16 +51,23 @@ class Schedule:
 
     def run(self) -> None:
         """Raises Violation where a promise was broken."""
+        try:
+            self._take_steps()
+            self._world.deck = ()
+            self._settle()
+            self._require_baseline()
+            for node in self._world.nodes:
+                node.close_links()
+        finally:
+            for node in self._world.nodes:
+                node.free()
+
+    def _take_steps(self) -> None:
         idle_steps = 0
         for _ in range(MAX_STEPS):
             idle_steps = 0 if self._world.step() else idle_steps + 1
             if idle_steps == MAX_IDLE_STEPS:
                 break
-        self._world.deck = ()
-        self._settle()
-        self._require_baseline()
-        for node in self._world.nodes:
-            node.close()
 
     def _settle(self) -> None:
         """All that is on its way arrives; then time runs out for what is still open, and its last words arrive."""
@@ -75,7 +83,8 @@ class Schedule:
             pass
 
     def _require_baseline(self) -> None:
-        for half in (*self._world.receivings, *self._world.sendings):
+        halves: list[Receiving | Sending] = [*self._world.receivings, *self._world.sendings]
+        for half in halves:
             if half.is_open:
                 raise Violation("ending", f"{half.name} never ended")
             if half.result is not None:

@@ -24,7 +24,8 @@ class Frame(NamedTuple):
 
     @property
     def message(self) -> Message:
-        return decode(self.header)
+        message: Message = decode(self.header)
+        return message
 
 
 class QueuedLink(Link):

@@ -11,7 +11,8 @@ import os
 from collections import Counter
 
 import pytest
-from campaign.runner import prepare, run_everywhere, run_seed, run_seeds
+from campaign import mutations
+from campaign.runner import first_corruption, prepare, run_everywhere, run_seed, run_seeds
 
 SHORT, LONG = range(4000), range(10**6)
 
@@ -59,6 +60,20 @@ def test_no_schedule_breaks_a_promise_and_every_race_comes_up(request: pytest.Fi
         run_seed(seed, Counter())
         return
     assert set(run_seeds(SHORT)) == RACES
+
+
+@pytest.mark.parametrize("mutation", mutations.QUICKLY_FOUND)
+def test_a_hand_off_without_one_of_its_fences_corrupts_blocks(
+    mutation: mutations.Mutation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutation(monkeypatch)
+    assert first_corruption(range(5000)) is not None
+
+
+@pytest.mark.soak
+def test_a_hand_off_without_the_sessions_lock_corrupts_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutations.without_the_sessions_lock(monkeypatch)
+    assert first_corruption(range(100_000)) is not None
 
 
 @pytest.mark.soak
