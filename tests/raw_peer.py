@@ -45,8 +45,10 @@ class RawPeer:
     def __exit__(self, *error: object) -> None:
         self._sock.close()
 
-    def introduce(self, num_blocks: int = 64, block_bytes: int = 4096, fds: Sequence[int] = ()) -> Message:
-        """Proves the secret, and claims a pool of that shape; the receiver's answer."""
+    def introduce(
+        self, num_blocks: int = 64, block_bytes: int = 4096, fds: Sequence[int] = ()
+    ) -> Message | None:
+        """Proves the secret, and claims a pool of that shape; what the receiver answers."""
         hello = Hello(version=PROTOCOL_VERSION, scheme=self._scheme, nonce=secrets.token_bytes(NONCE_BYTES))
         self.send(hello)
         challenge = self.receive()
