@@ -95,6 +95,8 @@ class Callers:
             return False
         if self._world.is_copying_for(sending.receiving):
             self._world.see("the sender fenced in the middle of a copy")
+        if any(link.has_rest for link in sending.node.links):
+            self._world.see("a fence had the rest of a frame copied")
         self._world.note(f"{sending.node.name} fences {sending.name}")
         sending.fence()
         return True

@@ -127,7 +127,8 @@ class Sending:
     @property
     def would_wait(self) -> bool:
         """Whether a call of the session would wait for another thread just now."""
-        return any(isinstance(lock, LockType) and lock.locked() for lock in vars(self.session).values())
+        is_held = any(isinstance(lock, LockType) and lock.locked() for lock in vars(self.session).values())
+        return is_held or any(link.would_wait for link in self.node.links)
 
     @property
     def is_usable(self) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from campaign.node import Node
+from campaign.wire import QueuedLink
 
 from baton.kvtransfer import inbox
 from baton.kvtransfer.block_array import Ids
@@ -144,6 +145,11 @@ def without_the_sessions_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Outgoing, "__init__", make_unlocked)
 
 
+def without_copying_the_rest_of_a_frame(patch: pytest.MonkeyPatch) -> None:
+    """A sender's fence leaves blocks to the socket that it has not taken yet."""
+    patch.setattr(QueuedLink, "release_payload", lambda link: None)
+
+
 def without_the_promised_block_check(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Inbox, "_require_free", lambda table, block_ids: None)
 
@@ -176,6 +182,7 @@ QUICKLY_FOUND: tuple[Mutation, ...] = (
     without_clearing_what_was_read_too_late,
     with_a_lease_that_stands_for_its_words_next_tenant,
     with_blocks_reused_before_the_acknowledgement,
+    without_copying_the_rest_of_a_frame,
     without_the_promised_block_check,
     without_the_one_sender_check,
     without_the_checksum,

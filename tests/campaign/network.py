@@ -23,7 +23,7 @@ class Network:
 
     def usual(self) -> dict[Action, int]:
         """Actions and their weights."""
-        return {self.connect: 12, self.pull: 16, self.deliver: 40, self.notice_loss: 6}
+        return {self.connect: 12, self.send_on: 16, self.deliver: 40, self.notice_loss: 6}
 
     def unusual(self) -> dict[Action, int]:
         return {
@@ -44,9 +44,9 @@ class Network:
             return False
         epoch, sessions = next(iter(node.waiting.items()))
         peer = self._world.nodes[int(sessions[0].ticket.endpoints[0])]
-        scheme = self._chance.choice(("copying", "mapping"))
+        scheme = self._chance.choice(("copying", "direct", "mapping"))
         self._world.note(f"{node.name} connects to {peer.name} ({scheme})")
-        self._world.see(f"a link was made that carries blocks by {scheme}")
+        self._world.see(f"a link was made: {scheme}")
         with self._world.io_thread(node):
             if not node.connect(epoch, peer, scheme):
                 self._world.see("a ticket of a receiver's former start was refused")
@@ -54,13 +54,13 @@ class Network:
                 self._world.see("a restarted receiver was connected to")
         return True
 
-    def pull(self) -> bool:
+    def send_on(self) -> bool:
         """Whoever has time for it goes on sending what a caller left over."""
         links = [link for node in self._world.nodes for link in node.links if link.could_send]
         link = self._world.pick(links)
         if link is None:
             return False
-        link.pull()
+        link.go_on()
         return True
 
     def deliver(self) -> bool:

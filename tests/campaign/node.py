@@ -11,6 +11,7 @@ from campaign.pool import BLOCK_BYTES, NUM_BLOCKS, Pause, Pool
 from campaign.wire import (
     AnyPacker,
     PausingCopyingPacker,
+    PausingDirectPacker,
     PausingMappingPacker,
     PausingTally,
     QueuedLink,
@@ -47,13 +48,17 @@ class Node:
         start: int,
         checksum: bool,
         pause: Callable[[Node], None],
+        is_stalled: Callable[[], bool],
         next_owner: Callable[[], int],
     ) -> None:
+        """pause: others may go on. is_stalled: whether a socket takes no more for now. next_owner: a number for a
+        request that nobody has had."""
         self.worker = worker
         self.start = start
         self.name = f"{'ABC'[worker]}{start}"
         self.epoch = self.name.encode().ljust(8)
         self.pause: Pause = lambda: pause(self)
+        self.is_stalled = is_stalled
         self.pool = Pool(self.name, self.pause, next_owner)
         self.inbox = Inbox(self.pool.blocks, checksum, MAX_OPEN, lambda at_s: None)
         self.outbox = Outbox(MAX_OPEN)
@@ -130,10 +135,12 @@ class Node:
     def _packer(self, scheme: str) -> AnyPacker:
         if scheme == "mapping":
             return PausingMappingPacker(self.pool.blocks, self._checksum, self.leases)
+        if scheme == "direct":
+            return PausingDirectPacker(self.pool.blocks, self._checksum)
         return PausingCopyingPacker(self.pool.blocks, self._checksum)
 
     def _unpacker(self, scheme: str, peer: Node) -> Unpacker:
-        if scheme == "copying":
+        if scheme != "mapping":
             return CopyingUnpacker()
         proof = Proof(mac=b"", num_blocks=NUM_BLOCKS, block_bytes=BLOCK_BYTES)
         return MappingUnpacker(peer.pool.blocks, proof, self.pool.fd, self.leases.fd)

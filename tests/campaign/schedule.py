@@ -79,7 +79,7 @@ class Schedule:
 
     def _quiesce(self) -> None:
         network = self._network
-        while any([network.connect(), network.pull(), network.deliver(), network.notice_loss()]):
+        while any([network.connect(), network.send_on(), network.deliver(), network.notice_loss()]):
             pass
 
     def _require_baseline(self) -> None:

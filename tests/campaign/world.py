@@ -20,6 +20,7 @@ TICK_S = 1000.0
 
 MAX_DEPTH = 2
 PAUSE_CHANCE = 0.2
+STALL_CHANCE = 0.4
 TRIES = 8
 
 Action = Callable[[], bool]
@@ -45,7 +46,7 @@ class World:
         self.nodes = [self.start(worker, 1) for worker in range(self.chance.choice((2, 2, 3)))]
 
     def start(self, worker: int, start: int) -> Node:
-        return Node(worker, start, self.checksum, self.pause, self.next_owner)
+        return Node(worker, start, self.checksum, self.pause, self.is_stalled, self.next_owner)
 
     def next_owner(self) -> int:
         self._owners += 1
@@ -86,6 +87,10 @@ class World:
             self.step()
         self._interrupted.pop()
 
+    def is_stalled(self) -> bool:
+        """An empty deck ends all stalls, too."""
+        return bool(self.deck) and self.chance.random() < STALL_CHANCE
+
     @contextmanager
     def io_thread(self, node: Node) -> Iterator[None]:
         node.is_on_io_thread = True
@@ -93,12 +98,12 @@ class World:
         node.is_on_io_thread = False
 
     def has_free_io_thread(self, node: Node) -> bool:
-        """Whether the node's I/O thread could run now, and would not wait for a lock of a session."""
+        """Whether the node's I/O thread could run now, and would not wait for a lock of a session or link."""
         if not self._interrupted:
             return True
-        return not node.is_on_io_thread and not any(
-            each.would_wait for each in self.sendings if each.node is node and each.is_open
-        )
+        if node.is_on_io_thread or any(link.would_wait for link in node.links):
+            return False
+        return not any(each.would_wait for each in self.sendings if each.node is node and each.is_open)
 
     def is_running(self, node: Node) -> bool:
         """Whether code of this node is interrupted just now."""
