@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import msgspec
 import numpy as np
 import pytest
 from raw_peer import RawPeer
-from transfer_ends import End, Expected, stamp
+from transfer_ends import SECRET, WAIT_S, End, Expected, stamp
 
+from baton.kvtransfer import ticket as tickets
 from baton.kvtransfer.errors import (
     BadTicket,
     BlockOutOfRange,
@@ -20,10 +23,23 @@ from baton.kvtransfer.errors import (
     PeerLost,
     SchemeUnavailable,
     TransferError,
+    Unauthenticated,
 )
+from baton.kvtransfer.framing import FrameSigner
 from baton.kvtransfer.leases import ReadLeases
 from baton.kvtransfer.memory import shareable_memory
-from baton.kvtransfer.messages import Attach, Digests, Ended, Lend, Message, Push, Ready, Refused
+from baton.kvtransfer.messages import (
+    Attach,
+    Challenge,
+    Digests,
+    Ended,
+    Lend,
+    Message,
+    Push,
+    Ready,
+    Refused,
+    encode,
+)
 
 MakeEnd = Callable[..., End]
 BLOCK = bytes(4096)
@@ -67,6 +83,12 @@ def make_lend(block_id: int = 0) -> Lend:
         lease_stamp=1,
         is_digested=True,
     )
+
+
+def greeting(message: Message) -> bytes:
+    """A frame from before the proofs, which nobody signs."""
+    header = encode(message)
+    return FrameSigner().prefix(header, 0) + header
 
 
 class TestFrames:
@@ -170,6 +192,36 @@ class TestIntroduction:
             assert isinstance(refused, Refused)
             assert refused.error == "Unauthenticated"
             assert replayed.receive() is None
+
+    @pytest.mark.parametrize(
+        ("answer", "error"),
+        [
+            (greeting(Ready()), MalformedFrame),
+            (greeting(Ended(generation=1)), MalformedFrame),
+            (greeting(Challenge(nonce=bytes(16), epoch=bytes(8), mac=bytes(32))), Unauthenticated),
+            (bytes(24), MalformedFrame),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", MalformedFrame),
+            (b"", PeerLost),
+        ],
+    )
+    def test_a_receiver_that_does_not_introduce_itself_gets_no_block(
+        self, make_end: MakeEnd, receiver: End, answer: bytes, error: type[TransferError]
+    ) -> None:
+        expected = receiver.expect([0], [5])
+        ticket = tickets.open_sealed(expected.ticket, SECRET)
+        with socket.create_server(("127.0.0.1", 0)) as impostor:
+            endpoint = f"tcp://127.0.0.1:{impostor.getsockname()[1]}"
+            redirected = msgspec.structs.replace(ticket, endpoints=(endpoint,))
+            opened = make_end("tcp").open(tickets.seal(redirected, SECRET))
+            opened.session.push([0], [0])
+            connection, _ = impostor.accept()
+            with connection:
+                connection.settimeout(WAIT_S)
+                connection.recv(1024)
+                connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+                assert isinstance(opened.outcome.wait().error, error)
+        receiver.agent.fence(expected.transfer_id, "enough")
 
     @pytest.mark.parametrize(
         ("num_blocks", "block_bytes", "error", "reason"),
