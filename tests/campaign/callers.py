@@ -40,7 +40,7 @@ class Callers:
         first = self._chance.randint(0, 2)
         positions = list(range(first, first + count))
         self._chance.shuffle(positions)
-        receiving = Receiving(node, self._world.next_owner(), positions, self._ttl_s())
+        receiving = Receiving(node, self._world.next_owner(), positions, node.pool.take(count), self._ttl_s())
         self._world.receivings.append(receiving)
         self._world.note(
             f"{node.name} expects {receiving.owner}: positions {positions} in blocks {receiving.targets}, "
@@ -146,7 +146,9 @@ class Callers:
         if victim is None:
             return False
         try:
-            careless = CarelessReceiving(victim, self._world.next_owner(), self._ttl_s())
+            careless = CarelessReceiving(
+                victim.node, self._world.next_owner(), victim.positions, victim.targets, self._ttl_s()
+            )
         except BlockOutOfRange:
             self._world.see("a promised block was refused to another transfer")
             return True

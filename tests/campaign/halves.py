@@ -18,12 +18,14 @@ from baton.kvtransfer.session import Outgoing
 class Receiving:
     """Blocks that a request `owner` waits for."""
 
-    def __init__(self, node: Node, owner: int, positions: list[int], ttl_s: float) -> None:
-        """Raises BlockOutOfRange and whatever else `Inbox.expect` does."""
+    def __init__(
+        self, node: Node, owner: int, positions: list[int], targets: list[int], ttl_s: float
+    ) -> None:
+        """targets: blocks that are `owner`'s to give. Raises BlockOutOfRange and whatever else `Inbox.expect` does."""
         self.node = node
         self.owner = owner
         self.positions = positions
-        self.targets = node.pool.take(len(positions))
+        self.targets = targets
         self.result: TransferResult | None = None
         self._is_released = False
         self._expect(ttl_s)
@@ -87,14 +89,9 @@ class Receiving:
 
 
 class CarelessReceiving(Receiving):
-    """Asks for blocks that another transfer was promised already."""
+    """Asks for blocks that are not its own, as another transfer was promised them already."""
 
-    def __init__(self, victim: Receiving, owner: int, ttl_s: float) -> None:
-        self.node = victim.node
-        self.owner = owner
-        self.positions = victim.positions
-        self.targets = victim.targets
-        self.result = None
+    def _expect(self, ttl_s: float) -> None:
         self._is_released = True
         self.incoming, self.ticket = self.node.expect(self.positions, self.targets, ttl_s, self._on_done)
 
