@@ -21,7 +21,7 @@ class Receiving:
     def __init__(
         self, node: Node, owner: int, positions: list[int], targets: list[int], ttl_s: float
     ) -> None:
-        """targets: blocks that are `owner`'s to give. Raises BlockOutOfRange and whatever else `Inbox.expect` does."""
+        """targets: blocks that are `owner`'s to give. Raises what `Inbox.expect` does."""
         self.node = node
         self.owner = owner
         self.positions = positions
