@@ -126,7 +126,7 @@ class TestFrames:
         ("message", "payload", "reason"),
         [
             (Ended(generation=1), b"", "a Ended is out of place"),
-            (Ready(), b"", "a Ready is out of place"),
+            (Ready(frame_bytes=1), b"", "a Ready is out of place"),
             (make_push(), b"", "0 bytes for 1 blocks"),
             (make_push(), BLOCK[:100], "rows of 100 bytes, 4096 are expected"),
             (make_push(digests=bytes(7)), BLOCK, "digests of 7 bytes"),
@@ -196,7 +196,7 @@ class TestIntroduction:
     @pytest.mark.parametrize(
         ("answer", "error"),
         [
-            (greeting(Ready()), MalformedFrame),
+            (greeting(Ready(frame_bytes=1)), MalformedFrame),
             (greeting(Ended(generation=1)), MalformedFrame),
             (greeting(Challenge(nonce=bytes(16), epoch=bytes(8), mac=bytes(32))), Unauthenticated),
             (bytes(24), MalformedFrame),
