@@ -5,6 +5,7 @@ Hello                 ->
                       <-                Challenge          (mutual proof of the cluster secret)
 Proof                 ->
                       <-                Ready or Refused
+Rendezvous            <->               Rendezvous         (only where a process group carries the blocks)
 Attach                ->                                   (once a transfer: the ticket is taken up)
 Push, Push, ...       ->
 Abort                 ->                                   (only if the sender gives up)
@@ -56,6 +57,13 @@ class Refused(msgspec.Struct, frozen=True, tag="refused", kw_only=True):
     reason: str
 
 
+class Rendezvous(msgspec.Struct, frozen=True, tag="rendezvous", kw_only=True):
+    """What one side says while a process group forms (see `pair_group`): torch's own key and value."""
+
+    key: str
+    value: bytes
+
+
 class Attach(msgspec.Struct, frozen=True, tag="attach", kw_only=True):
     """This connection is the one that will fill the ticket's promise; slot, generation: from the ticket.
 
@@ -74,7 +82,8 @@ class Push(msgspec.Struct, frozen=True, tag="push", kw_only=True):
     positions: int32, little-endian, of the request. digests: uint64, little-endian, one XXH3-64 for each
     `block_array.chunk_blocks` blocks, in order; empty where the agents do not check. source: int32,
     little-endian, block ids in the mapped pool, or empty where the blocks' bytes follow the frame's header.
-    lease_slot, lease_stamp: the read lease on the mapped pool (see `leases`), else 0.
+    lease_slot, lease_stamp: the read lease on the mapped pool (see `leases`), else 0. staged_bytes: of the
+    blocks, where they come through the pair's process group (see `pair_group`), else 0.
     """
 
     slot: int
@@ -84,6 +93,7 @@ class Push(msgspec.Struct, frozen=True, tag="push", kw_only=True):
     source: bytes = b""
     lease_slot: int = 0
     lease_stamp: int = 0
+    staged_bytes: int = 0
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort", kw_only=True):
@@ -103,7 +113,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
     reason: str = ""
 
 
-Message = Hello | Challenge | Proof | Ready | Refused | Attach | Push | Abort | Ended
+Message = Hello | Challenge | Proof | Ready | Refused | Rendezvous | Attach | Push | Abort | Ended
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

@@ -11,6 +11,7 @@ _TRANSPORTS = {
     "loopback": "baton.kvtransfer.loopback:LoopbackTransport",
     "shm": "baton.kvtransfer.shm:ShmTransport",
     "tcp": "baton.kvtransfer.tcp:TcpTransport",
+    "gloo": "baton.kvtransfer.nccl:GlooTransport",
 }
 
 

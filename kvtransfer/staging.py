@@ -1,0 +1,54 @@
+"""Blocks cross a link beside its frames: from staging buffers of the sender, through a process group, to the
+receiver's. The pools themselves are touched by `pack` and by the inbox alone.
+
+`STAGES` buffers on each side, so that one is packed (verified and landed) while another is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from baton.kvtransfer.block_array import BlockArray, Ids
+from baton.kvtransfer.carrier import Lease, Packed, Packer
+from baton.kvtransfer.copying import CopyingPacker, CopyingUnpacker, max_payload_bytes
+
+STAGES = 2
+
+
+class StagingPacker(Packer):
+    """What is packed holds until `STAGES` further frames were."""
+
+    def __init__(self, blocks: BlockArray, checksum: bool) -> None:
+        super().__init__(blocks, checksum)
+        self._packers = [CopyingPacker(blocks, checksum) for _ in range(STAGES)]
+        self._frames = 0
+        self.max_chunks = self._packers[0].max_chunks
+
+    def pack(self, block_ids: Ids) -> Packed:
+        self._frames += 1
+        return self._packers[self._frames % STAGES].pack(block_ids)
+
+    def grant(self) -> Lease:
+        return Lease()
+
+    def revoke(self, lease: Lease) -> None:
+        """Nobody but `pack` reads the pool."""
+
+    def staged(self, payload: memoryview) -> Tensor:
+        """What goes over the group for a frame, uint8 [n]; no copy."""
+        return torch.frombuffer(payload, dtype=torch.uint8)
+
+
+class StagingUnpacker(CopyingUnpacker):
+    def __init__(self, blocks: BlockArray) -> None:
+        super().__init__(blocks)
+        size_bytes = max_payload_bytes(blocks.block_bytes)
+        self.buffers: Sequence[Tensor] = [torch.empty(size_bytes, dtype=torch.uint8) for _ in range(STAGES)]
+
+    def payload(self, received: Tensor) -> memoryview:
+        """What `unpack` takes."""
+        view: memoryview = received.numpy().data
+        return view
