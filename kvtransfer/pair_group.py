@@ -30,6 +30,9 @@ from baton.kvtransfer.messages import Rendezvous
 PIECE_BYTES = 256 << 10
 """A payload leaves, and arrives, as one batch of sends (receives) of so much each."""
 
+CONNECT_S = 3.0
+"""Longest that two sides take to connect once they know each other's addresses; nothing can end it sooner."""
+
 MAX_KEYS = 64
 _PAYLOAD, _GREETING, _BREAK = range(3)
 """Tags, so that no kind of message is ever taken for another."""
@@ -83,10 +86,11 @@ class LinkStore(Store):
         wait_s = self._timeout_s if timeout is None else min(self._timeout_s, timeout.total_seconds())
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or self.check(keys), wait_s)
+            if self.check(keys):
+                return  # though closed: a side that goes on to connect spares the other a wait in vain
             if self._is_closed:
                 raise PeerLost("given up while the process group was formed")
-            if not self.check(keys):
-                raise PeerLost(f"the peer did not join the process group within {wait_s} s")
+            raise PeerLost(f"the peer did not join the process group within {wait_s} s")
 
 
 class Backend(Protocol):
@@ -112,7 +116,7 @@ class PairGroup(ABC):
         self._is_broken = False
 
     @abstractmethod
-    def _make(self, store: LinkStore, rank: int, timeout_s: float) -> Backend: ...
+    def _make(self, store: LinkStore, rank: int) -> Backend: ...
 
     @abstractmethod
     def _batch(self, backend: Backend, operations: Sequence[Operation]) -> None:
@@ -125,7 +129,7 @@ class PairGroup(ABC):
     def meet(self) -> None:
         """Forms the group, and proves with a byte each way that both sides reach each other."""
         with _named("forming the process group"):
-            backend = self._make(self._store, self._rank, self._timeout_s)
+            backend = self._make(self._store, self._rank)
         with self._lock:
             self._backend = backend
         greeting = [self._greeting()]
@@ -190,14 +194,12 @@ class GlooGroup(PairGroup):
         super().dissolve()
         self._device = None  # its descriptors go with the last who holds it
 
-    def _make(self, store: LinkStore, rank: int, timeout_s: float) -> Backend:
-        gloo: Any = (
-            dist.ProcessGroupGloo
-        )  # torch's stubs lack its options and the constructor that takes them
+    def _make(self, store: LinkStore, rank: int) -> Backend:
+        gloo: Any = dist.ProcessGroupGloo  # torch's stubs lack this constructor
         options = gloo._Options()
         options._devices = [self._device]
         options._threads = 1  # for collectives, of which there are none
-        options._timeout = timedelta(seconds=timeout_s)
+        options._timeout = timedelta(seconds=CONNECT_S / 5)  # gloo waits five times as long to be connected
         backend: Backend = gloo(store, rank, 2, options)
         return backend
 
