@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 from baton.kvtransfer.errors import MalformedFrame, TransferError
-from baton.kvtransfer.messages import Attach, Message, Push
+from baton.kvtransfer.messages import Attach, Digests, Lend, Message, Push
 
 
 class Outbound(NamedTuple):
     """A message in the order of its transfer. payload, behind a `Push`, stays unchanged until the link asks for
     the next frame; empty where there is none."""
 
-    message: Attach | Push
+    message: Attach | Push | Lend | Digests
     payload: memoryview
 
 

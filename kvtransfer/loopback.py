@@ -85,7 +85,7 @@ class LoopbackTransport(Transport):
 
     def accept(self, link: _LoopbackLink) -> None:
         """On this agent's I/O thread, before any message of the link."""
-        unpacker = CopyingUnpacker(self.worker.blocks)
+        unpacker = CopyingUnpacker()
         inbox = self.worker.inbox
         link.owner = ReceiveChannel(link, inbox, unpacker, self.received, lambda: self._links.discard(link))
         self._links.add(link)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from baton.kvtransfer.carrier import NO_PAYLOAD, Lease, Packer
 from baton.kvtransfer.errors import TransferAborted, TransferError, from_peer
 from baton.kvtransfer.link import Link, Outbound, unexpected
-from baton.kvtransfer.messages import MAX_REASON_CHARS, Abort, Attach, Ended, Message, Push
+from baton.kvtransfer.messages import MAX_REASON_CHARS, Abort, Attach, Ended, Lend, Message, Push
 from baton.kvtransfer.session import Outgoing
 from baton.kvtransfer.stats import Tally
 
@@ -100,9 +100,9 @@ class SendChannel:
                 return frame
 
     def _count(self, session: Outgoing, frame: Outbound) -> None:
-        assert isinstance(frame.message, Push)
-        blocks = len(frame.message.positions) // 4
-        self._tally.add(blocks, blocks * session.row_bytes)
+        if isinstance(frame.message, Push | Lend):
+            blocks = len(frame.message.positions) // 4
+            self._tally.add(blocks, blocks * session.row_bytes)
 
     def on_message(self, message: Message, payload: memoryview) -> None:
         if not isinstance(message, Ended):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from baton.kvtransfer.block_array import BlockArray, Ids
-from baton.kvtransfer.carrier import Lease, Packed, Packer
+from baton.kvtransfer.carrier import Carried, Lease, Packer
 from baton.kvtransfer.copying import CopyingPacker, CopyingUnpacker, max_payload_bytes
 
 STAGES = 2
@@ -22,14 +22,17 @@ class StagingPacker(Packer):
     """What is packed holds until `STAGES` further frames were."""
 
     def __init__(self, blocks: BlockArray, checksum: bool) -> None:
-        super().__init__(blocks, checksum)
         self._packers = [CopyingPacker(blocks, checksum) for _ in range(STAGES)]
         self._frames = 0
-        self.max_chunks = self._packers[0].max_chunks
+        self.max_blocks = self._packers[0].max_blocks
+        self.is_checked = checksum
 
-    def pack(self, block_ids: Ids) -> Packed:
+    def pack(self, block_ids: Ids) -> Carried:
         self._frames += 1
         return self._packers[self._frames % STAGES].pack(block_ids)
+
+    def digest(self, block_ids: Ids) -> bytes:
+        raise AssertionError("nothing is lent")
 
     def grant(self) -> Lease:
         return Lease()
@@ -44,7 +47,6 @@ class StagingPacker(Packer):
 
 class StagingUnpacker(CopyingUnpacker):
     def __init__(self, blocks: BlockArray) -> None:
-        super().__init__(blocks)
         size_bytes = max_payload_bytes(blocks.block_bytes)
         self.buffers: Sequence[Tensor] = [torch.empty(size_bytes, dtype=torch.uint8) for _ in range(STAGES)]
 

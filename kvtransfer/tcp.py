@@ -79,7 +79,7 @@ class TcpTransport(StreamTransport):
         return CopyingPacker(self.worker.blocks, self.worker.checksum)
 
     def _unpacker(self, proof: Proof, fds: Sequence[int]) -> Unpacker:
-        return CopyingUnpacker(self.worker.blocks)
+        return CopyingUnpacker()
 
     def _offered_fds(self) -> Sequence[int]:
         return ()
