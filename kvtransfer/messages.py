@@ -40,11 +40,13 @@ class Challenge(msgspec.Struct, frozen=True, tag="challenge", kw_only=True):
 
 class Proof(msgspec.Struct, frozen=True, tag="proof", kw_only=True):
     """mac: the connecting agent's proof of the secret. num_blocks, block_bytes: shape of its pool; on `shm`
-    the descriptors of the pool and of its read leases travel with this message."""
+    the descriptors of the pool and of its read leases travel with this message. handle: how else the receiver
+    reaches the pool (see `cuda_ipc`), else empty. The mac covers all of them but the descriptors."""
 
     mac: bytes
     num_blocks: int
     block_bytes: int
+    handle: bytes = b""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

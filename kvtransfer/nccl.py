@@ -25,14 +25,16 @@ import torch.distributed as dist
 
 from baton.kvtransfer.carrier import Packer, Unpacker
 from baton.kvtransfer.courier import Courier
+from baton.kvtransfer.cuda_ipc import require_cuda
+from baton.kvtransfer.device_staging import DeviceStagingPacker, DeviceStagingUnpacker
 from baton.kvtransfer.errors import PeerLost, SchemeUnavailable
 from baton.kvtransfer.link import LinkOwner
 from baton.kvtransfer.messages import Proof
-from baton.kvtransfer.pair_group import GlooGroup, LinkStore, PairGroup
+from baton.kvtransfer.pair_group import GlooGroup, LinkStore, NcclGroup, PairGroup
 from baton.kvtransfer.receiving import ReceiveChannel
 from baton.kvtransfer.sending import SendChannel
 from baton.kvtransfer.staged_ends import StagedEnd, StagedReceiver, StagedSender
-from baton.kvtransfer.staging import StagingPacker, StagingUnpacker
+from baton.kvtransfer.staging import HostStagingPacker, HostStagingUnpacker, StagingPacker, StagingUnpacker
 from baton.kvtransfer.stream_link import StreamLink
 from baton.kvtransfer.tcp import TcpTransport
 from baton.kvtransfer.transport import LocalWorker
@@ -53,12 +55,6 @@ class GroupTransport(TcpTransport, ABC):
 
     @abstractmethod
     def _group(self, store: LinkStore, rank: int) -> PairGroup: ...
-
-    def _packer(self) -> Packer:
-        return StagingPacker(self.worker.blocks, self.worker.checksum)
-
-    def _unpacker(self, proof: Proof, fds: Sequence[int]) -> Unpacker:
-        return StagingUnpacker(self.worker.blocks)
 
     def _sending_end(self, link: StreamLink, channel: SendChannel, packer: Packer) -> LinkOwner:
         assert isinstance(packer, StagingPacker)
@@ -111,6 +107,31 @@ class GlooTransport(GroupTransport):
         assert self._device is not None, "a link before `listen`"
         return GlooGroup(store, rank, self.worker.stall_timeout_s, self._device)
 
+    def _packer(self) -> Packer:
+        return HostStagingPacker(self.worker.blocks, self.worker.checksum)
+
+    def _unpacker(self, proof: Proof, fds: Sequence[int]) -> Unpacker:
+        return HostStagingUnpacker(self.worker.blocks)
+
     def close(self) -> None:
         super().close()
         self._device = None
+
+
+class NcclTransport(GroupTransport):
+    scheme: ClassVar[str] = "nccl"
+
+    def __init__(self, worker: LocalWorker) -> None:
+        super().__init__(worker)
+        self._blocks = require_cuda(worker.blocks)
+        if not dist.is_nccl_available():
+            raise SchemeUnavailable("this build of torch has no NCCL")
+
+    def _group(self, store: LinkStore, rank: int) -> PairGroup:
+        return NcclGroup(store, rank, self.worker.stall_timeout_s, self._blocks.device)
+
+    def _packer(self) -> Packer:
+        return DeviceStagingPacker(self._blocks)
+
+    def _unpacker(self, proof: Proof, fds: Sequence[int]) -> Unpacker:
+        return DeviceStagingUnpacker(self._blocks)

@@ -33,6 +33,9 @@ PIECE_BYTES = 256 << 10
 CONNECT_S = 3.0
 """Longest that two sides take to connect once they know each other's addresses; nothing can end it sooner."""
 
+POLL_S = 20e-6
+"""Between two looks at a batch that is under way on a GPU."""
+
 MAX_KEYS = 64
 _PAYLOAD, _GREETING, _BREAK = range(3)
 """Tags, so that no kind of message is ever taken for another."""
@@ -214,6 +217,40 @@ class GlooGroup(PairGroup):
         with contextlib.suppress(RuntimeError):
             never_sent = backend.recv([torch.empty(1, dtype=torch.uint8)], 1 - self._rank, _BREAK)
             never_sent.wait(timedelta(milliseconds=1))
+
+
+class NcclGroup(PairGroup):
+    """Between pools on CUDA devices."""
+
+    def __init__(self, store: LinkStore, rank: int, timeout_s: float, device: torch.device) -> None:
+        super().__init__(store, rank, timeout_s)
+        self._device = device
+
+    def _make(self, store: LinkStore, rank: int) -> Backend:
+        torch.cuda.set_device(self._device)  # of this thread
+        nccl: Any = dist.ProcessGroupNCCL  # as with gloo
+        backend: Backend = nccl(store, rank, 2, nccl.Options())
+        return backend
+
+    def _greeting(self) -> Tensor:
+        return torch.zeros(1, dtype=torch.uint8, device=self._device)
+
+    def _batch(self, backend: Any, operations: Sequence[Operation]) -> None:
+        deadline_s = time.monotonic() + self._timeout_s
+        backend._start_coalescing()
+        for begin in operations:
+            begin()
+        work = backend._end_coalescing()
+        while not work.is_completed():  # CUDA has no wait with a deadline
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"the peer moved nothing for {self._timeout_s} s")
+            time.sleep(POLL_S)
+        work.wait()  # raises what went wrong
+        torch.cuda.current_stream().synchronize()
+
+    def _break(self, backend: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # it may be broken already
+            backend.abort()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ _TRANSPORTS = {
     "shm": "baton.kvtransfer.shm:ShmTransport",
     "tcp": "baton.kvtransfer.tcp:TcpTransport",
     "gloo": "baton.kvtransfer.nccl:GlooTransport",
+    "nccl": "baton.kvtransfer.nccl:NcclTransport",
+    "cuda-ipc": "baton.kvtransfer.cuda_ipc:CudaIpcTransport",
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from threading import Semaphore
 
@@ -166,20 +166,20 @@ class StagedReceiver(StagedEnd):
         self._io.post(lambda: self._land(push, buffer))
 
     def _pass_on(self, message: Message) -> None:
-        self._io.post(lambda: self._deliver(message, NO_PAYLOAD))
+        self._io.post(lambda: self._deliver([(message, NO_PAYLOAD)]))
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
     def _land(self, push: Push, buffer: Tensor) -> None:
-        self._deliver(push, self._unpacker.payload(buffer[: push.staged_bytes]))
+        self._deliver(self._unpacker.messages(push, buffer[: push.staged_bytes]))
         self._free.put(buffer)
 
-    def _deliver(self, message: Message, payload: memoryview) -> None:
+    def _deliver(self, messages: Iterable[tuple[Message, memoryview]]) -> None:
         self._under_way -= 1
-        if self._is_closed:
-            return
         try:
-            self._inner.on_message(message, payload)
+            for message, payload in messages:
+                if not self._is_closed:
+                    self._inner.on_message(message, payload)
         except TransferError as error:
             self._link.close(error)
 

@@ -6,14 +6,16 @@ receiver's. The pools themselves are touched by `pack` and by the inbox alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from baton.kvtransfer.block_array import BlockArray, Ids
-from baton.kvtransfer.carrier import Carried, Lease, Packer
+from baton.kvtransfer.carrier import Carried, Lease, Packer, Unpacker
 from baton.kvtransfer.copying import CopyingPacker, CopyingUnpacker, max_payload_bytes
+from baton.kvtransfer.messages import Message, Push
 
 STAGES = 2
 
@@ -21,15 +23,9 @@ STAGES = 2
 class StagingPacker(Packer):
     """What is packed holds until `STAGES` further frames were."""
 
-    def __init__(self, blocks: BlockArray, checksum: bool) -> None:
-        self._packers = [CopyingPacker(blocks, checksum) for _ in range(STAGES)]
-        self._frames = 0
-        self.max_blocks = self._packers[0].max_blocks
-        self.is_checked = checksum
-
-    def pack(self, block_ids: Ids) -> Carried:
-        self._frames += 1
-        return self._packers[self._frames % STAGES].pack(block_ids)
+    @abstractmethod
+    def staged(self, payload: memoryview) -> Tensor:
+        """What goes over the group for the frame that was packed last, uint8 [n]; no copy. payload: the frame's."""
 
     def digest(self, block_ids: Ids) -> bytes:
         raise AssertionError("nothing is lent")
@@ -40,17 +36,36 @@ class StagingPacker(Packer):
     def revoke(self, lease: Lease) -> None:
         """Nobody but `pack` reads the pool."""
 
+
+class StagingUnpacker(Unpacker):
+    buffers: Sequence[Tensor]
+    """uint8 [most bytes of a frame], `STAGES` of them."""
+
+    @abstractmethod
+    def messages(self, push: Push, received: Tensor) -> Iterator[tuple[Message, memoryview]]:
+        """What the channel is told, with its payload, once the front of a buffer holds the blocks of `push`.
+        Raises MalformedFrame."""
+
+
+class HostStagingPacker(StagingPacker):
+    def __init__(self, blocks: BlockArray, checksum: bool) -> None:
+        self._packers = [CopyingPacker(blocks, checksum) for _ in range(STAGES)]
+        self._frames = 0
+        self.max_blocks = self._packers[0].max_blocks
+        self.is_checked = checksum
+
+    def pack(self, block_ids: Ids) -> Carried:
+        self._frames += 1
+        return self._packers[self._frames % STAGES].pack(block_ids)
+
     def staged(self, payload: memoryview) -> Tensor:
-        """What goes over the group for a frame, uint8 [n]; no copy."""
         return torch.frombuffer(payload, dtype=torch.uint8)
 
 
-class StagingUnpacker(CopyingUnpacker):
+class HostStagingUnpacker(StagingUnpacker, CopyingUnpacker):
     def __init__(self, blocks: BlockArray) -> None:
         size_bytes = max_payload_bytes(blocks.block_bytes)
-        self.buffers: Sequence[Tensor] = [torch.empty(size_bytes, dtype=torch.uint8) for _ in range(STAGES)]
+        self.buffers = [torch.empty(size_bytes, dtype=torch.uint8) for _ in range(STAGES)]
 
-    def payload(self, received: Tensor) -> memoryview:
-        """What `unpack` takes."""
-        view: memoryview = received.numpy().data
-        return view
+    def messages(self, push: Push, received: Tensor) -> Iterator[tuple[Message, memoryview]]:
+        yield push, received.numpy().data

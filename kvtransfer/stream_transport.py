@@ -63,6 +63,10 @@ class StreamTransport(Transport):
     def _offered_fds(self) -> Sequence[int]:
         """Descriptors that travel with this worker's proof."""
 
+    def _offered_handle(self) -> bytes:
+        """What else travels with the proof, so that the peer reaches the pool."""
+        return b""
+
     def _sending_end(self, link: StreamLink, channel: SendChannel, packer: Packer) -> LinkOwner:
         """What owns a link whose peer has proved itself: the channel, where frames carry all there is."""
         return channel
@@ -158,7 +162,7 @@ class StreamTransport(Transport):
                 outcome.set_exception(error)
 
         self._links.add(link)
-        pool = (len(worker.blocks), worker.blocks.block_bytes)
+        pool = (len(worker.blocks), worker.blocks.block_bytes, self._offered_handle())
         SenderHandshake(
             link, self.scheme, worker.secret, epoch, pool, self._offered_fds(), ready, failed
         ).begin()
