@@ -83,6 +83,9 @@ class BlockArray:
         if np.count_nonzero(is_outside):
             raise BlockOutOfRange(f"block id {ids[is_outside][0]} is outside the pool of {len(self)} blocks")
 
+    def settle(self) -> None:
+        """Returns once what the calling thread has written to the blocks is there for others to read."""
+
     # Ids were checked before.
 
     def digest(self, ids: Ids) -> Digests:

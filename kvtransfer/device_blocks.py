@@ -2,8 +2,8 @@
 
 Blocks go to another pool on a device by one gather and one scatter there, and to host memory through the
 buffers of the scheme that asks. Everything is done, not just queued, when a method returns, on a stream of the
-array's own, beside the engine's kernels: what is pushed must have been written by then, in the sense of a
-synchronised stream, and what has landed may be read on any stream.
+array's own, beside the engine's kernels: what has landed may be read on any stream. What is pushed is waited for on
+the stream of the thread that pushes (`settle`), for the peer's process knows nothing of it.
 
 XXH3 has no form for a device, so between device pools a chunk's digest is a multilinear hash, the sum of its
 64-bit words times odd weights that are fixed at random, modulo 2^64 (https://arxiv.org/abs/1202.4961). An odd
@@ -78,6 +78,10 @@ class DeviceBlockArray(BlockArray):
 
     def units(self, unit_bytes: int) -> Blocks:
         raise AssertionError("a pool on a device is not converted")
+
+    def settle(self) -> None:
+        if self._stream is not None:
+            torch.cuda.current_stream(self.device).synchronize()
 
     def digest(self, ids: Ids) -> Digests:
         with self._at_work():

@@ -185,7 +185,7 @@ class TestStaging:
     """What `nccl` does, but for the process group."""
 
     def hand_over(
-        self, block_bytes: int, damage: Callable[[torch.Tensor], None]
+        self, block_bytes: int, damage: Callable[[torch.Tensor], object]
     ) -> tuple[Receiver, torch.Tensor]:
         lent, pool = make_pool(block_bytes)
         receiver = Receiver(block_bytes)
