@@ -95,6 +95,12 @@ class BlockArray:
         """Copies blocks `ids` to the front of `buffer`."""
         return rows.gather(self._items, ids, buffer, self.chunk_blocks, with_digests)
 
+    def views(self, ids: Ids) -> tuple[memoryview, ...]:
+        """Each of the blocks `ids` where it lies."""
+        pool = memoryview(self._items.view(np.uint8).data)
+        size = self.block_bytes
+        return tuple(pool[block_id * size : (block_id + 1) * size] for block_id in ids.tolist())
+
     def scatter(self, ids: Ids, source: Blocks) -> None:
         """Writes source[i] to block ids[i]."""
         rows.move(source, rows.IN_ORDER, self._items, ids, self.chunk_blocks, with_digests=False)

@@ -14,10 +14,11 @@ import numpy as np
 
 from baton.kvtransfer.block_array import BlockArray, Blocks, Ids
 from baton.kvtransfer.errors import MalformedFrame
+from baton.kvtransfer.link import Pieces
 from baton.kvtransfer.messages import Lend, Push
 from baton.kvtransfer.rows import Digests
 
-NO_PAYLOAD = memoryview(b"")
+NO_PAYLOAD: Pieces = ()
 
 
 class Lease(NamedTuple):
@@ -31,7 +32,7 @@ class Carried(NamedTuple):
     """Blocks as bytes. digests: uint64, one a chunk; empty where the agents do not check."""
 
     digests: bytes
-    payload: memoryview
+    payload: Pieces
 
 
 class RowPacker(ABC):

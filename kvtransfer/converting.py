@@ -89,7 +89,7 @@ class ConvertingPacker(RowPacker):
         digests = b""
         if self._checksum:
             digests = rows.digest(converted, rows.IN_ORDER, len(converted), self._chunk_rows).tobytes()
-        return Carried(digests, converted.view(np.uint8).data)
+        return Carried(digests, (converted.view(np.uint8).data,))
 
     def _convert(self, positions: Ids) -> Blocks:
         """The rows of `positions`, in a buffer that no later call touches."""

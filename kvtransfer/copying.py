@@ -1,7 +1,8 @@
 """Blocks cross a link as the bytes of its frames: `tcp` and `loopback`.
 
 The sender gathers a frame's blocks into one buffer (and checksums them on the way) and the link sends it from
-there: the pool is read only within `pack`, so a fence has nothing more to wait for.
+there: the pool is read only within `pack`, so a fence has nothing more to wait for. Over a socket, which takes many
+pieces at once, larger blocks leave from where they lie.
 """
 
 from __future__ import annotations
@@ -26,17 +27,13 @@ def max_rows(row_bytes: int) -> int:
     return chunk_rows * max(1, FRAME_BYTES // max(chunk_rows * row_bytes, CHUNK_BYTES))
 
 
-class CopyingPacker(Packer):
+class CarryingPacker(Packer):
+    """Nobody but the sender reads its pool, so there is nothing to lend, and no lease."""
+
     def __init__(self, blocks: BlockArray, checksum: bool) -> None:
         self.max_blocks = max_rows(blocks.block_bytes)
-        self._blocks = blocks
         self.is_checked = checksum
-        self._buffer = memoryview(bytearray(self.max_blocks * blocks.block_bytes))
-        self._rows = blocks.rows(self._buffer)
-
-    def pack(self, block_ids: Ids) -> Carried:
-        digests = self._blocks.gather(block_ids, self._rows, self.is_checked)
-        return Carried(digests.tobytes(), self._buffer[: len(block_ids) * self._blocks.block_bytes])
+        self._blocks = blocks
 
     def digest(self, block_ids: Ids) -> bytes:
         raise AssertionError("nothing is lent")
@@ -45,7 +42,28 @@ class CopyingPacker(Packer):
         return Lease()
 
     def revoke(self, lease: Lease) -> None:
-        """Nobody but `pack` reads the pool."""
+        """No peer reads anything."""
+
+
+class CopyingPacker(CarryingPacker):
+    def __init__(self, blocks: BlockArray, checksum: bool) -> None:
+        super().__init__(blocks, checksum)
+        self._buffer = memoryview(bytearray(self.max_blocks * blocks.block_bytes))
+        self._rows = blocks.rows(self._buffer)
+
+    def pack(self, block_ids: Ids) -> Carried:
+        digests = self._blocks.gather(block_ids, self._rows, self.is_checked)
+        payload = self._buffer[: len(block_ids) * self._blocks.block_bytes]
+        return Carried(digests.tobytes(), (payload,))
+
+
+class DirectPacker(CarryingPacker):
+    """Lets the link send blocks from where they lie. The link copies what it has not sent yet when a session
+    ends (`Link.release_payload`), so a fence waits for one call of the kernel's at most."""
+
+    def pack(self, block_ids: Ids) -> Carried:
+        digests = self._blocks.digest(block_ids).tobytes() if self.is_checked else b""
+        return Carried(digests, self._blocks.views(block_ids))
 
 
 class CopyingUnpacker(Unpacker):

@@ -71,6 +71,7 @@ class SendChannel:
             self._ready.pop(ticket.generation, None)
         if carried is not None:
             self._packer.revoke(carried.lease)
+            self._link.release_payload()
         if error is not None:
             if carried is not None and not carried.is_attached:
                 self._link.send(_attach(session))  # or the receiver would not take the sender's word

@@ -33,6 +33,9 @@ class HandCrankedLink(Link):
     def flush(self) -> None:
         """Somebody else is writing."""
 
+    def release_payload(self) -> None:
+        """None is under way."""
+
     def close(self, error: TransferError) -> None:
         """Nothing is held."""
 
