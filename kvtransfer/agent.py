@@ -65,9 +65,9 @@ class TransferAgent:
     ) -> None:
         """Listens on every scheme that this memory allows, in the order given, which is taken as fastest first.
 
-        host, port: where `tcp`, `gloo` or `nccl` listens (0: any free port). checksum: verify all bytes end to end (XXH3-64);
-        both sides have to agree. max_open: bound on transfers in each direction. stall_timeout_s: a peer's host
-        that acknowledges nothing for so long is taken for dead.
+        host, port: where `tcp`, `gloo` or `nccl` listens (0: any free port). checksum: verify all bytes end to
+        end (XXH3-64); both sides have to agree. max_open: bound on transfers in each direction. stall_timeout_s:
+        a peer's host that acknowledges nothing for so long is taken for dead.
 
         Raises UnknownScheme, and SchemeUnavailable where a scheme given alone, or every one of several, cannot
         work here.

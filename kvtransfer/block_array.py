@@ -41,8 +41,8 @@ def as_ids(values: BlockIds) -> Ids:
 class BlockArray:
     """Reads and writes whole blocks of one contiguous buffer."""
 
-    converts = True
-    """Whether `units` can be had."""
+    is_on_host = True
+    """Whether `units` and `views` can be had."""
 
     def __init__(self, buffer: NDArray[np.uint8], block_bytes: int) -> None:
         """buffer: uint8 [num_blocks * block_bytes], contiguous."""

@@ -34,7 +34,7 @@ def converter_for(
         if here != there:
             raise LayoutMismatch(f"a block has {here} bytes here, {there} at the peer (block_bytes)")
         return None
-    if not blocks.converts:
+    if not blocks.is_on_host:
         raise LayoutMismatch(
             f"pools on a device are not converted: {layout} here, {ticket.layout} at the peer"
         )

@@ -38,7 +38,7 @@ def block_array_of(memory: KVMemory) -> BlockArray:
 
 
 class DeviceBlockArray(BlockArray):
-    converts = False
+    is_on_host = False
 
     def __init__(self, blocks: Tensor) -> None:
         """blocks: uint8 [num_blocks, block_bytes], contiguous, on any device.

@@ -16,8 +16,9 @@ from baton.kvtransfer.block_array import Ids
 from baton.kvtransfer.carrier import NO_PAYLOAD, Carried, Loan, positions_of
 from baton.kvtransfer.device_blocks import DeviceBlockArray
 from baton.kvtransfer.errors import MalformedFrame
+from baton.kvtransfer.link import Pieces
 from baton.kvtransfer.messages import Digests, Lend, Message, Push
-from baton.kvtransfer.staging import STAGES, StagingPacker, StagingUnpacker
+from baton.kvtransfer.staging import NOTHING_RECEIVED, STAGES, StagingPacker, StagingUnpacker
 
 FRAME_BYTES = 32 << 20
 """So much that starting a few kernels costs little beside it."""
@@ -37,21 +38,21 @@ def _buffers(blocks: DeviceBlockArray) -> list[Tensor]:
 
 class DeviceStagingPacker(StagingPacker):
     def __init__(self, blocks: DeviceBlockArray) -> None:
+        super().__init__(blocks, checksum=True)
         self.max_blocks = frame_blocks(blocks.block_bytes)
-        self.is_checked = True
-        self._blocks = blocks
+        self._pool = blocks
         self._buffers = _buffers(blocks)
         self._staged = self._buffers[0]
         self._frames = 0
 
     def pack(self, block_ids: Ids) -> Carried:
         self._frames += 1
-        buffer = self._buffers[self._frames % STAGES].view(-1, self._blocks.block_bytes)
-        digests = self._blocks.collect(block_ids, buffer)
+        buffer = self._buffers[self._frames % STAGES].view(-1, self._pool.block_bytes)
+        digests = self._pool.collect(block_ids, buffer)
         self._staged = buffer[: len(block_ids)].view(-1)
         return Carried(digests.tobytes(), NO_PAYLOAD)
 
-    def staged(self, payload: memoryview) -> Tensor:
+    def staged(self, payload: Pieces) -> Tensor:
         return self._staged
 
 
@@ -80,9 +81,9 @@ class DeviceStagingUnpacker(StagingUnpacker):
             lease_stamp=0,
             is_digested=True,
         )
-        yield lend, NO_PAYLOAD
+        yield lend, NOTHING_RECEIVED
         said = Digests(slot=slot, generation=generation, positions=positions, digests=push.digests)
-        yield said, NO_PAYLOAD
+        yield said, NOTHING_RECEIVED
 
     def borrow(self, lend: Lend) -> Loan:
         """The buffer is this process's own, so the loan stands."""

@@ -24,7 +24,7 @@ from baton.kvtransfer.io_thread import IOThread
 from baton.kvtransfer.link import Link, LinkOwner, Outbound
 from baton.kvtransfer.messages import Message, Push, Rendezvous
 from baton.kvtransfer.pair_group import RECEIVER, SENDER, LinkStore, PairGroup
-from baton.kvtransfer.staging import STAGES, StagingPacker, StagingUnpacker
+from baton.kvtransfer.staging import NOTHING_RECEIVED, STAGES, StagingPacker, StagingUnpacker
 from baton.kvtransfer.transport import PREFLIGHT_S
 
 MAX_WAITING = 1 << 14
@@ -166,7 +166,7 @@ class StagedReceiver(StagedEnd):
         self._io.post(lambda: self._land(push, buffer))
 
     def _pass_on(self, message: Message) -> None:
-        self._io.post(lambda: self._deliver([(message, NO_PAYLOAD)]))
+        self._io.post(lambda: self._deliver([(message, NOTHING_RECEIVED)]))
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 

@@ -13,28 +13,22 @@ import torch
 from torch import Tensor
 
 from baton.kvtransfer.block_array import BlockArray, Ids
-from baton.kvtransfer.carrier import Carried, Lease, Packer, Unpacker
-from baton.kvtransfer.copying import CopyingPacker, CopyingUnpacker, max_payload_bytes
+from baton.kvtransfer.carrier import Carried, Unpacker
+from baton.kvtransfer.copying import CarryingPacker, CopyingPacker, CopyingUnpacker, max_payload_bytes
+from baton.kvtransfer.link import Pieces
 from baton.kvtransfer.messages import Message, Push
 
 STAGES = 2
 
+NOTHING_RECEIVED = memoryview(b"")
 
-class StagingPacker(Packer):
+
+class StagingPacker(CarryingPacker):
     """What is packed holds until `STAGES` further frames were."""
 
     @abstractmethod
-    def staged(self, payload: memoryview) -> Tensor:
+    def staged(self, payload: Pieces) -> Tensor:
         """What goes over the group for the frame that was packed last, uint8 [n]; no copy. payload: the frame's."""
-
-    def digest(self, block_ids: Ids) -> bytes:
-        raise AssertionError("nothing is lent")
-
-    def grant(self) -> Lease:
-        return Lease()
-
-    def revoke(self, lease: Lease) -> None:
-        """Nobody but `pack` reads the pool."""
 
 
 class StagingUnpacker(Unpacker):
@@ -49,17 +43,17 @@ class StagingUnpacker(Unpacker):
 
 class HostStagingPacker(StagingPacker):
     def __init__(self, blocks: BlockArray, checksum: bool) -> None:
+        super().__init__(blocks, checksum)
         self._packers = [CopyingPacker(blocks, checksum) for _ in range(STAGES)]
         self._frames = 0
-        self.max_blocks = self._packers[0].max_blocks
-        self.is_checked = checksum
 
     def pack(self, block_ids: Ids) -> Carried:
         self._frames += 1
         return self._packers[self._frames % STAGES].pack(block_ids)
 
-    def staged(self, payload: memoryview) -> Tensor:
-        return torch.frombuffer(payload, dtype=torch.uint8)
+    def staged(self, payload: Pieces) -> Tensor:
+        (piece,) = payload
+        return torch.frombuffer(piece, dtype=torch.uint8)
 
 
 class HostStagingUnpacker(StagingUnpacker, CopyingUnpacker):

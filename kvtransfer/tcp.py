@@ -80,7 +80,8 @@ class TcpTransport(StreamTransport):
 
     def _packer(self) -> Packer:
         blocks = self.worker.blocks
-        packer = DirectPacker if blocks.block_bytes >= MIN_DIRECT_BYTES else CopyingPacker
+        is_direct = blocks.is_on_host and blocks.block_bytes >= MIN_DIRECT_BYTES
+        packer = DirectPacker if is_direct else CopyingPacker
         return packer(blocks, self.worker.checksum)
 
     def _unpacker(self, proof: Proof, fds: Sequence[int]) -> Unpacker:

@@ -102,7 +102,7 @@ class TestBlocks:
         landed = torch.zeros_like(lent)
         target = DeviceBlockArray(landed) if to_device else BlockArray(landed.numpy().reshape(-1), 4096)
         push = Push(slot=0, generation=1, positions=np.arange(3, dtype=np.int32).tobytes(), digests=b"")
-        target.scatter(ids_of(5, 6, 0), CopyingUnpacker().unpack(push, packed.payload).rows)
+        target.scatter(ids_of(5, 6, 0), CopyingUnpacker().unpack(push, packed.payload[0]).rows)
         assert torch.equal(landed[[5, 6, 0]], lent[[3, 1, 8]])
         assert not landed[[1, 2, 3, 4, 7, 8, 9, 10, 11]].any()
 
