@@ -37,7 +37,7 @@ class _Transcript:
     def derive(self, purpose: bytes, extra: str = "") -> bytes:
         return hmac.digest(self._secret, purpose + b"\0" + self._text + extra.encode(), "sha256")
 
-    def proof_mac(self, num_blocks: int, block_bytes: int, handle: bytes) -> bytes:
+    def proof_mac(self, num_blocks: int, block_bytes: int, handle: bytes = b"") -> bytes:
         return self.derive(b"sender", f"{num_blocks} {block_bytes} {handle.hex()}")
 
 
