@@ -70,6 +70,7 @@ CONTENDERS = (
     Contender("NIXL over TCP", "kv_nixl.py", home="nixl", transports="tcp"),
     Contender("ucxx over TCP", "kv_ucxx.py", home="ucxx", transports="tcp"),
     Contender("tcp", "kv_baton.py", ("tcp",), rivals=(("NIXL over TCP", 1.5), ("ucxx over TCP", None))),
+    Contender("gloo", "kv_baton.py", ("gloo",), rivals=(("NIXL over TCP", None),)),
     Contender("tcp unchecked", "kv_baton.py", ("tcp", "unchecked"), rivals=(("NIXL over TCP", None),)),
 )
 

@@ -11,6 +11,9 @@ _TRANSPORTS = {
     "loopback": "baton.kvtransfer.loopback:LoopbackTransport",
     "shm": "baton.kvtransfer.shm:ShmTransport",
     "tcp": "baton.kvtransfer.tcp:TcpTransport",
+    "gloo": "baton.kvtransfer.nccl:GlooTransport",
+    "nccl": "baton.kvtransfer.nccl:NcclTransport",
+    "cuda-ipc": "baton.kvtransfer.cuda_ipc:CudaIpcTransport",
 }
 
 

@@ -1,4 +1,4 @@
-"""What `shm` and `tcp` share: listening, connecting and shaking hands over stream sockets."""
+"""What all schemes but `loopback` share: listening, connecting and shaking hands over stream sockets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import ClassVar
 from baton.kvtransfer.carrier import Packer, Unpacker
 from baton.kvtransfer.errors import PeerLost, TransferError
 from baton.kvtransfer.handshake import ReceiverHandshake, SenderHandshake
+from baton.kvtransfer.link import LinkOwner
 from baton.kvtransfer.messages import Proof
 from baton.kvtransfer.receiving import ReceiveChannel
 from baton.kvtransfer.sending import SendChannel
@@ -62,6 +63,18 @@ class StreamTransport(Transport):
     def _offered_fds(self) -> Sequence[int]:
         """Descriptors that travel with this worker's proof."""
 
+    def _offered_handle(self) -> bytes:
+        """What else travels with the proof, so that the peer reaches the pool."""
+        return b""
+
+    def _sending_end(self, link: StreamLink, channel: SendChannel, packer: Packer) -> LinkOwner:
+        """What owns a link whose peer has proved itself: the channel, where frames carry all there is."""
+        return channel
+
+    def _receiving_end(self, link: StreamLink, channel: ReceiveChannel, unpacker: Unpacker) -> LinkOwner:
+        """As `_sending_end`, on the other side."""
+        return channel
+
     # --- the receiving half --------------------------------------------------------------------------------
 
     def listen(self) -> str:
@@ -105,9 +118,8 @@ class StreamTransport(Transport):
             self._strangers.pop(link).cancel()
             link.reader.allow(self.max_payload_bytes)
             inbox = self.worker.inbox
-            link.owner = ReceiveChannel(
-                link, inbox, unpacker, self.received, lambda: self._links.discard(link)
-            )
+            channel = ReceiveChannel(link, inbox, unpacker, self.received, lambda: self._links.discard(link))
+            link.owner = self._receiving_end(link, channel, unpacker)
 
         def failed(_: TransferError) -> None:
             self._strangers.pop(link).cancel()
@@ -138,8 +150,9 @@ class StreamTransport(Transport):
 
         def ready() -> None:
             link.reader.allow(payload_bytes=0)
-            channel = SendChannel(link, self._packer(), self.sent, lambda: self._links.discard(link))
-            link.owner = channel
+            packer = self._packer()
+            channel = SendChannel(link, packer, self.sent, lambda: self._links.discard(link))
+            link.owner = self._sending_end(link, channel, packer)
             if not outcome.done():
                 outcome.set_result(channel)
 
@@ -149,7 +162,7 @@ class StreamTransport(Transport):
                 outcome.set_exception(error)
 
         self._links.add(link)
-        pool = (len(worker.blocks), worker.blocks.block_bytes)
+        pool = (len(worker.blocks), worker.blocks.block_bytes, self._offered_handle())
         SenderHandshake(
             link, self.scheme, worker.secret, epoch, pool, self._offered_fds(), ready, failed
         ).begin()

@@ -41,8 +41,10 @@ class Peer:
         return self._end.read(block_id)
 
 
-def serve(connection: Connection, scheme: str, owner: int, num_blocks: int, block_bytes: int) -> None:
-    end = End(scheme, owner=owner, num_blocks=num_blocks, block_bytes=block_bytes)
+def serve(
+    connection: Connection, scheme: str, owner: int, num_blocks: int, block_bytes: int, device: str
+) -> None:
+    end = End(scheme, owner=owner, num_blocks=num_blocks, block_bytes=block_bytes, device=device)
     peer = Peer(end)
     connection.send("ready")
     while (request := connection.recv()) is not None:

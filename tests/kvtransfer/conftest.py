@@ -11,7 +11,7 @@ import pytest
 import torch
 from transfer_ends import End, RemoteEnd, resources, start_process_server
 
-SCHEMES = ("loopback", "shm", "tcp")
+SCHEMES = ("loopback", "shm", "tcp", "gloo")
 torch.set_num_threads(1)
 
 
@@ -21,7 +21,14 @@ def scheme(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture(params=("shm", "tcp"))
+@pytest.fixture(params=("loopback", "shm", "tcp"))
+def unchecked_scheme(request: pytest.FixtureRequest) -> str:
+    """A scheme that can go without checksums."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=("shm", "tcp", "gloo"))
 def process_scheme(request: pytest.FixtureRequest) -> str:
     """A scheme that reaches other processes."""
     name: str = request.param
