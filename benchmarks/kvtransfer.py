@@ -78,6 +78,7 @@ CONTENDERS = (
         rivals=(("NIXL over TCP", 1.0), ("ucxx over TCP", None)),
     ),
     Contender("tcp", "kv_baton.py", ("tcp",), rivals=(("NIXL over TCP", 1.5), ("ucxx over TCP", None))),
+    Contender("gloo", "kv_baton.py", ("gloo",), rivals=(("NIXL over TCP", None),)),
     Contender("tcp unchecked", "kv_baton.py", ("tcp", "unchecked"), rivals=(("NIXL over TCP", None),)),
 )
 

@@ -5,6 +5,7 @@ Hello                 ->
                       <-                Challenge          (mutual proof of the cluster secret)
 Proof                 ->
                       <-                Ready or Refused
+Rendezvous            <->               Rendezvous         (only where a process group carries the blocks)
 Attach                ->                                   (once a transfer: the ticket is taken up)
 Push, Push, ...       ->                                   (blocks as bytes)
 Lend, Digests, ...    ->                                   (or, over a shared pool, where they lie)
@@ -41,11 +42,13 @@ class Challenge(msgspec.Struct, frozen=True, tag="challenge", kw_only=True):
 
 class Proof(msgspec.Struct, frozen=True, tag="proof", kw_only=True):
     """mac: the connecting agent's proof of the secret. num_blocks, block_bytes: shape of its pool; on `shm`
-    the descriptors of the pool and of its read leases travel with this message."""
+    the descriptors of the pool and of its read leases travel with this message. handle: how else the receiver
+    reaches the pool (see `cuda_ipc`), else empty. The mac covers all of them but the descriptors."""
 
     mac: bytes
     num_blocks: int
     block_bytes: int
+    handle: bytes = b""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
@@ -59,6 +62,13 @@ class Refused(msgspec.Struct, frozen=True, tag="refused", kw_only=True):
 
     error: str
     reason: str
+
+
+class Rendezvous(msgspec.Struct, frozen=True, tag="rendezvous", kw_only=True):
+    """What one side says while a process group forms (see `pair_group`): torch's own key and value."""
+
+    key: str
+    value: bytes
 
 
 class Attach(msgspec.Struct, frozen=True, tag="attach", kw_only=True):
@@ -77,15 +87,15 @@ class Push(msgspec.Struct, frozen=True, tag="push", kw_only=True):
     """Blocks of one transfer, whose bytes follow the frame's header.
 
     positions: int32, little-endian, of the request. digests: uint64, little-endian, one XXH3-64 for each
-    `block_array.chunk_blocks` blocks, in order; empty where the agents do not check. ring_bytes: on `ucx`, how many
-    lie in the ring's next slot instead of behind the header (see `ucx_link`).
+    `block_array.chunk_blocks` blocks, in order; empty where the agents do not check. staged_bytes: of the blocks,
+    where they come beside the link instead (see `pair_group` and `ucx_link`), else 0.
     """
 
     slot: int
     generation: int
     positions: bytes
     digests: bytes
-    ring_bytes: int = 0
+    staged_bytes: int = 0
 
 
 class Lend(msgspec.Struct, frozen=True, tag="lend", kw_only=True):
@@ -157,6 +167,7 @@ Message = (
     | Proof
     | Ready
     | Refused
+    | Rendezvous
     | Wire
     | Wired
     | Attach

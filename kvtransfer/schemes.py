@@ -13,8 +13,13 @@ _TRANSPORTS = {
     "shm": "baton.kvtransfer.shm:ShmTransport",
     "ucx": "baton.kvtransfer.ucx:UcxTransport",
     "tcp": "baton.kvtransfer.tcp:TcpTransport",
+    "gloo": "baton.kvtransfer.nccl:GlooTransport",
+    "nccl": "baton.kvtransfer.nccl:NcclTransport",
+    "cuda-ipc": "baton.kvtransfer.cuda_ipc:CudaIpcTransport",
 }
 
+DEFAULT_SCHEMES = ("cuda-ipc", "shm", "nccl", "tcp")
+"""Fastest first; what this memory or host does not allow is left out."""
 
 _RDMA_DEVICES = Path("/sys/class/infiniband")
 
@@ -23,7 +28,7 @@ def fastest_first() -> tuple[str, ...]:
     """What to listen on where nothing is asked for. `ucx` is among it where there is RDMA, which it exists for:
     without, between two processes of one host, plain `tcp` was as fast or faster."""
     has_rdma = _RDMA_DEVICES.is_dir() and any(_RDMA_DEVICES.iterdir())
-    return ("shm", "ucx", "tcp") if has_rdma else ("shm", "tcp")
+    return (*DEFAULT_SCHEMES[:-1], "ucx", DEFAULT_SCHEMES[-1]) if has_rdma else DEFAULT_SCHEMES
 
 
 def known_schemes() -> tuple[str, ...]:

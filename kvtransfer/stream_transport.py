@@ -1,4 +1,4 @@
-"""What `shm` and `tcp` share: listening, connecting and shaking hands over stream sockets."""
+"""What all schemes but `loopback` share: listening, connecting and shaking hands over stream sockets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from baton.kvtransfer.carrier import Packer, Unpacker
@@ -64,21 +64,26 @@ class StreamTransport(Transport):
         """The longest payload that is taken, by whatever way it comes."""
         return self.max_payload_bytes
 
-    def _receiving_end(self, link: StreamLink, channel: ReceiveChannel) -> LinkOwner:
-        """What stands at the link of a peer that has proved itself. Raises whatever refuses the peer."""
-        return channel
-
-    def _sending_end(
-        self, link: StreamLink, channel: SendChannel, frame_bytes: int, on_ready: Callable[[], None]
-    ) -> LinkOwner:
-        """The same on this side. frame_bytes: the longest payload that the peer takes. on_ready: called once blocks
-        may be sent."""
-        on_ready()
-        return channel
-
     @abstractmethod
     def _offered_fds(self) -> Sequence[int]:
         """Descriptors that travel with this worker's proof."""
+
+    def _offered_handle(self) -> bytes:
+        """What else travels with the proof, so that the peer reaches the pool."""
+        return b""
+
+    def _sending_end(
+        self, link: StreamLink, channel: SendChannel, packer: Packer, frame_bytes: int
+    ) -> LinkOwner:
+        """What owns a link whose peer has proved itself: the channel, where frames carry all there is.
+
+        frame_bytes: the longest payload that the peer takes. Raises whatever is in the way.
+        """
+        return channel
+
+    def _receiving_end(self, link: StreamLink, channel: ReceiveChannel, unpacker: Unpacker) -> LinkOwner:
+        """As `_sending_end`, on the other side."""
+        return channel
 
     # --- the receiving half --------------------------------------------------------------------------------
 
@@ -120,7 +125,7 @@ class StreamTransport(Transport):
             unpacker = self._unpacker(proof, link.received_fds)
             inbox = self.worker.inbox
             channel = ReceiveChannel(link, inbox, unpacker, self.received, lambda: self._links.discard(link))
-            owner = self._receiving_end(link, channel)
+            owner = self._receiving_end(link, channel, unpacker)
             link.takes_fds = False
             link.drop_fds()
             self._strangers.pop(link).cancel()
@@ -155,14 +160,13 @@ class StreamTransport(Transport):
         worker = self.worker
         outcome: asyncio.Future[SendChannel] = worker.io.loop.create_future()
 
-        def settle(channel: SendChannel) -> None:
-            if not outcome.done():
-                outcome.set_result(channel)
-
         def ready(frame_bytes: int) -> None:
             link.reader.allow(payload_bytes=0)
-            channel = SendChannel(link, self._packer(), self.sent, lambda: self._links.discard(link))
-            link.owner = self._sending_end(link, channel, frame_bytes, lambda: settle(channel))
+            packer = self._packer()
+            channel = SendChannel(link, packer, self.sent, lambda: self._links.discard(link))
+            link.owner = self._sending_end(link, channel, packer, frame_bytes)
+            if not outcome.done():
+                outcome.set_result(channel)
 
         def failed(error: TransferError) -> None:
             self._links.discard(link)
@@ -170,7 +174,7 @@ class StreamTransport(Transport):
                 outcome.set_exception(error)
 
         self._links.add(link)
-        pool = (len(worker.blocks), worker.blocks.block_bytes)
+        pool = (len(worker.blocks), worker.blocks.block_bytes, self._offered_handle())
         SenderHandshake(
             link, self.scheme, worker.secret, epoch, pool, self._offered_fds(), ready, failed
         ).begin()

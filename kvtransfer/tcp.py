@@ -56,16 +56,18 @@ class TcpTransport(StreamTransport):
             sock.bind(address)
         except OSError as error:
             sock.close()
-            raise SchemeUnavailable(
-                f"{self.scheme} cannot listen on {host} port {port}: {error.strerror}"
-            ) from error
+            reason = f"{self.scheme} cannot listen on {host} port {port}: {error.strerror}"
+            raise SchemeUnavailable(reason) from error
         ip, bound_port = sock.getsockname()[:2]
         if ipaddress.ip_address(ip).is_unspecified:
             sock.close()
             raise SchemeUnavailable(
                 f"{self.scheme} host {host!r} names no address that a peer could connect to"
             )
-        return sock, f"{self.scheme}://{f'[{ip}]' if ':' in ip else ip}:{bound_port}"
+        return (
+            sock,
+            f"{self.scheme}://[{ip}]:{bound_port}" if ":" in ip else f"{self.scheme}://{ip}:{bound_port}",
+        )
 
     def _dial(self, endpoint: str) -> tuple[socket.socket, tuple[str, int] | bytes]:
         try:
@@ -86,7 +88,8 @@ class TcpTransport(StreamTransport):
 
     def _packer(self) -> Packer:
         blocks = self.worker.blocks
-        packer = DirectPacker if blocks.block_bytes >= MIN_DIRECT_BYTES else CopyingPacker
+        is_direct = blocks.is_on_host and blocks.block_bytes >= MIN_DIRECT_BYTES
+        packer = DirectPacker if is_direct else CopyingPacker
         return packer(blocks, self.worker.checksum, self.usual_frame_bytes)
 
     def _unpacker(self, proof: Proof, fds: Sequence[int]) -> Unpacker:

@@ -12,11 +12,12 @@ and all else that UCX takes from the environment hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
 from typing import ClassVar
 
 from baton.kvtransfer import ucp
-from baton.kvtransfer.errors import SchemeUnavailable
+from baton.kvtransfer.carrier import Packer, Unpacker
+from baton.kvtransfer.errors import PeerLost, SchemeUnavailable
 from baton.kvtransfer.link import LinkOwner
 from baton.kvtransfer.receiving import ReceiveChannel
 from baton.kvtransfer.sending import SendChannel
@@ -52,14 +53,24 @@ class UcxTransport(TcpTransport):
     def frame_bytes(self) -> int:
         return self._frame_bytes
 
-    def _receiving_end(self, link: StreamLink, channel: ReceiveChannel) -> LinkOwner:
+    def _receiving_end(self, link: StreamLink, channel: ReceiveChannel, unpacker: Unpacker) -> LinkOwner:
         worker = self.worker
         return UcxReceiver(link, channel, self._context, worker.io, self._frame_bytes, worker.stall_timeout_s)
 
     def _sending_end(
-        self, link: StreamLink, channel: SendChannel, frame_bytes: int, on_ready: Callable[[], None]
+        self, link: StreamLink, channel: SendChannel, packer: Packer, frame_bytes: int
     ) -> LinkOwner:
-        return UcxSender(link, channel, self._context, self.worker.io, frame_bytes, on_ready)
+        return UcxSender(link, channel, self._context, self.worker.io, frame_bytes)
+
+    async def _shake_hands(self, link: StreamLink, epoch: bytes) -> SendChannel:
+        channel = await super()._shake_hands(link, epoch)
+        assert isinstance(link.owner, UcxSender)
+        try:
+            await link.owner.wired()
+        except asyncio.CancelledError:
+            link.close(PeerLost("nobody waits for this connection any more"))
+            raise
+        return channel
 
     def close(self) -> None:
         super().close()

@@ -13,8 +13,8 @@ than the ring. What the pool's blocks are after that does not matter to a read: 
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from asyncio import TimerHandle
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -58,13 +58,12 @@ class UcxSender:
         context: Any,
         io: IOThread,
         frame_bytes: int,
-        on_wired: Callable[[], None],
     ) -> None:
         """frame_bytes: the longest payload that the peer takes. Raises SchemeUnavailable where UCX has no room."""
         self._link = link
         self._channel = channel
         self._frame_bytes = frame_bytes
-        self._on_wired = on_wired
+        self._outcome: asyncio.Future[TransferError | None] = io.loop.create_future()
         self._sent = self._taken = 0
         if not 0 < frame_bytes <= MAX_FRAME_BYTES:
             raise MalformedFrame(f"frames of {frame_bytes} bytes: 1 to {MAX_FRAME_BYTES} are possible")
@@ -80,6 +79,16 @@ class UcxSender:
         address, key = self._ring.address, self._ring.key
         link.send(Wire(worker=self._worker.address, address=address, key=key, mark=mark))
 
+    async def wired(self) -> None:
+        """Returns once blocks can leave. Raises what closed the link before."""
+        error = await self._outcome
+        if error is not None:
+            raise error
+
+    def _settle(self, error: TransferError | None) -> None:
+        if not self._outcome.done():
+            self._outcome.set_result(error)
+
     def next_frame(self) -> Outbound | None:
         if self._sent - self._taken >= SLOTS:
             return None
@@ -93,7 +102,7 @@ class UcxSender:
             self._bytes[at : at + len(piece)] = piece
             at += len(piece)
         self._sent += 1
-        return Outbound(msgspec.structs.replace(frame.message, ring_bytes=frame_bytes), NO_PAYLOAD)
+        return Outbound(msgspec.structs.replace(frame.message, staged_bytes=frame_bytes), NO_PAYLOAD)
 
     def on_message(self, message: Message, payload: memoryview) -> None:
         match message:
@@ -101,7 +110,7 @@ class UcxSender:
                 self._taken += 1
                 self._link.flush()
             case Wired():
-                self._on_wired()
+                self._settle(None)
             case Refused():
                 raise from_peer(message.error, f"refused by the peer: {message.reason}")
             case Taken():
@@ -110,6 +119,7 @@ class UcxSender:
                 self._channel.on_message(message, payload)
 
     def on_closed(self, error: TransferError) -> None:
+        self._settle(error)
         self._bytes[:MARK_BYTES] = bytes(MARK_BYTES)
         self._worker.close()
         self._ring.close()
@@ -141,7 +151,7 @@ class UcxReceiver:
         self._waiting: deque[Message] = deque()
         self._read: ucp.Read | None = None
         self._then: Callable[[], None] = self._advance
-        self._stall: TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
 
     # --- messages, each after the bytes of those before it -------------------------------------------------
 
@@ -188,19 +198,19 @@ class UcxReceiver:
         self._check_mark(lambda: self._link.send(Wired()))
 
     def _fetch(self, push: Push) -> None:
-        if not 0 < push.ring_bytes <= len(self._frame):
-            raise MalformedFrame(f"{push.ring_bytes} bytes: 1 to {len(self._frame)} make a frame here")
+        if not 0 < push.staged_bytes <= len(self._frame):
+            raise MalformedFrame(f"{push.staged_bytes} bytes: 1 to {len(self._frame)} make a frame here")
         start = slot_start(self._frames, len(self._frame))
         self._frames += 1
         # A peer that ends frees its ring, whose bytes may then be anything. The digests would tell.
         take = (
             (lambda: self._take(push)) if push.digests else lambda: self._check_mark(lambda: self._take(push))
         )
-        self._begin_read(start, self._frame[: push.ring_bytes], take)
+        self._begin_read(start, self._frame[: push.staged_bytes], take)
 
     def _take(self, push: Push) -> None:
         self._link.send(Taken())
-        self._channel.on_message(push, self._frame[: push.ring_bytes])
+        self._channel.on_message(push, self._frame[: push.staged_bytes])
 
     def _check_mark(self, then: Callable[[], None]) -> None:
         mark = bytearray(MARK_BYTES)

@@ -74,13 +74,16 @@ class End:
         num_blocks: int = 64,
         block_bytes: int = 4096,
         shareable: bool = True,
+        device: str = "cpu",
         is_stamped: bool = True,
         secret: bytes = SECRET,
         layout: KVLayout = LAYOUT,
         **options: Any,
     ) -> None:
         self.owner = owner
-        if shareable:
+        if device != "cpu":
+            self.memory = KVMemory(torch.zeros(num_blocks, block_bytes, dtype=torch.uint8, device=device))
+        elif shareable:
             self.memory = shareable_memory(num_blocks, block_bytes)
         else:
             self.memory = KVMemory(torch.zeros(num_blocks, block_bytes, dtype=torch.uint8))
@@ -100,7 +103,7 @@ class End:
         self.memory.blocks[block_id] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
     def read(self, block_id: int) -> bytes:
-        return self.memory.blocks[block_id].numpy().tobytes()
+        return self.memory.blocks[block_id].cpu().numpy().tobytes()
 
     def expect(self, positions: BlockIds, block_ids: BlockIds, ttl_s: float = WAIT_S) -> Expected:
         outcome = Outcome()

@@ -51,7 +51,7 @@ WorkerPort = Annotated[
 KvPort = Annotated[
     int,
     _option(
-        help="Port of the tcp KV transport, and 100 below that of ucx; 0 takes free ones.",
+        help="Port of the KV transport (tcp, gloo, nccl), and 100 below that of ucx; 0 takes free ones.",
         envvar="BATON_KV_PORT",
         min=0,
         max=65535,
@@ -103,8 +103,8 @@ DecodeTp = Annotated[
 Transport = Annotated[
     str,
     _option(
-        help="KV transport: `shm`, `ucx`, `tcp`, or several with commas, the fastest first; `auto` for the fastest "
-        "that a pair has.",
+        help="KV transport: cuda-ipc, shm, nccl, ucx, tcp, gloo, or several with commas, the fastest first; "
+        "`auto`: the fastest that a pair has.",
         envvar="BATON_TRANSPORT",
     ),
 ]

@@ -107,9 +107,9 @@ def test_an_endpoint_that_another_start_has_taken_over_is_refused(make_end: Make
 
 
 def test_an_unknown_scheme_lists_the_choices() -> None:
-    with pytest.raises(UnknownScheme, match=r"'rdma'.*loopback, shm, ucx, tcp"):
+    with pytest.raises(UnknownScheme, match=r"'rdma'.*loopback, shm, ucx, tcp, gloo, nccl, cuda-ipc"):
         End("shm", "rdma")
-    assert known_schemes() == ("loopback", "shm", "ucx", "tcp")
+    assert known_schemes() == ("loopback", "shm", "ucx", "tcp", "gloo", "nccl", "cuda-ipc")
 
 
 def test_a_forced_scheme_that_cannot_work_says_why() -> None:
