@@ -138,7 +138,9 @@ class StreamTransport(Transport):
 
         def ready() -> None:
             link.reader.allow(payload_bytes=0)
-            channel = SendChannel(link, self._packer(), self.sent, lambda: self._links.discard(link))
+            channel = SendChannel(
+                self.scheme, link, self._packer(), self.sent, lambda: self._links.discard(link)
+            )
             link.owner = channel
             if not outcome.done():
                 outcome.set_result(channel)
