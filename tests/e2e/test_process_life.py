@@ -94,6 +94,7 @@ def test_a_prefill_worker_killed_while_decode_memory_is_awaited_is_replaced_at_o
         assert_equal(Answer(answer.json(), answer.headers), expected)
         transitions = _transitions(cluster)
         assert transitions.index("retry") < transitions.index("finish"), transitions
+        wait_until(lambda: "prefill-0" not in cluster.workers(), LEASE_S + 2.0, cluster.workers)
 
 
 def _transitions(cluster: Cluster) -> list[str]:
