@@ -1,23 +1,24 @@
 """How blocks cross a link: packed on the sender's side, unpacked on the receiver's.
 
-Two ways exist: `copying` puts the blocks' bytes into the frames, `mapping` puts their ids there and the
-receiver reads them from the sender's mapped pool.
+Two ways exist: `copying` carries the blocks' bytes in the frames, `mapping` lends the sender's pool to the
+receiver, which copies them from there.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from xxhash import xxh3_64_intdigest
 
-from baton.kvtransfer.block_array import BlockArray, Blocks, Ids, chunk_blocks
+from baton.kvtransfer.block_array import BlockArray, Blocks, Ids
 from baton.kvtransfer.errors import MalformedFrame
-from baton.kvtransfer.messages import Push
+from baton.kvtransfer.link import Pieces
+from baton.kvtransfer.messages import Lend, Push
+from baton.kvtransfer.rows import Digests
 
-NO_PAYLOAD = memoryview(b"")
+NO_PAYLOAD: Pieces = ()
 
 
 class Lease(NamedTuple):
@@ -27,41 +28,33 @@ class Lease(NamedTuple):
     stamp: int = 0
 
 
-class Packed(NamedTuple):
-    """The carrier's fields of a `Push`, and the payload behind it."""
+class Carried(NamedTuple):
+    """Blocks as bytes. digests: uint64, one a chunk; empty where the agents do not check."""
 
     digests: bytes
-    source: bytes
-    payload: memoryview
+    payload: Pieces
 
 
 class RowPacker(ABC):
     """Makes the blocks of a frame; used by one thread at a time."""
 
-    max_chunks: int
-    """Upper bound of a frame, in chunks."""
-
-    def __init__(self, row_bytes: int, checksum: bool) -> None:
-        """row_bytes: what crosses for each block."""
-        self.chunk_blocks = chunk_blocks(row_bytes)
-        self._checksum = checksum
+    max_blocks: int
+    """Upper bound of a frame."""
 
     @abstractmethod
-    def pack(self, block_ids: Ids) -> Packed:
-        """At most `max_chunks` chunks of the local pool."""
-
-    def _digests(self, chunks: Iterator[Blocks]) -> bytes:
-        if not self._checksum:
-            return b""
-        return np.fromiter((xxh3_64_intdigest(chunk.data) for chunk in chunks), np.uint64).tobytes()
+    def pack(self, block_ids: Ids) -> Carried | None:
+        """At most `max_blocks` blocks of the local pool; None where they are lent and nothing needs packing."""
 
 
 class Packer(RowPacker):
     """The sending half of a link, for blocks that cross as they lie."""
 
-    def __init__(self, blocks: BlockArray, checksum: bool) -> None:
-        super().__init__(blocks.block_bytes, checksum)
-        self._blocks = blocks
+    is_checked: bool
+    """Whether digests are made."""
+
+    @abstractmethod
+    def digest(self, block_ids: Ids) -> bytes:
+        """Of blocks that were lent: uint64, one a chunk."""
 
     @abstractmethod
     def grant(self) -> Lease:
@@ -72,44 +65,56 @@ class Packer(RowPacker):
         """After this returns, what a peer reads under `lease` it throws away. Revoking twice does nothing."""
 
 
-class Chunk(NamedTuple):
-    """The next blocks of a frame in this process's own copy, and what the sender says their XXH3-64 is."""
-
-    rows: Blocks
-    digest: int | None
-
-
 class Arrival(NamedTuple):
-    """A frame on the receiving side: the chunks, one after the other, are the blocks at `positions`. A chunk
-    holds until the next is asked for."""
+    """Blocks that came as bytes: rows[i], in memory of this process alone, is the block at positions[i]."""
 
     positions: Ids
-    chunks: Iterator[Chunk]
+    rows: Blocks
+    digests: Digests
+
+
+class Loan(NamedTuple):
+    """Blocks to be copied from a mapped pool: block source[i] of it is the one at positions[i].
+
+    stands: asked after copying; where it is false, what was copied may be another request's.
+    """
+
+    positions: Ids
+    pool: BlockArray
+    source: Ids
+    stands: Callable[[], bool]
 
 
 class Unpacker(ABC):
     """The receiving half of one link; used on the I/O thread alone."""
 
-    def __init__(self, blocks: BlockArray) -> None:
-        """blocks: the local pool, for its block size."""
-        self._chunk_blocks = chunk_blocks(blocks.block_bytes)
-
     def unpack(self, push: Push, payload: memoryview) -> Arrival:
-        """Raises MalformedFrame, here or on the way, where the parts of a frame do not fit together."""
-        if len(push.positions) % 4 or not push.positions:
-            raise MalformedFrame(f"positions of {len(push.positions)} bytes, no positive multiple of 4")
-        positions = np.frombuffer(push.positions, np.int32).astype(np.int64)
-        carried = chunk_blocks(len(payload) // len(positions) or 1)
-        num_chunks = -(-len(positions) // (carried if payload else self._chunk_blocks))
-        if len(push.digests) not in (0, 8 * num_chunks):
-            raise MalformedFrame(f"digests of {len(push.digests)} bytes for {num_chunks} chunks")
-        digests: list[int | None] = [*np.frombuffer(push.digests, np.uint64).tolist()] or [None] * num_chunks
-        return Arrival(positions, map(Chunk, self._rows(push, len(positions), payload), digests))
+        """The rows where they lie in the frame. Raises MalformedFrame where its parts do not fit together."""
+        positions = positions_of(push.positions)
+        row_bytes, rest = divmod(len(payload), len(positions))
+        if rest or not row_bytes:
+            raise MalformedFrame(f"{len(payload)} bytes for {len(positions)} blocks")
+        rows = np.frombuffer(payload, np.dtype((np.void, row_bytes)))
+        return Arrival(positions, rows, digests_of(push.digests))
 
     @abstractmethod
-    def _rows(self, push: Push, num_blocks: int, payload: memoryview) -> Iterator[Blocks]:
-        """The blocks of each chunk in turn."""
+    def borrow(self, lend: Lend) -> Loan:
+        """Raises MalformedFrame where its parts do not fit together, or no pool of the peer's is mapped."""
 
     @abstractmethod
     def close(self) -> None:
         """Lets go of the peer's memory."""
+
+
+def positions_of(packed: bytes) -> Ids:
+    """Raises MalformedFrame for what is no list of int32."""
+    if len(packed) % 4 or not packed:
+        raise MalformedFrame(f"positions of {len(packed)} bytes, no positive multiple of 4")
+    return np.frombuffer(packed, np.int32).astype(np.int64)
+
+
+def digests_of(packed: bytes) -> Digests:
+    """Raises MalformedFrame for what is no list of uint64."""
+    if len(packed) % 8:
+        raise MalformedFrame(f"digests of {len(packed)} bytes, no multiple of 8")
+    return np.frombuffer(packed, np.uint64)

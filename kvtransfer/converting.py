@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from baton.kvtransfer import rows
 from baton.kvtransfer.base import Ticket
-from baton.kvtransfer.block_array import BlockArray, Blocks, Ids
-from baton.kvtransfer.carrier import Packed, RowPacker
-from baton.kvtransfer.copying import FRAME_BYTES
+from baton.kvtransfer.block_array import BlockArray, Blocks, Ids, chunk_blocks
+from baton.kvtransfer.carrier import Carried, RowPacker
+from baton.kvtransfer.copying import max_rows
 from baton.kvtransfer.errors import BadTicket, LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.kvtransfer.plan import NOTHING, Conversion
@@ -45,10 +46,11 @@ class ConvertingPacker(RowPacker):
 
     def __init__(self, blocks: BlockArray, checksum: bool, conversion: Conversion, ticket: Ticket) -> None:
         """blocks: the local pool, in the layout `conversion.source`."""
-        super().__init__(max(1, conversion.row_bytes), checksum)
         self.heads = conversion.heads
         self.row_bytes = conversion.row_bytes
-        self.max_chunks = max(1, FRAME_BYTES // (self.chunk_blocks * max(1, self.row_bytes)))
+        self._chunk_rows = chunk_blocks(max(1, self.row_bytes))
+        self.max_blocks = max_rows(max(1, self.row_bytes))
+        self._checksum = checksum
         self._blocks = blocks
         self._conversion = conversion
         wanted = np.frombuffer(ticket.positions, np.int32).astype(np.int64)
@@ -77,12 +79,13 @@ class ConvertingPacker(RowPacker):
         is_complete: NDArray[np.bool_] = known[ends] - known[starts] == ends - starts
         return is_complete
 
-    def pack(self, block_ids: Ids) -> Packed:
+    def pack(self, block_ids: Ids) -> Carried:
         """block_ids: the receiver's positions, of which `has_all` is true."""
-        rows = self._convert(block_ids)
-        starts = range(0, len(rows), self.chunk_blocks)
-        digests = self._digests(rows[at : at + self.chunk_blocks] for at in starts)
-        return Packed(digests, b"", rows.view(np.uint8).data)
+        converted = self._convert(block_ids)
+        digests = b""
+        if self._checksum:
+            digests = rows.digest(converted, rows.IN_ORDER, len(converted), self._chunk_rows).tobytes()
+        return Carried(digests, (converted.view(np.uint8).data,))
 
     def _convert(self, positions: Ids) -> Blocks:
         """The rows of `positions`, in a buffer that no later call touches."""

@@ -1,19 +1,16 @@
 """Blocks cross a link as the bytes of its frames: `tcp` and `loopback`.
 
-The sender gathers a frame's blocks into one buffer (where they are checksummed while in the cache) and the
-link sends it from there: the pool is read only within `pack`, so a fence has nothing more to wait for.
+The sender gathers a frame's blocks into one buffer (and checksums them on the way) and the link sends it from
+there: the pool is read only within `pack`, so a fence has nothing more to wait for. Over a socket, which takes many
+pieces at once, larger blocks leave from where they lie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
-
-from baton.kvtransfer.block_array import STAGING_BYTES, BlockArray, Blocks, Ids, chunk_blocks
-from baton.kvtransfer.carrier import Lease, Packed, Packer, Unpacker
+from baton.kvtransfer.block_array import CHUNK_BYTES, BlockArray, Ids, chunk_blocks
+from baton.kvtransfer.carrier import Carried, Lease, Loan, Packer, Unpacker
 from baton.kvtransfer.errors import MalformedFrame
-from baton.kvtransfer.messages import Push
+from baton.kvtransfer.messages import Lend
 
 FRAME_BYTES = 512 << 10
 """Half of a usual L2 cache: with 1 MiB a byte costs half as much again on either side (measured)."""
@@ -24,48 +21,54 @@ def max_payload_bytes(block_bytes: int) -> int:
     return max(FRAME_BYTES, block_bytes)
 
 
-class CopyingPacker(Packer):
+def max_rows(row_bytes: int) -> int:
+    """Of a frame, in whole chunks."""
+    chunk_rows = chunk_blocks(row_bytes)
+    return chunk_rows * max(1, FRAME_BYTES // max(chunk_rows * row_bytes, CHUNK_BYTES))
+
+
+class CarryingPacker(Packer):
+    """Nobody but the sender reads its pool, so there is nothing to lend, and no lease."""
+
     def __init__(self, blocks: BlockArray, checksum: bool) -> None:
-        super().__init__(blocks, checksum)
-        chunk_bytes = self.chunk_blocks * blocks.block_bytes
-        self.max_chunks = max(1, FRAME_BYTES // max(chunk_bytes, STAGING_BYTES))
-        self._buffer = memoryview(bytearray(self.max_chunks * chunk_bytes))
-        self._rows = blocks.rows(self._buffer)
+        self.max_blocks = max_rows(blocks.block_bytes)
+        self.is_checked = checksum
+        self._blocks = blocks
 
-    def pack(self, block_ids: Ids) -> Packed:
-        def gather() -> Iterator[Blocks]:
-            for start in range(0, len(block_ids), self.chunk_blocks):
-                ids = block_ids[start : start + self.chunk_blocks]
-                yield self._blocks.gather(ids, self._rows[start:])
-
-        if self._checksum:
-            digests = self._digests(gather())
-        else:
-            digests = b""
-            self._blocks.gather(block_ids, self._rows)
-        return Packed(digests, b"", self._buffer[: len(block_ids) * self._blocks.block_bytes])
+    def digest(self, block_ids: Ids) -> bytes:
+        raise AssertionError("nothing is lent")
 
     def grant(self) -> Lease:
         return Lease()
 
     def revoke(self, lease: Lease) -> None:
-        """Nobody but `pack` reads the pool."""
+        """No peer reads anything."""
 
 
-def carried_rows(num_blocks: int, payload: memoryview) -> Iterator[Blocks]:
-    """The rows of each chunk in turn, where they lie in the frame. Raises MalformedFrame."""
-    row_bytes, rest = divmod(len(payload), num_blocks)
-    if rest or not row_bytes:
-        raise MalformedFrame(f"{len(payload)} bytes for {num_blocks} blocks")
-    rows = np.frombuffer(payload, np.dtype((np.void, row_bytes)))
-    step = chunk_blocks(row_bytes)
-    for start in range(0, num_blocks, step):
-        yield rows[start : start + step]
+class CopyingPacker(CarryingPacker):
+    def __init__(self, blocks: BlockArray, checksum: bool) -> None:
+        super().__init__(blocks, checksum)
+        self._buffer = memoryview(bytearray(self.max_blocks * blocks.block_bytes))
+        self._rows = blocks.rows(self._buffer)
+
+    def pack(self, block_ids: Ids) -> Carried:
+        digests = self._blocks.gather(block_ids, self._rows, self.is_checked)
+        payload = self._buffer[: len(block_ids) * self._blocks.block_bytes]
+        return Carried(digests.tobytes(), (payload,))
+
+
+class DirectPacker(CarryingPacker):
+    """Lets the link send blocks from where they lie. The link copies what it has not sent yet when a session
+    ends (`Link.release_payload`), so a fence waits for one call of the kernel's at most."""
+
+    def pack(self, block_ids: Ids) -> Carried:
+        digests = self._blocks.digest(block_ids).tobytes() if self.is_checked else b""
+        return Carried(digests, self._blocks.views(block_ids))
 
 
 class CopyingUnpacker(Unpacker):
-    def _rows(self, push: Push, num_blocks: int, payload: memoryview) -> Iterator[Blocks]:
-        return carried_rows(num_blocks, payload)
+    def borrow(self, lend: Lend) -> Loan:
+        raise MalformedFrame("blocks are lent over a link that carries them")
 
     def close(self) -> None:
         """Nothing of the peer's is held."""

@@ -6,8 +6,10 @@ and from each of the first three `fence`, `fail`, `lose` or `expire` lead to the
 A promise lies in a slot and carries a generation that is never used again. Slots are reused; a write that
 was meant for a slot's former tenant carries the former generation and is refused, however late it comes.
 Writing happens under the slot's lock, and so does ending: once an end (a fence, say) has returned, no byte
-of that transfer can land. Nothing lands unverified: the bytes are checksummed in a buffer of this process's
-own, which no peer can touch, and copied to the pool only then.
+of that transfer can land. A transfer is done only when all its blocks are verified: what came as bytes is
+checksummed in a buffer of this process's own before it is written; what was lent by the sender is checksummed on
+its way into blocks that are this transfer's alone, counts once the sender's checksums say the same, and is cleared
+where they do not, or where the loan was taken back meanwhile.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
-from xxhash import xxh3_64_intdigest
 
 from baton.kvtransfer.base import TRANSFER_ID_BYTES, BlockIds, OnDone
 from baton.kvtransfer.block_array import BlockArray, Blocks, Ids, as_ids
-from baton.kvtransfer.carrier import Arrival, Chunk
+from baton.kvtransfer.carrier import Arrival, Loan
 from baton.kvtransfer.errors import (
     BlockOutOfRange,
     ChecksumMismatch,
+    MalformedFrame,
     StaleGeneration,
     TooManyTransfers,
     TransferAborted,
@@ -36,6 +38,7 @@ from baton.kvtransfer.errors import (
 from baton.kvtransfer.incoming import Incoming, Sender, Slot
 from baton.kvtransfer.landing import Landing, Landings
 from baton.kvtransfer.layout import KVLayout
+from baton.kvtransfer.rows import Digests
 from baton.kvtransfer.stats import Tally
 
 ALL_HEADS = range(0)
@@ -112,31 +115,72 @@ class Inbox:
             _current(place, generation).bind(sender, self._landings.of(heads))
 
     def write(self, slot: int, generation: int, arrival: Arrival, sender: Sender, tally: Tally) -> None:
-        """Verifies each chunk, copies it to the blocks that it was promised, and counts them in `tally`.
+        """Verifies blocks that came as bytes, writes them where they were promised, and counts them in `tally`.
 
-        Blocks that have landed before are counted as duplicates and left alone. Raises StaleGeneration, also
-        half-way, BadTicket (not attached), BlockOutOfRange (a position not wanted), MalformedFrame (rows of a
-        wrong size) and ChecksumMismatch; the chunk at fault and all after it are not written.
+        Blocks that have landed before are counted as duplicates and left alone. Raises StaleGeneration,
+        BadTicket (not attached), BlockOutOfRange (a position not wanted), MalformedFrame (rows of a wrong size)
+        and ChecksumMismatch; then nothing of the frame is written.
         """
         place = self._place(slot)
         with place.lock:
             incoming = _current(place, generation)
             landing = incoming.landing_of(sender)
         index = incoming.index_of(arrival.positions)
-        is_repeated = np.count_nonzero(incoming.landed[:, landing.parts.start].take(index)) > 0
-        start = 0
-        for chunk in arrival.chunks:
-            part = index[start : start + len(chunk.rows)]
-            start += len(chunk.rows)
-            landing.require_fitting(chunk.rows)
-            self._verify(incoming, part, chunk)
-            rows = chunk.rows
-            if is_repeated:
-                part, rows = self._leave_out_landed(incoming, landing, part, rows)
-            self._land(place, generation, landing, part, rows)
-            tally.add(len(part), len(part) * landing.row_bytes)
-        if incoming.is_complete:
-            self._end(incoming, None)
+        landing.require_fitting(arrival.rows.dtype.itemsize)
+        if self._checksum:
+            incoming.require_equal(index, arrival.digests, landing.digest(arrival.rows))
+        with place.lock:
+            _current(place, generation)
+            index, rows = self._leave_out_landed(incoming, landing, index, arrival.rows)
+            incoming.begin()
+            landing.scatter(incoming.block_ids[index], rows)
+            incoming.land(index, landing)
+        self._count(incoming, index, landing, tally)
+
+    def copy(
+        self, slot: int, generation: int, loan: Loan, is_digested: bool, sender: Sender, tally: Tally
+    ) -> None:
+        """Copies lent blocks to where they were promised; they count once `confirm` has seen their digests, or
+        at once where nobody checks. Raises as `write` does, and TransferAborted where the sender took the loan
+        back meanwhile."""
+        place = self._place(slot)
+        with place.lock:
+            incoming = _current(place, generation)
+            landing = incoming.landing_of(sender)
+            index = incoming.index_of(loan.positions)
+            landing.require_fitting(loan.pool.block_bytes)
+            if self._checksum and not is_digested:
+                raise incoming.unchecked(index)
+            if self._is_repeated(incoming, landing, index):
+                return
+            incoming.begin()
+            digests = self._copy_whole_or_clear(landing, incoming.block_ids[index], loan)
+            if self._checksum:
+                incoming.unconfirmed[loan.positions.tobytes()] = (index, digests)
+                return
+            incoming.land(index, landing)
+        self._count(incoming, index, landing, tally)
+
+    def confirm(
+        self, slot: int, generation: int, positions: Ids, digests: Digests, sender: Sender, tally: Tally
+    ) -> None:
+        """The sender's digests of lent blocks. Raises as `write` does, MalformedFrame where none were lent."""
+        place = self._place(slot)
+        with place.lock:
+            incoming = _current(place, generation)
+            landing = incoming.landing_of(sender)
+            index, copied = incoming.unconfirmed.pop(positions.tobytes(), (None, None))
+            if index is None or copied is None:
+                if not self._checksum or self._is_repeated(incoming, landing, incoming.index_of(positions)):
+                    return
+                raise MalformedFrame("digests of blocks that were not lent")
+            try:
+                incoming.require_equal(index, digests, copied)
+            except ChecksumMismatch:
+                landing.clear(incoming.block_ids[index])
+                raise
+            incoming.land(index, landing)
+        self._count(incoming, index, landing, tally)
 
     def fail(self, slot: int, generation: int, error: TransferError, sender: Sender) -> bool:
         """Ends a transfer with `error`; False where it is gone already, or not this sender's."""
@@ -180,32 +224,37 @@ class Inbox:
 
     # --- within --------------------------------------------------------------------------------------------
 
-    def _verify(self, incoming: Incoming, index: Ids, chunk: Chunk) -> None:
-        if not self._checksum or xxh3_64_intdigest(chunk.rows.data) == chunk.digest:
-            return
-        first, last = incoming.positions[index[0]], incoming.positions[index[-1]]
-        what = f"transfer {incoming.transfer_id.hex()}: positions {first} to {last}"
-        if chunk.digest is None:
-            raise ChecksumMismatch(f"{what} came without checksums")
-        raise ChecksumMismatch(f"{what} are not what the sender had")
+    def _copy_whole_or_clear(self, landing: Landing, block_ids: Ids, loan: Loan) -> Digests:
+        """The loan is looked at before, so that nothing is copied too late, and after: see `leases`."""
+        if loan.stands():
+            digests = landing.copy(block_ids, loan, self._checksum)
+            if loan.stands():
+                return digests
+            landing.clear(block_ids)
+        raise TransferAborted("the sender fenced the transfer before its blocks were read")
 
     def _leave_out_landed(
         self, incoming: Incoming, landing: Landing, index: Ids, rows: Blocks
     ) -> tuple[Ids, Blocks]:
-        is_new = ~incoming.landed[index, landing.parts.start]
-        self.duplicate_blocks += len(index) - int(np.count_nonzero(is_new))
-        return index[is_new], rows[is_new]
+        has_landed = incoming.has_landed(index, landing)
+        repeated = int(np.count_nonzero(has_landed))
+        if not repeated:
+            return index, rows
+        self.duplicate_blocks += repeated
+        return index[~has_landed], rows[~has_landed]
 
-    def _land(self, place: Slot, generation: int, landing: Landing, index: Ids, rows: Blocks) -> None:
-        """The only line of the package that writes a pool, and the fence in front of it."""
-        with place.lock:
-            incoming = _current(place, generation)
-            if not len(index):
-                return
-            incoming.first_byte_at_s = incoming.first_byte_at_s or time.monotonic()
-            landing.scatter(incoming.block_ids[index], rows)
-            incoming.landed[index, landing.parts.start : landing.parts.stop] = True
-            incoming.last_byte_at_s = time.monotonic()
+    def _is_repeated(self, incoming: Incoming, landing: Landing, index: Ids) -> bool:
+        """Whether all these blocks have landed before. Raises MalformedFrame where only some have."""
+        repeated = int(np.count_nonzero(incoming.has_landed(index, landing)))
+        if 0 < repeated < len(index):
+            raise MalformedFrame(f"{repeated} of {len(index)} blocks are lent again")
+        self.duplicate_blocks += repeated
+        return repeated > 0
+
+    def _count(self, incoming: Incoming, index: Ids, landing: Landing, tally: Tally) -> None:
+        tally.add(len(index), len(index) * landing.row_bytes)
+        if incoming.is_complete:
+            self._end(incoming, None)
 
     def _end(self, incoming: Incoming, error: TransferError | None) -> bool:
         """The only way out of the table; False where somebody else was first. Takes a slot's lock, then the

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from baton.kvtransfer.base import OnDone, TransferResult, TransferState
 from baton.kvtransfer.block_array import Ids
-from baton.kvtransfer.errors import BadTicket, BlockOutOfRange, TransferError
+from baton.kvtransfer.errors import BadTicket, BlockOutOfRange, ChecksumMismatch, TransferError
 from baton.kvtransfer.landing import Landing
+from baton.kvtransfer.rows import Digests
 
 
 class Sender(Protocol):
@@ -34,8 +35,8 @@ class Slot:
 @dataclass(slots=True, eq=False)
 class Incoming:
     """One promise. positions: int64 [n], ascending; block_ids: int64 [n], beside them; landed: bool [n, parts],
-    of each block the parts that are in (see `landing`). landings: of each sender its own parts. Times are
-    seconds on the monotonic clock."""
+    of each block the parts that are in (see `landing`). landings: of each sender its own parts. unconfirmed: by
+    positions, blocks that were copied and whose digests have not come. Times are seconds on the monotonic clock."""
 
     transfer_id: bytes
     generation: int
@@ -49,6 +50,7 @@ class Incoming:
     first_byte_at_s: float = 0.0
     last_byte_at_s: float = 0.0
     landings: dict[Sender, Landing] = field(default_factory=dict)
+    unconfirmed: dict[bytes, tuple[Ids, Digests]] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
@@ -78,6 +80,33 @@ class Incoming:
                 f"transfer {self.transfer_id.hex()}: position {positions[~found][0]} is not wanted here"
             )
         return index
+
+    def has_landed(self, index: Ids, landing: Landing) -> NDArray[np.bool_]:
+        """bool [len(index)]: which of these blocks this sender's parts are in of."""
+        return self.landed[:, landing.parts.start].take(index)
+
+    def begin(self) -> None:
+        """A write starts."""
+        self.first_byte_at_s = self.first_byte_at_s or time.monotonic()
+
+    def land(self, index: Ids, landing: Landing) -> None:
+        """Written and verified."""
+        self.landed[index, landing.parts.start : landing.parts.stop] = True
+        self.last_byte_at_s = time.monotonic()
+
+    def require_equal(self, index: Ids, said: Digests, found: Digests) -> None:
+        """Raises ChecksumMismatch where the sender's digests of these blocks are not the ones found here."""
+        if not len(said):
+            raise self.unchecked(index)
+        if not np.array_equal(said, found):
+            raise ChecksumMismatch(f"{self._name(index)} are not what the sender had")
+
+    def unchecked(self, index: Ids) -> ChecksumMismatch:
+        return ChecksumMismatch(f"{self._name(index)} came without checksums")
+
+    def _name(self, index: Ids) -> str:
+        first, last = self.positions[index[0]], self.positions[index[-1]]
+        return f"transfer {self.transfer_id.hex()}: positions {first} to {last}"
 
     def result(self, error: TransferError | None, block_bytes: int) -> TransferResult:
         parts = int(np.count_nonzero(self.landed))

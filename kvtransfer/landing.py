@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from baton.kvtransfer.block_array import BlockArray, Blocks, Ids
+from baton.kvtransfer import rows
+from baton.kvtransfer.block_array import BlockArray, Blocks, Ids, chunk_blocks
+from baton.kvtransfer.carrier import Loan
 from baton.kvtransfer.errors import BadTicket, MalformedFrame
 from baton.kvtransfer.layout import KVLayout
 from baton.kvtransfer.plan import Units, landing_units
+from baton.kvtransfer.rows import Digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +31,33 @@ class Landing:
     def overlaps(self, other: Landing) -> bool:
         return max(self.parts.start, other.parts.start) < min(self.parts.stop, other.parts.stop)
 
-    def require_fitting(self, rows: Blocks) -> None:
+    def require_fitting(self, row_bytes: int) -> None:
         """Raises MalformedFrame for rows of another size than this sender's."""
-        if rows.dtype.itemsize != self.row_bytes:
+        if row_bytes != self.row_bytes:
             raise MalformedFrame(
-                f"rows of {rows.dtype.itemsize} bytes, {self.row_bytes} are expected: layouts that differ?"
+                f"rows of {row_bytes} bytes, {self.row_bytes} are expected: layouts that differ?"
             )
 
-    def scatter(self, block_ids: Ids, rows: Blocks) -> None:
-        """Writes rows[i] to its place in block_ids[i]; the rest of a block stays. Ids were checked before."""
+    def digest(self, source: Blocks) -> Digests:
+        return rows.digest(source, rows.IN_ORDER, len(source), chunk_blocks(self.row_bytes))
+
+    def scatter(self, block_ids: Ids, source: Blocks) -> None:
+        """Writes source[i] to its place in block_ids[i]; the rest of a block stays. Ids were checked before."""
         if self.units is None:
-            self.blocks.scatter(block_ids, rows)
+            self.blocks.scatter(block_ids, source)
             return
         unit = np.dtype((np.void, self.row_bytes // self.units.per_row))
         targets = self.units.of_rows(block_ids).reshape(-1)
-        self.blocks.units(unit.itemsize).put(targets, rows.view(unit), mode="clip")
+        self.blocks.units(unit.itemsize).put(targets, source.view(unit), mode="clip")
+
+    def copy(self, block_ids: Ids, loan: Loan, with_digests: bool) -> Digests:
+        """Writes the lent blocks to block_ids, and says what was written."""
+        assert self.units is None, "only whole blocks are lent"
+        return self.blocks.copy_from(loan.pool, loan.source, block_ids, with_digests)
+
+    def clear(self, block_ids: Ids) -> None:
+        """Takes back what `copy` wrote."""
+        self.blocks.clear(block_ids)
 
 
 class Landings:

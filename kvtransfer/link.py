@@ -6,15 +6,18 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 from baton.kvtransfer.errors import MalformedFrame, TransferError
-from baton.kvtransfer.messages import Attach, Message, Push
+from baton.kvtransfer.messages import Attach, Digests, Lend, Message, Push
+
+Pieces = tuple[memoryview, ...]
+"""Bytes that follow one another on the wire, wherever they lie."""
 
 
 class Outbound(NamedTuple):
     """A message in the order of its transfer. payload, behind a `Push`, stays unchanged until the link asks for
-    the next frame; empty where there is none."""
+    the next frame, or `Link.release_payload` has returned; empty where there is none."""
 
-    message: Attach | Push
-    payload: memoryview
+    message: Attach | Push | Lend | Digests
+    payload: Pieces
 
 
 class LinkOwner(Protocol):
@@ -41,6 +44,10 @@ class Link(ABC):
     @abstractmethod
     def flush(self) -> None:
         """From any thread: the owner has frames. Sends what the link takes at once, the rest by and by."""
+
+    @abstractmethod
+    def release_payload(self) -> None:
+        """From any thread: returns once the link reads no memory any more that a payload lay in."""
 
     @abstractmethod
     def close(self, error: TransferError) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from baton.kvtransfer.carrier import NO_PAYLOAD
 from baton.kvtransfer.copying import CopyingPacker, CopyingUnpacker
 from baton.kvtransfer.errors import PeerLost, TransferError, Unauthenticated
 from baton.kvtransfer.io_thread import IOThread
@@ -85,7 +84,7 @@ class LoopbackTransport(Transport):
 
     def accept(self, link: _LoopbackLink) -> None:
         """On this agent's I/O thread, before any message of the link."""
-        unpacker = CopyingUnpacker(self.worker.blocks)
+        unpacker = CopyingUnpacker()
         inbox = self.worker.inbox
         link.owner = ReceiveChannel(link, inbox, unpacker, self.received, lambda: self._links.discard(link))
         self._links.add(link)
@@ -111,10 +110,13 @@ class _LoopbackLink(Link):
         self._has_frame_under_way = False
 
     def send(self, message: Message) -> None:
-        self.io.post(lambda: self._carry(message, NO_PAYLOAD, lambda: None))
+        self.io.post(lambda: self._carry(message, memoryview(b""), lambda: None))
 
     def flush(self) -> None:
         self.io.post(self._pull)
+
+    def release_payload(self) -> None:
+        """A payload is copied when it is sent."""
 
     def _pull(self) -> None:
         if self._is_closed or self._has_frame_under_way:
@@ -122,7 +124,7 @@ class _LoopbackLink(Link):
         frame = self.owner.next_frame()
         if frame is not None:
             self._has_frame_under_way = True
-            self._carry(frame.message, frame.payload, self._on_taken)
+            self._carry(frame.message, memoryview(b"".join(frame.payload)), self._on_taken)
 
     def _on_taken(self) -> None:
         """The other side is through with the frame, whose buffer may be used again."""

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from baton.kvtransfer.block_array import BlockArray, Blocks, Ids
-from baton.kvtransfer.carrier import NO_PAYLOAD, Lease, Packed, Packer, Unpacker
-from baton.kvtransfer.copying import carried_rows
-from baton.kvtransfer.errors import MalformedFrame, TransferAborted
+from baton.kvtransfer.block_array import BlockArray, Ids
+from baton.kvtransfer.carrier import Lease, Loan, Packer, Unpacker, positions_of
+from baton.kvtransfer.errors import MalformedFrame
 from baton.kvtransfer.leases import PeerLeases, ReadLeases
 from baton.kvtransfer.memory import map_read_only, require_sealed
-from baton.kvtransfer.messages import Proof, Push
+from baton.kvtransfer.messages import Lend, Proof
+
+FRAME_CHUNKS = 16
+"""Up to 4 MiB, copied under one lock: this bounds how long a fence waits (a fraction of a millisecond)."""
 
 
 class MappingPacker(Packer):
-    """Sends block ids; reads the pool only to checksum it, while the receiver copies the frames before."""
-
-    max_chunks = 16
+    """Lends the pool; reads it only to checksum it, while the receiver copies."""
 
     def __init__(self, blocks: BlockArray, checksum: bool, leases: ReadLeases) -> None:
-        super().__init__(blocks, checksum)
+        self.max_blocks = FRAME_CHUNKS * blocks.chunk_blocks
+        self._blocks = blocks
+        self.is_checked = checksum
         self._leases = leases
-        self._staging = blocks.staging()
 
-    def pack(self, block_ids: Ids) -> Packed:
-        starts = range(0, len(block_ids), self.chunk_blocks)
-        chunks = (self._blocks.look(block_ids[at : at + self.chunk_blocks], self._staging) for at in starts)
-        return Packed(self._digests(chunks), block_ids.astype(np.int32).tobytes(), NO_PAYLOAD)
+    def pack(self, block_ids: Ids) -> None:
+        return None
+
+    def digest(self, block_ids: Ids) -> bytes:
+        return self._blocks.digest(block_ids).tobytes()
 
     def grant(self) -> Lease:
         return self._leases.grant()
@@ -46,7 +46,6 @@ class MappingUnpacker(Unpacker):
         Raises MalformedFrame for an empty shape, SchemeUnavailable where mapping fails. The caller keeps the
         descriptors.
         """
-        super().__init__(blocks)
         if proof.num_blocks < 1 or proof.block_bytes < 1:
             raise MalformedFrame(
                 f"the peer's pool has {proof.num_blocks} blocks of {proof.block_bytes} bytes"
@@ -56,27 +55,19 @@ class MappingUnpacker(Unpacker):
         self._leases = PeerLeases(leases_fd)
         self._mapping = map_read_only(pool_fd, size_bytes)
         self._pool = BlockArray(np.frombuffer(self._mapping, np.uint8), proof.block_bytes)
-        self._staging = blocks.staging()
+        self._block_bytes = blocks.block_bytes
 
-    def _rows(self, push: Push, num_blocks: int, payload: memoryview) -> Iterator[Blocks]:
-        if payload:  # rows that the sender had to convert
-            yield from carried_rows(num_blocks, payload)
-            return
-        if self._pool.block_bytes != self._staging.dtype.itemsize:
+    def borrow(self, lend: Lend) -> Loan:
+        if self._pool.block_bytes != self._block_bytes:
             raise MalformedFrame(
-                f"blocks of {self._pool.block_bytes} bytes by reference, "
-                f"a block has {self._staging.dtype.itemsize} bytes here"
+                f"blocks of {self._pool.block_bytes} bytes are lent, a block has {self._block_bytes} bytes here"
             )
-        if len(push.source) != 4 * num_blocks:
-            raise MalformedFrame(f"{len(push.source)} bytes of source block ids for {num_blocks} positions")
-        source = np.frombuffer(push.source, np.int32).astype(np.int64)
+        positions, source = positions_of(lend.positions), positions_of(lend.block_ids)
+        if len(positions) != len(source):
+            raise MalformedFrame(f"{len(source)} block ids are lent for {len(positions)} positions")
         self._pool.require_ids(source)
-        lease = Lease(push.lease_slot, push.lease_stamp)
-        for start in range(0, num_blocks, self._chunk_blocks):
-            rows = self._pool.gather(source[start : start + self._chunk_blocks], self._staging)
-            if not self._leases.stands(lease):  # after the copy: see `leases`
-                raise TransferAborted("the sender fenced the transfer while its blocks were being read")
-            yield rows
+        lease = Lease(lend.lease_slot, lend.lease_stamp)
+        return Loan(positions, self._pool, source, lambda: self._leases.stands(lease))
 
     def close(self) -> None:
         self._leases.close()

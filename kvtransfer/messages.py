@@ -6,7 +6,8 @@ Hello                 ->
 Proof                 ->
                       <-                Ready or Refused
 Attach                ->                                   (once a transfer: the ticket is taken up)
-Push, Push, ...       ->
+Push, Push, ...       ->                                   (blocks as bytes)
+Lend, Digests, ...    ->                                   (or, over a shared pool, where they lie)
 Abort                 ->                                   (only if the sender gives up)
                       <-                Ended              (once a transfer)
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 NONCE_BYTES = 16
 MAX_REASON_CHARS = 1000
 
@@ -69,21 +70,44 @@ class Attach(msgspec.Struct, frozen=True, tag="attach", kw_only=True):
 
 
 class Push(msgspec.Struct, frozen=True, tag="push", kw_only=True):
-    """Blocks of one transfer.
+    """Blocks of one transfer, whose bytes follow the frame's header.
 
     positions: int32, little-endian, of the request. digests: uint64, little-endian, one XXH3-64 for each
-    `block_array.chunk_blocks` blocks, in order; empty where the agents do not check. source: int32,
-    little-endian, block ids in the mapped pool, or empty where the blocks' bytes follow the frame's header.
-    lease_slot, lease_stamp: the read lease on the mapped pool (see `leases`), else 0.
+    `block_array.chunk_blocks` blocks, in order; empty where the agents do not check.
     """
 
     slot: int
     generation: int
     positions: bytes
     digests: bytes
-    source: bytes = b""
-    lease_slot: int = 0
-    lease_stamp: int = 0
+
+
+class Lend(msgspec.Struct, frozen=True, tag="lend", kw_only=True):
+    """Blocks of one transfer, to be copied from the sender's mapped pool.
+
+    positions: int32, little-endian, of the request. block_ids: int32, little-endian, in the mapped pool.
+    lease_slot, lease_stamp: leave to read them (see `leases`). is_digested: `Digests` of them follow.
+    """
+
+    slot: int
+    generation: int
+    positions: bytes
+    block_ids: bytes
+    lease_slot: int
+    lease_stamp: int
+    is_digested: bool
+
+
+class Digests(msgspec.Struct, frozen=True, tag="digests", kw_only=True):
+    """What lent blocks held. The receiver copies them while the sender computes this.
+
+    positions: those of the `Lend`. digests: as in `Push`.
+    """
+
+    slot: int
+    generation: int
+    positions: bytes
+    digests: bytes
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort", kw_only=True):
@@ -103,7 +127,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
     reason: str = ""
 
 
-Message = Hello | Challenge | Proof | Ready | Refused | Attach | Push | Abort | Ended
+Message = Hello | Challenge | Proof | Ready | Refused | Attach | Push | Lend | Digests | Abort | Ended
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from baton.kvtransfer.carrier import Unpacker
+from baton.kvtransfer.carrier import Unpacker, digests_of, positions_of
 from baton.kvtransfer.errors import MalformedFrame, TransferError, from_peer
 from baton.kvtransfer.inbox import Inbox
 from baton.kvtransfer.link import Link, Outbound, unexpected
-from baton.kvtransfer.messages import MAX_REASON_CHARS, Abort, Attach, Ended, Message, Push
+from baton.kvtransfer.messages import MAX_REASON_CHARS, Abort, Attach, Digests, Ended, Lend, Message, Push
 from baton.kvtransfer.stats import Tally
 
 
@@ -28,6 +28,10 @@ class ReceiveChannel:
         match message:
             case Push():
                 self._take(message, lambda: self._write(message, payload))
+            case Lend():
+                self._take(message, lambda: self._copy(message))
+            case Digests():
+                self._take(message, lambda: self._confirm(message))
             case Attach():
                 heads = range(message.first_head, message.first_head + message.heads)
                 self._take(message, lambda: self._inbox.attach(message.slot, message.generation, self, heads))
@@ -37,13 +41,14 @@ class ReceiveChannel:
             case _:
                 raise unexpected(message)
 
-    def _take(self, message: Push | Attach, take: Callable[[], None]) -> None:
+    def _take(self, message: Attach | Push | Lend | Digests, take: Callable[[], None]) -> None:
         """A frame that is refused ends its transfer, if that is still open, and never another's."""
         try:
             take()
         except MalformedFrame:
             raise
         except TransferError as error:
+            error.__traceback__ = None  # its frames hold the frame's buffers, and it is kept as the result
             self._inbox.refused[type(error).__name__] += 1
             if not self._inbox.fail(message.slot, message.generation, error, self):
                 self.tell_ended(message.generation, error)
@@ -51,6 +56,14 @@ class ReceiveChannel:
     def _write(self, push: Push, payload: memoryview) -> None:
         arrival = self._unpacker.unpack(push, payload)
         self._inbox.write(push.slot, push.generation, arrival, self, self._tally)
+
+    def _copy(self, lend: Lend) -> None:
+        loan = self._unpacker.borrow(lend)
+        self._inbox.copy(lend.slot, lend.generation, loan, lend.is_digested, self, self._tally)
+
+    def _confirm(self, said: Digests) -> None:
+        positions, digests = positions_of(said.positions), digests_of(said.digests)
+        self._inbox.confirm(said.slot, said.generation, positions, digests, self, self._tally)
 
     def tell_ended(self, generation: int, error: TransferError | None) -> None:
         if error is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from baton.kvtransfer.carrier import NO_PAYLOAD, Lease, Packer
 from baton.kvtransfer.errors import TransferAborted, TransferError, from_peer
 from baton.kvtransfer.link import Link, Outbound, unexpected
-from baton.kvtransfer.messages import MAX_REASON_CHARS, Abort, Attach, Ended, Message, Push
+from baton.kvtransfer.messages import MAX_REASON_CHARS, Abort, Attach, Ended, Lend, Message, Push
 from baton.kvtransfer.session import Outgoing
 from baton.kvtransfer.stats import Tally
 
@@ -47,6 +47,9 @@ class SendChannel:
     def carry(self, session: Outgoing) -> None:
         """Takes a session on; it ends with an error where that is not possible any more."""
         ticket = session.ticket
+        session.bind(
+            self
+        )  # before a frame can leave, or a fence would not find the way to that frame's lease
         try:
             with self._lock:
                 if self._lost is not None:
@@ -56,9 +59,9 @@ class SendChannel:
         except TransferError as error:
             session.end(error)
             return
-        self._link.flush()
-        session.bind(self)
-        if not session.is_open:  # it ended before it knew of this channel
+        if session.is_open:
+            self._link.flush()
+        else:  # it ended before it was in the books
             self.drop(session, TransferAborted("given up while connecting"))
 
     def offer(self, session: Outgoing) -> None:
@@ -74,6 +77,7 @@ class SendChannel:
             self._ready.pop(ticket.generation, None)
         if carried is not None:
             self._packer.revoke(carried.lease)
+            self._link.release_payload()
         if error is not None:
             if carried is not None and not carried.is_attached:
                 self._link.send(_attach(session))  # or the receiver would not take the sender's word
@@ -103,9 +107,9 @@ class SendChannel:
                 return frame
 
     def _count(self, session: Outgoing, frame: Outbound) -> None:
-        assert isinstance(frame.message, Push)
-        blocks = len(frame.message.positions) // 4
-        self._tally.add(blocks, blocks * session.row_bytes)
+        if isinstance(frame.message, Push | Lend):
+            blocks = len(frame.message.positions) // 4
+            self._tally.add(blocks, blocks * session.row_bytes)
 
     def on_message(self, message: Message, payload: memoryview) -> None:
         if not isinstance(message, Ended):

@@ -16,13 +16,14 @@ import numpy as np
 
 from baton.kvtransfer.base import BlockIds, OnDone, SendSession, Ticket, TransferResult, TransferState
 from baton.kvtransfer.block_array import BlockArray, Ids, as_ids
-from baton.kvtransfer.carrier import Lease, Packer
+from baton.kvtransfer.carrier import NO_PAYLOAD, Lease, Packer
 from baton.kvtransfer.converting import ConvertingPacker
 from baton.kvtransfer.errors import BlockOutOfRange, TransferAborted, TransferError
 from baton.kvtransfer.link import Outbound
-from baton.kvtransfer.messages import Push
+from baton.kvtransfer.messages import Digests, Lend, Push
 
-RAMP = 8
+LOANS_AHEAD = 2
+"""Loans that are out before the first one's digests leave, so that the receiver never waits for the next."""
 
 
 class Carriage(Protocol):
@@ -59,11 +60,12 @@ class Outgoing(SendSession):
         self._on_ended = on_ended
         self._wanted: Ids = np.frombuffer(ticket.positions, np.int32).astype(np.int64)
         self._is_pushed = np.zeros(len(self._wanted), np.bool_)
+        self._ending = threading.Lock()
         self._lock = threading.Lock()
         self._carriage: Carriage | None = None
         self._has_ended = False
         self._pending: deque[tuple[Ids, Ids]] = deque()
-        self._next_chunks = 1
+        self._undigested: deque[tuple[bytes, Ids]] = deque()
         self._sent_blocks = 0
         self._opened_at_s = time.monotonic()
         self._first_byte_at_s = self._last_byte_at_s = 0.0
@@ -122,30 +124,59 @@ class Outgoing(SendSession):
             carriage.offer(self)
 
     def next_frame(self, packer: Packer, lease: Lease) -> Outbound | None:
-        """Packs the next blocks; None where there are none. The first frame of a push is one chunk, so that
-        the receiver starts early; each further one is longer by RAMP, so that frames stay few."""
+        """Packs, or lends, the next blocks; None where there are none. A loan's digests are computed only once it
+        has left, for the receiver copies meanwhile."""
         with self._lock:
-            if self._has_ended or not self._pending:
-                self._next_chunks = 1
+            if self._has_ended:
+                return None
+            if self._undigested and (not self._pending or len(self._undigested) >= LOANS_AHEAD):
+                return self._next_digests(packer)
+            if not self._pending:
                 return None
             rows = self._converter or packer
-            positions, block_ids = self._cut(min(self._next_chunks, rows.max_chunks) * rows.chunk_blocks)
-            self._next_chunks *= RAMP
+            positions, block_ids = self._cut(rows.max_blocks)
             started_at_s = time.monotonic()
-            packed = rows.pack(block_ids)
+            carried = rows.pack(block_ids)
             self._first_byte_at_s = self._first_byte_at_s or started_at_s
             self._last_byte_at_s = time.monotonic()
             self._sent_blocks += len(positions)
-        push = Push(
+            packed_positions = positions.astype(np.int32).tobytes()
+            if carried is None:
+                return self._lend(packed_positions, block_ids, lease, packer.is_checked)
+        return Outbound(
+            Push(
+                slot=self.ticket.slot,
+                generation=self.ticket.generation,
+                positions=packed_positions,
+                digests=carried.digests,
+            ),
+            carried.payload,
+        )
+
+    def _lend(self, positions: bytes, block_ids: Ids, lease: Lease, is_digested: bool) -> Outbound:
+        if is_digested:
+            self._undigested.append((positions, block_ids))
+        lend = Lend(
             slot=self.ticket.slot,
             generation=self.ticket.generation,
-            positions=positions.astype(np.int32).tobytes(),
-            digests=packed.digests,
-            source=packed.source,
+            positions=positions,
+            block_ids=block_ids.astype(np.int32).tobytes(),
             lease_slot=lease.slot,
             lease_stamp=lease.stamp,
+            is_digested=is_digested,
         )
-        return Outbound(push, packed.payload)
+        return Outbound(lend, NO_PAYLOAD)
+
+    def _next_digests(self, packer: Packer) -> Outbound:
+        positions, block_ids = self._undigested.popleft()
+        digests = Digests(
+            slot=self.ticket.slot,
+            generation=self.ticket.generation,
+            positions=positions,
+            digests=packer.digest(block_ids),
+        )
+        self._last_byte_at_s = time.monotonic()
+        return Outbound(digests, NO_PAYLOAD)
 
     def _cut(self, max_blocks: int) -> tuple[Ids, Ids]:
         positions, block_ids = self._pending.popleft()
@@ -154,15 +185,18 @@ class Outgoing(SendSession):
         return positions[:max_blocks], block_ids[:max_blocks]
 
     def end(self, error: TransferError | None, tell_receiver: bool = False) -> None:
-        """Ends the session once; later calls do nothing. Waits for a frame that is being packed."""
-        with self._lock:
-            if self._has_ended:
-                return
-            self._has_ended = True
-            self._pending.clear()
-            carriage = self._carriage
-        if carriage is not None:
-            carriage.drop(self, error if tell_receiver else None)
+        """Ends the session once; later calls do nothing. Waits for a frame that is being packed, and for another
+        thread that is just ending the session: on return nobody reads the blocks, whoever was first."""
+        with self._ending:
+            with self._lock:
+                if self._has_ended:
+                    return
+                self._has_ended = True
+                self._pending.clear()
+                self._undigested.clear()
+                carriage = self._carriage
+            if carriage is not None:
+                carriage.drop(self, error if tell_receiver else None)
         self._on_ended(self)
         self._on_done(self._result(error))
 

@@ -21,7 +21,7 @@ from baton.kvtransfer import messages
 from baton.kvtransfer.errors import MalformedFrame, PeerLost, TransferError
 from baton.kvtransfer.framing import FrameReader, FrameSigner
 from baton.kvtransfer.io_thread import IOThread
-from baton.kvtransfer.link import Link, LinkOwner
+from baton.kvtransfer.link import Link, LinkOwner, Pieces
 from baton.kvtransfer.messages import Message
 
 FRAMES_PER_TURN = 4
@@ -55,7 +55,7 @@ class StreamLink(Link):
         self._sock = sock
         self._signer = FrameSigner()
         self._control: deque[_Control] = deque()
-        self._unsent: list[memoryview] = []
+        self._unsent: deque[memoryview] = deque()
         self._unsent_fds: Sequence[int] = ()
         self._writing = threading.Lock()
         self._is_closed = False
@@ -104,7 +104,7 @@ class StreamLink(Link):
         """Makes the next frame ready to leave; False where there is none."""
         if self._control:
             message, self._unsent_fds, next_key = self._control.popleft()
-            self._frame(message, memoryview(b""))
+            self._frame(message, ())
             if next_key:
                 self._signer.use_key(next_key)
             return True
@@ -114,11 +114,10 @@ class StreamLink(Link):
         self._frame(frame.message, frame.payload)
         return True
 
-    def _frame(self, message: Message, payload: memoryview) -> None:
+    def _frame(self, message: Message, payload: Pieces) -> None:
         header = messages.encode(message)
-        self._unsent = [memoryview(self._signer.prefix(header, len(payload)) + header)]
-        if payload:
-            self._unsent.append(payload)
+        prefix = self._signer.prefix(header, sum(map(len, payload)))
+        self._unsent = deque((memoryview(prefix + header), *payload))
 
     def _transmit(self) -> bool:
         """Hands the frame to the kernel; False where it took only a part."""
@@ -132,10 +131,14 @@ class StreamLink(Link):
                 return False
             self._unsent_fds = ()
             while self._unsent and sent_bytes >= len(self._unsent[0]):
-                sent_bytes -= len(self._unsent.pop(0))
+                sent_bytes -= len(self._unsent.popleft())
             if sent_bytes:
                 self._unsent[0] = self._unsent[0][sent_bytes:]
         return True
+
+    def release_payload(self) -> None:
+        with self._writing:
+            self._unsent = deque(memoryview(bytes(piece)) for piece in self._unsent)
 
     def _await_writable(self) -> None:
         if not self._is_closed:
@@ -188,7 +191,7 @@ class StreamLink(Link):
             self._is_closed = True
             self._sock.close()
             self._control.clear()
-            self._unsent = []
+            self._unsent.clear()
         self.drop_fds()
         self.owner.on_closed(error)
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from baton.kvtransfer.carrier import Packer, Unpacker
-from baton.kvtransfer.copying import CopyingPacker, CopyingUnpacker, max_payload_bytes
+from baton.kvtransfer.copying import CopyingPacker, CopyingUnpacker, DirectPacker, max_payload_bytes
 from baton.kvtransfer.errors import PeerLost, SchemeUnavailable
 from baton.kvtransfer.messages import Proof
 from baton.kvtransfer.stream_transport import StreamTransport
@@ -23,6 +23,9 @@ from baton.kvtransfer.transport import LocalWorker
 
 KEEPALIVE_IDLE_S = 2
 KEEPALIVE_INTERVAL_S = 1
+
+MIN_DIRECT_BYTES = 16 << 10
+"""Smaller blocks are gathered first: many pieces cost the kernel, and Python, more than a copy."""
 
 
 class TcpTransport(StreamTransport):
@@ -70,10 +73,12 @@ class TcpTransport(StreamTransport):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
 
     def _packer(self) -> Packer:
-        return CopyingPacker(self.worker.blocks, self.worker.checksum)
+        blocks = self.worker.blocks
+        packer = DirectPacker if blocks.block_bytes >= MIN_DIRECT_BYTES else CopyingPacker
+        return packer(blocks, self.worker.checksum)
 
     def _unpacker(self, proof: Proof, fds: Sequence[int]) -> Unpacker:
-        return CopyingUnpacker(self.worker.blocks)
+        return CopyingUnpacker()
 
     def _offered_fds(self) -> Sequence[int]:
         return ()

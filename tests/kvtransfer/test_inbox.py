@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,13 +17,15 @@ from xxhash import xxh3_64_intdigest
 
 from baton.kvtransfer.base import TransferState
 from baton.kvtransfer.block_array import BlockArray, Blocks
-from baton.kvtransfer.carrier import Arrival, Chunk
+from baton.kvtransfer.carrier import Arrival, Loan
 from baton.kvtransfer.errors import (
     BadTicket,
     BlockOutOfRange,
     ChecksumMismatch,
+    MalformedFrame,
     PeerLost,
     StaleGeneration,
+    TransferAborted,
     TransferError,
     TransferTimeout,
 )
@@ -74,16 +77,11 @@ class Table:
         return self.memory[block_id * BLOCK_BYTES : (block_id + 1) * BLOCK_BYTES].tobytes()
 
 
-def make_chunk(positions: list[int], owner: int) -> Chunk:
+def make_arrival(positions: list[int], owner: int) -> Arrival:
     content = b"".join(stamp(owner, position, BLOCK_BYTES) for position in positions)
     rows: Blocks = np.frombuffer(content, np.dtype((np.void, BLOCK_BYTES)))
-    return Chunk(rows, xxh3_64_intdigest(content))
-
-
-def make_arrival(positions: list[int], owner: int) -> Arrival:
-    """Two blocks a chunk."""
-    chunks = [make_chunk(positions[at : at + 2], owner) for at in range(0, len(positions), 2)]
-    return Arrival(np.array(positions, np.int64), iter(chunks))
+    digests = np.array([xxh3_64_intdigest(content)], np.uint64)
+    return Arrival(np.array(positions, np.int64), rows, digests)
 
 
 @pytest.fixture
@@ -146,29 +144,103 @@ def test_a_position_that_nobody_wanted_is_refused_by_number(table: Table) -> Non
 
 def test_bytes_that_do_not_match_their_checksum_do_not_land(table: Table) -> None:
     incoming, _ = table.expect([0], [4])
-    good, bad = make_chunk([0], 1), make_chunk([0], 2)
-    for chunk, reason in (
-        (bad._replace(digest=good.digest), "positions 0 to 0 are not"),
-        (good._replace(digest=None), "without checksums"),
+    good, bad = make_arrival([0], 1), make_arrival([0], 2)
+    for arrival, reason in (
+        (bad._replace(digests=good.digests), "positions 0 to 0 are not"),
+        (good._replace(digests=good.digests[:0]), "without checksums"),
     ):
         with pytest.raises(ChecksumMismatch, match=reason):
-            table.send(incoming, Arrival(np.array([0]), iter([chunk])), table.sender)
+            table.send(incoming, arrival, table.sender)
     assert table.block(4) == bytes(BLOCK_BYTES)
 
 
-def test_a_fence_between_two_chunks_of_a_frame_keeps_the_second_out(table: Table) -> None:
-    incoming, outcome = table.expect([0, 1], [4, 5])
+class Lender:
+    """A sender's pool of as many blocks, and whether it may be read."""
 
-    def chunks() -> Iterator[Chunk]:
-        yield make_chunk([0], 1)
-        table.inbox.fence(incoming.transfer_id, "fenced")
-        table.expect([0, 1], [4, 5])
-        yield make_chunk([1], 1)
+    def __init__(self, table: Table) -> None:
+        content = b"".join(stamp(1, block_id, BLOCK_BYTES) for block_id in range(NUM_BLOCKS))
+        self._table = table
+        self.pool = BlockArray(np.frombuffer(content, np.uint8), BLOCK_BYTES)
+        self.stands: Iterator[bool] = itertools.repeat(True)
 
-    with pytest.raises(StaleGeneration):
-        table.send(incoming, Arrival(np.array([0, 1]), chunks()), table.sender)
-    assert outcome.wait().blocks == 1
+    def lend(self, incoming: Incoming, positions: list[int], is_digested: bool = True) -> None:
+        ids = np.array(positions, np.int64)
+        loan = Loan(ids, self.pool, ids, lambda: next(self.stands))
+        place = (incoming.slot.index, incoming.generation)
+        self._table.inbox.copy(*place, loan, is_digested, self._table.sender, Tally())
+
+    def confirm(self, incoming: Incoming, positions: list[int], owner: int = 1) -> None:
+        said = make_arrival(positions, owner)
+        place = (incoming.slot.index, incoming.generation)
+        self._table.inbox.confirm(*place, said.positions, said.digests, self._table.sender, Tally())
+
+
+def test_lent_blocks_count_once_their_digests_agree(table: Table) -> None:
+    lender = Lender(table)
+    incoming, outcome = table.expect([2, 3], [7, 0])
+    lender.lend(incoming, [2, 3])
+    assert not outcome.is_called
+    lender.confirm(incoming, [2, 3])
+    assert outcome.wait().blocks == 2
+    assert [table.block(i) for i in (7, 0)] == [stamp(1, i, BLOCK_BYTES) for i in (2, 3)]
+
+
+def test_lent_blocks_that_changed_are_refused(table: Table) -> None:
+    lender = Lender(table)
+    incoming, outcome = table.expect([2, 3], [7, 0])
+    lender.lend(incoming, [2, 3])
+    with pytest.raises(ChecksumMismatch, match="positions 2 to 3 are not"):
+        lender.confirm(incoming, [2, 3], owner=2)
+    assert not outcome.is_called
+    assert [table.block(i) for i in (7, 0)] == [bytes(BLOCK_BYTES)] * 2
+
+
+@pytest.mark.parametrize("answers", [[False], [True, False]], ids=["before it was copied", "meanwhile"])
+def test_a_loan_taken_back_does_not_count_and_leaves_nothing(table: Table, answers: list[bool]) -> None:
+    lender = Lender(table)
+    incoming, outcome = table.expect([2], [7])
+    lender.stands = iter(answers)
+    with pytest.raises(TransferAborted, match="fenced the transfer before its blocks were read"):
+        lender.lend(incoming, [2])
+    assert table.block(7) == bytes(BLOCK_BYTES)
+    with pytest.raises(MalformedFrame, match="not lent"):
+        lender.confirm(incoming, [2])
+    assert not outcome.is_called
+
+
+def test_a_loan_without_digests_is_refused_before_it_is_copied(table: Table) -> None:
+    incoming, _ = table.expect([2], [7])
+    with pytest.raises(ChecksumMismatch, match="without checksums"):
+        Lender(table).lend(incoming, [2], is_digested=False)
+    assert table.block(7) == bytes(BLOCK_BYTES)
+
+
+def test_what_is_lent_again_is_counted_and_left_alone(table: Table) -> None:
+    lender = Lender(table)
+    incoming, _ = table.expect([1, 2, 3], [4, 5, 6])
+    lender.lend(incoming, [2, 3])
+    lender.confirm(incoming, [2, 3])
+    lender.pool = BlockArray(np.zeros(NUM_BLOCKS * BLOCK_BYTES, np.uint8), BLOCK_BYTES)
+    lender.lend(incoming, [2, 3])
+    lender.confirm(incoming, [2, 3], owner=2)
+    assert table.inbox.duplicate_blocks == 4
+    assert table.block(5) == stamp(1, 2, BLOCK_BYTES)
+    with pytest.raises(MalformedFrame, match="1 of 2 blocks are lent again"):
+        lender.lend(incoming, [1, 2])
+
+
+def test_a_loan_for_a_slots_former_tenant_is_refused(table: Table) -> None:
+    lender = Lender(table)
+    former, _ = table.expect([2], [7])
+    lender.lend(former, [2])
+    table.inbox.fence(former.transfer_id, "fenced")
+    tenant, outcome = table.expect([2], [5])
+    for late in (lender.lend, lender.confirm):
+        with pytest.raises(StaleGeneration, match=f"generation {former.generation}"):
+            late(former, [2])
+    assert not outcome.is_called
     assert table.block(5) == bytes(BLOCK_BYTES)
+    table.inbox.fence(tenant.transfer_id, "enough")
 
 
 def test_only_the_sender_that_attached_may_write_or_abort(table: Table) -> None:
