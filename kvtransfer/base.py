@@ -46,8 +46,9 @@ BlockIds = Sequence[int] | NDArray[np.integer[Any]]
 class KVMemory:
     """A registered pool.
 
-    blocks: uint8 [num_blocks, block_bytes], contiguous, one row a block. fd: descriptor of the memory file
-    (memfd) that begins with these bytes, where another process on this host may map it, else None.
+    blocks: uint8 [num_blocks, block_bytes], contiguous, one row a block, in host memory or on a CUDA device. fd:
+    descriptor of the memory file (memfd) that begins with these bytes, where another process on this host may map
+    it, else None.
     """
 
     blocks: torch.Tensor

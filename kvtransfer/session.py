@@ -81,6 +81,7 @@ class Outgoing(SendSession):
         if len(given) != len(sources):
             raise BlockOutOfRange(f"{len(given)} positions for {len(sources)} blocks")
         self._blocks.require_ids(sources)
+        self._blocks.settle()
         with self._lock:
             if self._has_ended or not self._enqueue(given, sources):
                 return

@@ -9,9 +9,10 @@ from baton.engine.kv_pool import KVPool
 from baton.engine.model_config import ModelConfig
 from baton.engine.parallel import Shard
 from baton.errors import ConfigError
-from baton.kvtransfer.agent import DEFAULT_SCHEMES, TransferAgent
+from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.base import KVLayout, KVMemory
 from baton.kvtransfer.errors import TransferError
+from baton.kvtransfer.schemes import fastest_first
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +26,10 @@ def make_agent(
     host: str,
     port: int = 0,
 ) -> TransferAgent:
-    """model: the whole one. Logs why a scheme is not offered. Raises ConfigError where none, or not the one asked
-    for, can work here."""
+    """model: the whole one. schemes: none for the fastest that this host has.
+
+    Logs why a scheme is not offered. Raises ConfigError where none, or not the one asked for, can work here.
+    """
     layout = KVLayout(
         model=model.fingerprint,
         dtype=model.dtype_name,
@@ -39,7 +42,7 @@ def make_agent(
     )
     try:
         agent = TransferAgent(
-            KVMemory(pool.bytes_view, pool.fd), layout, secret, schemes or DEFAULT_SCHEMES, host, port
+            KVMemory(pool.bytes_view, pool.fd), layout, secret, schemes or fastest_first(), host, port
         )
     except TransferError as error:
         raise ConfigError(str(error), field="transport") from error

@@ -21,7 +21,7 @@ def test_a_transport_that_is_not_offered_is_logged_once_with_its_reason(
     engine = engine_of("prefill", 64)
     with socket.create_server(("127.0.0.1", 0)) as taken, caplog.at_level(logging.INFO):
         port = taken.getsockname()[1]
-        agent = make_agent(engine.model, engine.pool, Shard(), SECRET, (), "127.0.0.1", port)
+        agent = make_agent(engine.model, engine.pool, Shard(), SECRET, ("shm", "tcp"), "127.0.0.1", port)
         agent.close()
         assert agent.schemes == ("shm",)
         [line] = [record.getMessage() for record in caplog.records]
