@@ -110,6 +110,11 @@ class TransferAgent:
             raise SchemeUnavailable(reasons or "no scheme was asked for")
         return tuple(endpoints)
 
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """Those that are open here, fastest first; `unavailable` says why others are not."""
+        return tuple(self._transports)
+
     # --- receiving -----------------------------------------------------------------------------------------
 
     def expect(

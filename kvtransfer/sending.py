@@ -24,8 +24,11 @@ class _Carried:
 class SendChannel:
     """A `LinkOwner` and, to its sessions, their `Carriage`."""
 
-    def __init__(self, link: Link, packer: Packer, tally: Tally, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, scheme: str, link: Link, packer: Packer, tally: Tally, on_lost: Callable[[], None]
+    ) -> None:
         """on_lost: called once, when the link is gone."""
+        self.scheme = scheme
         self._link = link
         self._packer = packer
         self._tally = tally

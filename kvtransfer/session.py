@@ -29,6 +29,8 @@ LOANS_AHEAD = 2
 class Carriage(Protocol):
     """The channel under a session, as the session sees it."""
 
+    scheme: str
+
     def offer(self, session: Outgoing) -> None:
         """The session has blocks to send."""
 
@@ -210,4 +212,5 @@ class Outgoing(SendSession):
             self._first_byte_at_s,
             self._last_byte_at_s,
             time.monotonic(),
+            "" if self._carriage is None else self._carriage.scheme,
         )

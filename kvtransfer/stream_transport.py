@@ -163,7 +163,7 @@ class StreamTransport(Transport):
         def ready(frame_bytes: int) -> None:
             link.reader.allow(payload_bytes=0)
             packer = self._packer()
-            channel = SendChannel(link, packer, self.sent, lambda: self._links.discard(link))
+            channel = SendChannel(self.scheme, link, packer, self.sent, lambda: self._links.discard(link))
             link.owner = self._sending_end(link, channel, packer, frame_bytes)
             if not outcome.done():
                 outcome.set_result(channel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from baton.engine.kv_pool import KVPool
@@ -12,6 +13,8 @@ from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.base import KVLayout, KVMemory
 from baton.kvtransfer.errors import TransferError
 from baton.kvtransfer.schemes import fastest_first
+
+_log = logging.getLogger(__name__)
 
 
 def make_agent(
@@ -25,7 +28,7 @@ def make_agent(
 ) -> TransferAgent:
     """model: the whole one. schemes: none for the fastest that this host has.
 
-    Raises ConfigError where no scheme, or not the one asked for, can work here.
+    Logs why a scheme is not offered. Raises ConfigError where none, or not the one asked for, can work here.
     """
     layout = KVLayout(
         model=model.fingerprint,
@@ -38,8 +41,11 @@ def make_agent(
         tp_rank=shard.rank,
     )
     try:
-        return TransferAgent(
+        agent = TransferAgent(
             KVMemory(pool.bytes_view, pool.fd), layout, secret, schemes or fastest_first(), host, port
         )
     except TransferError as error:
         raise ConfigError(str(error), field="transport") from error
+    for scheme, reason in agent.unavailable.items():
+        _log.info("KV transport %s is not offered: %s", scheme, reason)
+    return agent

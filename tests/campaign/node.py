@@ -123,7 +123,7 @@ class Node:
         sent, received = PausingTally(), PausingTally()
         packer.pause = sent.pause = self.pause
         received.pause = peer.pause
-        channel = near.owner = SendChannel(near, packer, sent, lambda: None)
+        channel = near.owner = SendChannel("loopback", near, packer, sent, lambda: None)
         far.owner = ReceiveChannel(
             far, peer.inbox, unpacker, received, lambda: peer.unpackers.remove(unpacker)
         )

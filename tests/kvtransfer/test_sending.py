@@ -58,7 +58,7 @@ def blocks() -> BlockArray:
 
 @pytest.fixture
 def channel(link: HandCrankedLink, blocks: BlockArray) -> SendChannel:
-    return SendChannel(link, CopyingPacker(blocks, checksum=True), Tally(), on_lost=lambda: None)
+    return SendChannel("by hand", link, CopyingPacker(blocks, checksum=True), Tally(), on_lost=lambda: None)
 
 
 def make_session(blocks: BlockArray, generation: int) -> tuple[Outgoing, Outcome]:
@@ -158,7 +158,9 @@ def test_a_fence_while_the_first_frames_leave_takes_back_their_lease(blocks: Blo
             stood_after_fence.append(peer.stands(Lease(lend.lease_slot, lend.lease_stamp)))
 
     link, peer = EagerLink(then=fence), PeerLeases(leases.fd)
-    channel = link.channel = SendChannel(link, MappingPacker(blocks, True, leases), Tally(), lambda: None)
+    channel = link.channel = SendChannel(
+        "by hand", link, MappingPacker(blocks, True, leases), Tally(), lambda: None
+    )
     channel.carry(session)
     assert stood_after_fence == [False]
     assert isinstance(outcome.wait().error, TransferAborted)
@@ -170,7 +172,7 @@ def test_a_fence_waits_for_the_thread_that_is_ending_the_session_already(
     link: HandCrankedLink, blocks: BlockArray
 ) -> None:
     leases = SlowLeases()
-    channel = SendChannel(link, MappingPacker(blocks, True, leases), Tally(), lambda: None)
+    channel = SendChannel("by hand", link, MappingPacker(blocks, True, leases), Tally(), lambda: None)
     session, outcome = make_session(blocks, 1)
     channel.carry(session)
     fenced = threading.Event()
@@ -206,7 +208,7 @@ def test_a_fence_waits_for_the_frame_that_is_being_packed(link: HandCrankedLink)
             return super().gather(ids, buffer, with_digests)
 
     blocks = SlowBlocks(np.zeros(8 * BLOCK_BYTES, np.uint8), BLOCK_BYTES)
-    channel = SendChannel(link, CopyingPacker(blocks, True), Tally(), lambda: None)
+    channel = SendChannel("by hand", link, CopyingPacker(blocks, True), Tally(), lambda: None)
     session, _ = make_session(blocks, 1)
     channel.carry(session)
     session.push([0], [0])
