@@ -84,9 +84,11 @@ def test_a_packed_product_is_the_exact_one_rounded_once(
     exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
     packed = packed_linear.product(Linear(weight, bias))
     assert isinstance(packed, packed_linear.PackedLinear)
-    close = {"atol": 1e-3, "rtol": 2.0**-8}
-    torch.testing.assert_close(packed(x).double(), exact, **close)
-    torch.testing.assert_close(packed.add_to(residual, x).double(), exact + residual.double(), **close)
+    rounding = 2.0**-8
+    torch.testing.assert_close(packed(x).double(), exact, atol=1e-3, rtol=rounding)
+    torch.testing.assert_close(
+        packed.add_to(residual, x).double(), exact + residual.double(), atol=1e-3, rtol=rounding
+    )
     logits = packed_linear.head(weight)(x)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits.double(), x.double() @ weight.double().T, atol=1e-4, rtol=1e-5)

@@ -33,9 +33,6 @@ typedef struct {
     int64_t sees_from[TILE_ROWS], sees_to[TILE_ROWS];
 } Work;
 
-INLINE int64_t start_of(const Attention *a, int64_t sequence) { return ((const int32_t *)a->query_start)[sequence]; }
-INLINE int64_t context_of(const Attention *a, int64_t sequence) { return ((const int32_t *)a->context_lens)[sequence]; }
-
 /* Where the key of token `slot` (block * block_size + offset) and KV head 0 is; its value is `value_offset` behind. */
 INLINE int64_t key_offset(const Attention *a, int64_t slot) {
     int64_t block = slot / a->block_size, offset = slot % a->block_size;
@@ -74,17 +71,20 @@ INLINE void load_queries(const Attention *a, const Tile *tile, Work *work, Kind 
     }
 }
 
-INLINE void load_keys(const Attention *a, const Tile *tile, Work *work, Kind kind, int64_t vecs, int64_t from, int64_t keys) {
+INLINE void load_keys(const Attention *a, const Tile *tile, Work *work, Kind kind, int64_t vecs, int64_t from,
+                      int64_t keys) {
     const int32_t *table = (const int32_t *)a->tables + tile->sequence * a->table_width;
     int64_t kv_head = tile->head / (a->heads / a->kv_heads), size = bytes_of(kind);
-    for (int64_t key = 0; key < keys; key++) {
-        int64_t slot = table[(from + key) / a->block_size] * a->block_size + (from + key) % a->block_size;
-        const char *at = (const char *)a->kv + (key_offset(a, slot) + kv_head * a->head_dim) * size;
-        for (int64_t v = 0; v < vecs; v++, at += LANES * size) {
-            int64_t lanes = lanes_left(a->head_dim, v * LANES);
-            work->key[key * vecs + v] = load(at, kind, lanes);
-            work->value[key * vecs + v] = load(at + value_offset(a) * size, kind, lanes);
-        }
+    int64_t token_bytes = a->kv_heads * a->head_dim * size, block = from / a->block_size, offset = from % a->block_size;
+    for (int64_t key = 0; key < keys; block++, offset = 0) {
+        int64_t first = key_offset(a, table[block] * a->block_size + offset) + kv_head * a->head_dim;
+        const char *at = (const char *)a->kv + first * size;
+        for (; offset < a->block_size && key < keys; offset++, key++, at += token_bytes)
+            for (int64_t v = 0; v < vecs; v++) {
+                int64_t lanes = lanes_left(a->head_dim, v * LANES);
+                work->key[key * vecs + v] = load(at + v * LANES * size, kind, lanes);
+                work->value[key * vecs + v] = load(at + (value_offset(a) + v * LANES) * size, kind, lanes);
+            }
     }
     for (int64_t key = keys; key < TILE_KEYS; key++)
         for (int64_t v = 0; v < vecs; v++) work->key[key * vecs + v] = work->value[key * vecs + v] = (Vec){0};
@@ -244,7 +244,7 @@ static int64_t splits_of(const Attention *a, int64_t sequence, int64_t tiles) {
 static void add_tiles(Plan *plan, Tile tile, float **partial) {
     const Attention *a = plan->a;
     int64_t past = context_of(a, tile.sequence) - (start_of(a, tile.sequence + 1) - start_of(a, tile.sequence));
-    int64_t to = past + tile.last, from = a->window && past + tile.first + 1 > a->window ? past + tile.first + 1 - a->window : 0;
+    int64_t to = past + tile.last, seen = past + tile.first + 1, from = a->window && seen > a->window ? seen - a->window : 0;
     for (int64_t split = 0, splits = tile.splits; split < splits; split++) {
         tile.from = from + (to - from) * split / splits;
         tile.to = from + (to - from) * (split + 1) / splits;

@@ -14,6 +14,9 @@ typedef struct {
     int64_t sequences, tokens, heads, kv_heads, head_dim, layers, layer, block_size, window, kind, threads;
 } Attention;
 
+static inline int64_t start_of(const Attention *a, int64_t sequence) { return ((const int32_t *)a->query_start)[sequence]; }
+static inline int64_t context_of(const Attention *a, int64_t sequence) { return ((const int32_t *)a->context_lens)[sequence]; }
+
 /* Writes the new keys and values to the pool, then attends. Returns 0 where memory ran out. */
 int attend(const Attention *a);
 
