@@ -157,21 +157,33 @@ class WorkerProfile(_message.Message):
     PREFILL_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     DECODE_STEP_S_FIELD_NUMBER: _builtins.int
     COPY_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    PREFILL_S_PER_PAIR_FIELD_NUMBER: _builtins.int
+    DECODE_S_PER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    DECODE_S_PER_CONTEXT_TOKEN_FIELD_NUMBER: _builtins.int
     prefill_tokens_per_s: _builtins.float
     decode_step_s: _builtins.float
     """one step at batch 1"""
     copy_bytes_per_s: _builtins.float
     """memory copy rate of this process"""
+    prefill_s_per_pair: _builtins.float
+    """attention: each computed token times each token that it sees"""
+    decode_s_per_sequence: _builtins.float
+    """of each sequence in a step after the first"""
+    decode_s_per_context_token: _builtins.float
+    """of each token of context in the batch"""
     def __init__(
         self,
         *,
         prefill_tokens_per_s: _builtins.float = ...,
         decode_step_s: _builtins.float = ...,
         copy_bytes_per_s: _builtins.float = ...,
+        prefill_s_per_pair: _builtins.float = ...,
+        decode_s_per_sequence: _builtins.float = ...,
+        decode_s_per_context_token: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes_per_s", b"copy_bytes_per_s", "decode_step_s", b"decode_step_s", "prefill_tokens_per_s", b"prefill_tokens_per_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes_per_s", b"copy_bytes_per_s", "decode_s_per_context_token", b"decode_s_per_context_token", "decode_s_per_sequence", b"decode_s_per_sequence", "decode_step_s", b"decode_step_s", "prefill_s_per_pair", b"prefill_s_per_pair", "prefill_tokens_per_s", b"prefill_tokens_per_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

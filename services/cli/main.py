@@ -13,10 +13,17 @@ from typer.core import TyperGroup
 
 from baton import __version__
 from baton.cli import options as opt
-from baton.cli.process_setup import checked_secret, log_to_stderr, model_folder, served_names
+from baton.cli.process_setup import (
+    checked_policy,
+    checked_secret,
+    log_to_stderr,
+    model_folder,
+    served_names,
+)
 from baton.cli.settings import CONFIG_VARIABLE, check_environment, read_config_file
 from baton.cli.worker import worker_command
 from baton.errors import BatonError
+from baton.router.policies import DEFAULT_POLICY
 
 app = typer.Typer(
     name="baton",
@@ -81,6 +88,7 @@ def up(
     queue_timeout: opt.QueueTimeout = 60.0,
     request_timeout: opt.RequestTimeout = 600.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
+    policy: opt.Policy = DEFAULT_POLICY,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
     log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
@@ -100,6 +108,7 @@ def up(
         "queue-timeout": queue_timeout,
         "request-timeout": request_timeout,
         "local-prefill-tokens": local_prefill_tokens,
+        "policy": checked_policy(policy),
         "api-key": api_key,
         "event-log": event_log,
         "log-level": log_level.value,
@@ -144,6 +153,7 @@ def router(
     queue_timeout: opt.QueueTimeout = 60.0,
     request_timeout: opt.RequestTimeout = 600.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
+    policy: opt.Policy = DEFAULT_POLICY,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
     drain_timeout: opt.DrainTimeout = 30.0,
@@ -172,7 +182,12 @@ def router(
         drain_timeout_s=drain_timeout,
         event_log=event_log,
         api=ApiSettings(api_keys=tuple(api_key or ()), request_deadline_s=request_timeout),
-        flow=FlowLimits(max_requests, queue_timeout, local_prefill_tokens=local_prefill_tokens),
+        flow=FlowLimits(
+            max_requests,
+            queue_timeout,
+            local_prefill_tokens=local_prefill_tokens,
+            policy=checked_policy(policy),
+        ),
     )
     uvloop.run(run_router(config))
 

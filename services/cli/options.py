@@ -134,6 +134,15 @@ LocalPrefillTokens = Annotated[
         min=0,
     ),
 ]
+Policy = Annotated[
+    str,
+    _option(
+        help="How a request's workers are chosen. predicted: the least predicted time, from queues, caches and "
+        "measured speeds. prefix: where most of the prompt is cached. session: by the session's key. "
+        "least_loaded, power_of_two (the better of two drawn), round_robin: as they say.",
+        envvar="BATON_POLICY",
+    ),
+]
 ApiKey = Annotated[
     list[str] | None,
     _option(help="Bearer key that clients need; repeat for more. Default: none.", envvar="BATON_API_KEY"),

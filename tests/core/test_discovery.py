@@ -21,7 +21,7 @@ WORKER = WorkerInfo(
     model=ModelInfo("m", "fingerprint", 2048, 320, (1, 2)),
     kv_layout=b"layout",
     block_size=16,
-    profile=WorkerProfile(1000.0, 0.01, 1e9),
+    profile=WorkerProfile(1000.0, 0.01, 1e9, 1e-7, 1e-3, 1e-6),
     version="0",
 )
 LOAD = WorkerLoad(1, 2, 3, KVBlocks(10, 4, 3, 2, 1), 5, 6, 7)

@@ -68,7 +68,7 @@ def sources() -> Iterator[tuple[Path, str]]:
         folders = path.relative_to(ROOT).parts[:-1]
         if NOT_SOURCES.intersection(folders) or any(f.startswith(".") and f != ".ci" for f in folders):
             continue
-        if path.is_file() and path.suffix not in {".safetensors", ".png"}:
+        if path.is_file() and path.suffix not in {".safetensors", ".png", ".so"}:
             yield path, path.read_text(encoding="utf-8")
 
 
