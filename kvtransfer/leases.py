@@ -3,7 +3,7 @@
 The receiver of a `shm` hand-off reads the sender's pool whenever it gets round to it, possibly long after the
 sender has fenced the transfer and given the blocks to another request. So each sending session has a word in
 a second memory file that the receiver maps too: the session's stamp while it may be read, 0 after. The
-receiver copies a chunk into its staging buffer first and looks at the word after; only if the stamp still
+receiver copies the blocks of a frame first and looks at the word after; only if the stamp still
 stands did every byte of the copy belong to the session (the reader's half of a sequence lock). Stamps are
 never used twice, so a word's next tenant is not mistaken for the last.
 """

@@ -1,6 +1,6 @@
 """`shm://`: between two processes of one host, through the sender's own pool.
 
-    sender's pool (memfd) --- mapped read-only by the receiver ---> staging (L2) ---> receiver's pool
+    sender's pool (memfd) --- mapped read-only by the receiver, copied once ---> receiver's pool
 
 The socket carries only words: an AF_UNIX stream with an abstract name (unix(7)), so that nothing is left in
 any file system whatever dies, and only processes of the same network namespace reach it, which is the test
