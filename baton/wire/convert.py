@@ -188,6 +188,9 @@ def worker_to_wire(worker: WorkerInfo) -> registry_pb2.WorkerInfo:
             prefill_tokens_per_s=profile.prefill_tokens_per_s,
             decode_step_s=profile.decode_step_s,
             copy_bytes_per_s=profile.copy_bytes_per_s,
+            prefill_s_per_pair=profile.prefill_s_per_pair,
+            decode_s_per_sequence=profile.decode_s_per_sequence,
+            decode_s_per_context_token=profile.decode_s_per_context_token,
         ),
         version=worker.version,
     )
@@ -216,7 +219,14 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
         ),
         wire.kv_layout,
         wire.block_size,
-        WorkerProfile(profile.prefill_tokens_per_s, profile.decode_step_s, profile.copy_bytes_per_s),
+        WorkerProfile(
+            profile.prefill_tokens_per_s,
+            profile.decode_step_s,
+            profile.copy_bytes_per_s,
+            profile.prefill_s_per_pair,
+            profile.decode_s_per_sequence,
+            profile.decode_s_per_context_token,
+        ),
         wire.version,
     )
 
