@@ -21,6 +21,7 @@ from baton.cli.process_setup import (
     served_names,
 )
 from baton.cli.settings import CONFIG_VARIABLE, check_environment, read_config_file
+from baton.cli.sim import sim
 from baton.cli.worker import worker_command
 from baton.errors import BatonError
 from baton.router.policies import DEFAULT_POLICY
@@ -198,6 +199,8 @@ app.command(
 app.command(
     "decode", help="Run one decode worker: receives KV blocks, generates a token a sequence and step."
 )(worker_command("decode"))
+
+app.command()(sim)
 
 
 @app.command()

@@ -7,6 +7,8 @@ waiting for memory, what is left of the hand-off, and steps of its batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from baton.fleet import Role
 from baton.router.policies.base import Choice, Policy, describe_load
 from baton.router.policies.session import session_worker
@@ -19,11 +21,11 @@ _TOKENS_AHEAD = 32
 
 class Predicted(Policy):
     def choose(self, snapshot: Snapshot, demand: Demand) -> Choice:
-        prefill = min(
-            snapshot.prefill,
-            key=lambda candidate: (queue_s(candidate) + prefill_s(candidate, demand), candidate.worker_id),
-            default=None,
-        )
+        prefill = None
+        if snapshot.prefill:
+            prefill = _least(
+                snapshot.prefill, lambda candidate: queue_s(candidate) + prefill_s(candidate, demand), demand
+            )
         decode, why_decode = _decode(snapshot, prefill, demand)
         if prefill is None:
             return Choice(None, decode, (why_decode,))
@@ -33,10 +35,19 @@ class Predicted(Policy):
 def _decode(snapshot: Snapshot, prefill: Candidate | None, demand: Demand) -> tuple[Candidate, str]:
     if demand.session_key is not None:
         return session_worker(snapshot.decode, demand.session_key), "decode: the session's worker"
-    best = min(
-        snapshot.decode, key=lambda candidate: (_cost_s(prefill, candidate, demand), candidate.worker_id)
-    )
+    best = _least(snapshot.decode, lambda candidate: _cost_s(prefill, candidate, demand), demand)
     return best, f"decode: {describe_load(best, Role.DECODE)}"
+
+
+def _least(
+    candidates: Sequence[Candidate], cost_s: Callable[[Candidate], float], demand: Demand
+) -> Candidate:
+    """Equals take turns: were it always the first of them, its cache alone would be overwritten again and again
+    while those of idle workers stay empty."""
+    costs_s = [cost_s(candidate) for candidate in candidates]
+    least_s = min(costs_s)
+    equals = [candidate for candidate, s in zip(candidates, costs_s, strict=True) if s == least_s]
+    return sorted(equals, key=lambda candidate: candidate.worker_id)[demand.ordinal % len(equals)]
 
 
 def _cost_s(prefill: Candidate | None, decode: Candidate, demand: Demand) -> float:
