@@ -74,10 +74,14 @@ class WorkerProfile:
     decode_s_per_sequence: float = 0.0
     decode_s_per_context_token: float = 0.0
 
+    @property
+    def prefill_rate(self) -> float:
+        """Tokens/s, attention aside."""
+        return self.prefill_tokens_per_s or DEFAULT_PREFILL_TOKENS_PER_S
+
     def prefill_s(self, tokens: int, context_tokens: int) -> float:
         """Seconds to compute `tokens` that follow `context_tokens` whose KV is there already."""
-        rate = self.prefill_tokens_per_s or DEFAULT_PREFILL_TOKENS_PER_S
-        return tokens / rate + tokens * (context_tokens + tokens / 2) * self.prefill_s_per_pair
+        return tokens / self.prefill_rate + tokens * (context_tokens + tokens / 2) * self.prefill_s_per_pair
 
     def step_s(self, sequences: int, context_tokens: int) -> float:
         """Seconds of one decode step of `sequences` that see `context_tokens` together."""

@@ -9,10 +9,12 @@ from baton.router.snapshot import Candidate, Demand
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Seconds. queue_s: until the prompt's turn. prefill_s: to compute its uncached tokens. reserve_s: until
+    """prefill_tokens: of the prompt, not cached. Seconds: queue_s: until the prompt's turn. prefill_s: to compute
+    these tokens. reserve_s: until
     the decode worker has memory. handoff_s: what is still under way once the prompt is computed. step_s: a
     decode step with this request in the batch."""
 
+    prefill_tokens: int
     queue_s: float
     prefill_s: float
     reserve_s: float
@@ -39,6 +41,7 @@ def predict(prefill: Candidate | None, decode: Candidate, demand: Demand) -> Pre
     """For a hand-off from `prefill`, or with None for a local prefill on `decode`."""
     prompt_s = prefill_s(prefill or decode, demand)
     return Prediction(
+        prefill_tokens=prefill_tokens(prefill or decode, demand),
         queue_s=queue_s(prefill or decode),
         prefill_s=prompt_s,
         reserve_s=reserve_s(decode, demand),
@@ -48,12 +51,17 @@ def predict(prefill: Candidate | None, decode: Candidate, demand: Demand) -> Pre
 
 
 def queue_s(candidate: Candidate) -> float:
-    return max(candidate.queued_s, candidate.profile.prefill_s(candidate.queued_tokens, 0))
+    """What the router knows of its own prompts, or what the worker reports: others' prompts, of lengths unknown."""
+    return max(candidate.queued_s, candidate.queued_tokens / candidate.profile.prefill_rate)
+
+
+def prefill_tokens(candidate: Candidate, demand: Demand) -> int:
+    """The tokens that are not cached; the last one always is computed, for its logits."""
+    return max(1, demand.prompt_tokens - candidate.cached_tokens)
 
 
 def prefill_s(candidate: Candidate, demand: Demand) -> float:
-    """Of the tokens that are not cached; the last one always is computed, for its logits."""
-    uncached_tokens = max(1, demand.prompt_tokens - candidate.cached_tokens)
+    uncached_tokens = prefill_tokens(candidate, demand)
     return candidate.profile.prefill_s(uncached_tokens, demand.prompt_tokens - uncached_tokens)
 
 

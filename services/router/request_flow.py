@@ -107,6 +107,8 @@ class RequestFlow:
         if isinstance(placement, Refusal):
             run.life.move(Transition.REFUSE, code=Unavailable.code, reason=placement.reason)
             raise Unavailable(placement.reason)
+        if placement.prefill is not None:  # who queues behind it will find it computed
+            self._workers.note_cached(placement.prefill, hashes)
         run.route.prefill_worker = placement.prefill or "local"
         run.route.decode_worker = placement.decode
         run.route.reasons = list(placement.reasons)

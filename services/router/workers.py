@@ -22,6 +22,7 @@ from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
 from baton.router.peers import DecodePeer, PrefillPeer
 from baton.router.placement import Placement
+from baton.router.prediction import Prediction
 from baton.router.prefix_index import PrefixIndex
 from baton.router.snapshot import Candidate, Snapshot
 
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 class Tracked:
     """One worker: what it reported last, and what this router has under way there.
 
-    prompt_tokens, prefill_s: of prompts not computed yet, and the seconds that these are predicted to take.
+    prefill_tokens, prefill_s: uncached, of prompts not computed yet, and the seconds predicted for these.
     is_member: False once the registry has forgotten it; it gets nothing new then, and is kept only while
     requests that run there go on. A worker that was merely silent for too long loses none of them so.
     kv_bytes_per_token: of a hand-off, all ranks together.
@@ -44,7 +45,7 @@ class Tracked:
 
     member: Member
     peer: PrefillPeer | DecodePeer
-    prompt_tokens: int = 0
+    prefill_tokens: int = 0
     prefill_s: float = 0.0
     sequences: int = 0
     leases: int = 0
@@ -59,18 +60,16 @@ class Tracked:
 class Lease:
     """A request's hold on its two workers, which are one where the prefill is local."""
 
-    def __init__(
-        self, prefill: Tracked, decode: Tracked, prompt_tokens: int, prefill_s: float, sequences: int
-    ) -> None:
+    def __init__(self, prefill: Tracked, decode: Tracked, prediction: Prediction, sequences: int) -> None:
         assert isinstance(decode.peer, DecodePeer), f"{decode.worker.worker_id} is no decode worker"
         self.decode = decode.peer
         self.prefill = prefill.peer if isinstance(prefill.peer, PrefillPeer) else None
         self.tracked = (prefill, decode)
-        self._prompt_tokens = prompt_tokens
-        self._prefill_s = prefill_s
+        self._prefill_tokens = prediction.prefill_tokens
+        self._prefill_s = prediction.prefill_s
         self._sequences = sequences
-        prefill.prompt_tokens += prompt_tokens
-        prefill.prefill_s += prefill_s
+        prefill.prefill_tokens += self._prefill_tokens
+        prefill.prefill_s += self._prefill_s
         decode.sequences += sequences
         for tracked in self.tracked:
             tracked.leases += 1
@@ -78,9 +77,9 @@ class Lease:
     def prefill_done(self) -> None:
         """The prompt is computed and no longer queues before others."""
         prefill = self.tracked[0]
-        prefill.prompt_tokens -= self._prompt_tokens
-        prefill.prefill_s = prefill.prefill_s - self._prefill_s if prefill.prompt_tokens else 0.0
-        self._prompt_tokens, self._prefill_s = 0, 0.0
+        prefill.prefill_tokens -= self._prefill_tokens
+        prefill.prefill_s = prefill.prefill_s - self._prefill_s if prefill.prefill_tokens else 0.0
+        self._prefill_tokens, self._prefill_s = 0, 0.0
 
     def end(self) -> None:
         self.prefill_done()
@@ -163,8 +162,7 @@ class Workers:
         """Counts `request` as under way on its workers for as long as the context is open."""
         decode = self._tracked[placement.decode]
         prefill = decode if placement.prefill is None else self._tracked[placement.prefill]
-        prompt_tokens, prefill_s = len(request.token_ids), placement.prediction.prefill_s
-        lease = Lease(prefill, decode, prompt_tokens, prefill_s, request.n)
+        lease = Lease(prefill, decode, placement.prediction, request.n)
         try:
             yield lease
         finally:
@@ -202,7 +200,7 @@ class Workers:
         matched_tokens = self._prefixes.match(worker.worker_id, hashes) * self._block_size
         return Candidate(
             worker.worker_id,
-            queued_tokens=max(load.queued_tokens, tracked.prompt_tokens),
+            queued_tokens=max(load.queued_tokens, tracked.prefill_tokens),
             queued_s=tracked.prefill_s,
             sequences=max(load.running + load.waiting, tracked.sequences),
             context_tokens=held_blocks * worker.block_size,

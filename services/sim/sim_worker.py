@@ -4,6 +4,7 @@ it sent here, and busy time."""
 from __future__ import annotations
 
 from baton.engine.block_manager import BlockManager
+from baton.router.prediction import Prediction
 from baton.router.snapshot import Candidate
 from baton.sim.clock import Clock
 from baton.sim.fleet_file import Pool
@@ -42,13 +43,13 @@ class SimWorker:
             profile=self.speeds,
         )
 
-    def lease(self, tokens: int, prefill_s: float) -> None:
-        self.queued_tokens += tokens
-        self.queued_s += prefill_s
+    def lease(self, prediction: Prediction) -> None:
+        self.queued_tokens += prediction.prefill_tokens
+        self.queued_s += prediction.prefill_s
 
-    def prefill_done(self, tokens: int, prefill_s: float) -> None:
-        self.queued_tokens -= tokens
-        self.queued_s = self.queued_s - prefill_s if self.queued_tokens else 0.0
+    def prefill_done(self, prediction: Prediction) -> None:
+        self.queued_tokens -= prediction.prefill_tokens
+        self.queued_s = self.queued_s - prediction.prefill_s if self.queued_tokens else 0.0
 
     def publish(
         self, block_ids: list[int], hashes: tuple[bytes, ...], computed_tokens: int, first: int

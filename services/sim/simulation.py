@@ -158,13 +158,14 @@ class Simulation:
         assert ride.placement is not None
         assert ride.decode is not None
         computing = ride.prefill or ride.decode
-        computing.lease(ride.request.prompt_tokens, ride.placement.prediction.prefill_s)
+        computing.lease(ride.placement.prediction)
         ride.decode.leased_sequences += 1
         self._clock.after(self._spec.queue_timeout_s, lambda: self._queue_timeout(ride))
         if ride.prefill is None:
             ride.decode.ask(ride)
         else:
             ride.prefill.leased_sequences += 1
+            self._note_cached(ride.prefill, ride)
             ride.prefill.submit(ride)
 
     def scheduled(self, ride: Ride) -> None:
@@ -187,7 +188,7 @@ class Simulation:
         ride.first_token_at_s = ride.last_token_at_s = self._clock.now_s
         computing = ride.prefill or ride.decode
         assert computing is not None
-        computing.prefill_done(ride.request.prompt_tokens, ride.placement.prediction.prefill_s)
+        computing.prefill_done(ride.placement.prediction)
         self._note_cached(computing, ride)
         if ride.prefill is None:
             return
@@ -237,7 +238,7 @@ class Simulation:
         assert ride.decode is not None
         assert ride.placement is not None
         computing = ride.prefill or ride.decode
-        computing.prefill_done(ride.request.prompt_tokens, ride.placement.prediction.prefill_s)
+        computing.prefill_done(ride.placement.prediction)
         ride.decode.leased_sequences -= 1
         self._under_way -= 1
         self._release_both(ride)

@@ -27,8 +27,7 @@ def read_toml(path: Path, type_: type[_Struct]) -> _Struct:
         return msgspec.convert(table, type_)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
-        unknown = re.search(r"unknown field `([\w-]+)`", what)
-        keys = re.findall(r"[\w-]+", where.rstrip("`")) + (unknown.groups() if unknown else ())  # type: ignore[operator]
+        keys = [*re.findall(r"[\w-]+", where), *re.findall(r"unknown field `([\w-]+)`", what)]
         line = _line_of(text, keys)
         raise ConfigError(f"{path}: line {line}: {what}", field=".".join(keys) or path.name) from error
 

@@ -101,7 +101,8 @@ def test_each_term_comes_from_the_profile_of_the_worker_that_does_the_work() -> 
         "d0", sequences=3, context_tokens=1000, cached_tokens=200, kv_bytes_per_token=5000, profile=PROFILE
     )
     prediction = placed(Snapshot([prefill], [decode]), DEMAND).prediction
-    assert prediction.queue_s == pytest.approx(0.5 + 500**2 / 2 * 1e-6)
+    assert prediction.queue_s == 0.5
+    assert prediction.prefill_tokens == 300
     assert prediction.prefill_s == pytest.approx(0.3 + 300 * (100 + 150) * 1e-6)
     assert prediction.reserve_s == 0
     assert prediction.handoff_s == pytest.approx(200 * 5000 / 1e6 - prediction.prefill_s)
@@ -110,6 +111,16 @@ def test_each_term_comes_from_the_profile_of_the_worker_that_does_the_work() -> 
     assert prediction.second_token_s == pytest.approx(
         prediction.ttft_s + prediction.handoff_s + prediction.tpot_s
     )
+
+
+def test_the_queue_is_what_the_router_knows_or_what_the_worker_reports_whichever_is_longer() -> None:
+    own = candidate("p0", queued_tokens=500, queued_s=2.0, profile=PROFILE)
+    reported = candidate("p0", queued_tokens=5000, queued_s=2.0, profile=PROFILE)
+    waits = [
+        placed(Snapshot([prefill], [candidate("d0")]), DEMAND).prediction.queue_s
+        for prefill in (own, reported)
+    ]
+    assert waits == [2.0, 5.0]
 
 
 def test_the_first_token_waits_for_decode_memory_where_that_takes_longer_than_the_prompt() -> None:

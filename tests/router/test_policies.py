@@ -38,8 +38,11 @@ def pair(name: str, snapshot: Snapshot, demand: Demand) -> tuple[str | None, str
     return placement.prefill, placement.decode
 
 
-def workers(count: int, **figures: int) -> list[Candidate]:
-    return [Candidate(f"w{number}", available_blocks=100, **figures) for number in range(count)]
+def workers(count: int, sequences: int = 0, cached_tokens: int = 0) -> list[Candidate]:
+    return [
+        Candidate(f"w{number}", sequences=sequences, available_blocks=100, cached_tokens=cached_tokens)
+        for number in range(count)
+    ]
 
 
 @pytest.mark.parametrize("name", POLICIES)

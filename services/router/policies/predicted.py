@@ -1,8 +1,8 @@
 """The pair with the best predicted times, each from the worker's own measured profile.
 
-The prefill worker is the one that is predicted to finish the prompt first, counting its queue and its cache. The
-decode worker is the session's own, else the one with the least predicted time to a second token and a few more:
-waiting for memory, what is left of the hand-off, and steps of its batch.
+The prefill worker is the one with the shortest queue and the least to compute, for what is computed needlessly is
+lost to all. The decode worker is the session's own, else the one with the least predicted time to a second token
+and a few more: waiting for memory, what is left of the hand-off, and steps of its batch.
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ from baton.router.snapshot import Candidate, Demand, Snapshot
 _TOKENS_AHEAD = 32
 """Output tokens by which decode workers are compared; how long an answer will be is not known beforehand."""
 
+_WORK_WEIGHT = 6.0
+"""How much more a second of computing counts than one of waiting: what another worker caches and this one computes
+again delays everybody who queues here afterwards. By simulation of 32 prefill workers under chat and agent traffic
+at a rate where 4, 7 and 9 had 93 to 95 % of requests meet their objectives, 2 had 73 %."""
+
 
 class Predicted(Policy):
     def choose(self, snapshot: Snapshot, demand: Demand) -> Choice:
         prefill = None
         if snapshot.prefill:
             prefill = _least(
-                snapshot.prefill, lambda candidate: queue_s(candidate) + prefill_s(candidate, demand), demand
+                snapshot.prefill,
+                lambda candidate: queue_s(candidate) + _WORK_WEIGHT * prefill_s(candidate, demand),
+                demand,
             )
         decode, why_decode = _decode(snapshot, prefill, demand)
         if prefill is None:
