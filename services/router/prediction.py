@@ -67,7 +67,9 @@ def prefill_s(candidate: Candidate, demand: Demand) -> float:
 
 def reserve_s(decode: Candidate, demand: Demand) -> float:
     """Each block that is lacking waits a step: about the rate at which a batch of a block's length returns them."""
-    lacking_blocks = max(0, demand.blocks - decode.available_blocks)
+    lacking_blocks = demand.blocks - decode.available_blocks
+    if lacking_blocks <= 0:
+        return 0.0
     return lacking_blocks * decode.profile.step_s(decode.sequences, decode.context_tokens)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from baton.errors import ConfigError
 from baton.sim.simulation import Run
+from baton.sim.sweep import ATTAINMENT, Split
 
 try:
     from matplotlib.axes import Axes
@@ -16,18 +18,33 @@ except ImportError as error:
     raise ConfigError("plots need matplotlib: pip install 'baton[sim]'", field="plots") from error
 
 
-def write_plots(run: Run, folder: Path) -> list[Path]:
+def write_plots(run: Run, folder: Path) -> None:
     """`latency.png` and `pools.png` in `folder`, which is made where it does not exist. Raises ConfigError where
     that cannot be written."""
-    figures = {"latency.png": _latency(run), "pools.png": _pools(run)}
-    paths = [folder / name for name in figures]
+    _write(folder, {"latency.png": _latency(run), "pools.png": _pools(run)})
+
+
+def write_sweep_plot(splits: Sequence[Split], folder: Path) -> None:
+    """`goodput.png`: for each split, how many requests meet their objectives at which rate."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for split in splits:
+        offered_rps = [point.offered_rps for point in split.points]
+        label = f"{split.prefill_workers} prefill, {split.decode_workers} decode"
+        axes.plot(offered_rps, [point.attainment for point in split.points], marker=".", label=label)
+    axes.axhline(ATTAINMENT, linestyle="--", color="grey")
+    axes.set(xlabel="requests/s offered", ylabel="share that met both objectives", ylim=(0, 1.02))
+    axes.legend()
+    _write(folder, {"goodput.png": figure})
+
+
+def _write(folder: Path, figures: Mapping[str, Figure]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, figure in zip(paths, figures.values(), strict=True):
-            figure.savefig(path)
+        for name, figure in figures.items():
+            figure.savefig(folder / name)
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror}", field="plots") from error
-    return paths
 
 
 def _latency(run: Run) -> Figure:

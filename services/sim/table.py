@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 
 from baton.sim.report import Latency, PoolReport, Report
+from baton.sim.sweep import ATTAINMENT, Split
 
 
 def render(report: Report) -> RenderableType:
     return Group(_latencies(report), _pools(report.pools), _figures(report))
+
+
+def render_splits(splits: Sequence[Split]) -> Table:
+    table = Table(title=f"highest rate at which {ATTAINMENT:.0%} meet both objectives")
+    for name in ("prefill", "decode", "requests/s", ""):
+        table.add_column(name, justify="right")
+    best = max(split.goodput_rps for split in splits)
+    for split in splits:
+        note = "best" if split.goodput_rps == best else ""
+        table.add_row(
+            str(split.prefill_workers), str(split.decode_workers), f"{split.goodput_rps:,.2f}", note
+        )
+    return table
 
 
 def _latencies(report: Report) -> Table:

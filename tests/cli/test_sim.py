@@ -65,6 +65,18 @@ def test_plots_are_pictures_in_the_folder(fleet: str, tmp_path: Path) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.iterdir())
 
 
+def test_a_sweep_compares_splits_of_the_fleet(fleet: str, tmp_path: Path) -> None:
+    file = tmp_path / "splits.json"
+    printed = sim(
+        fleet, "--sweep", "--workload", "prompt-heavy", "--requests", "20", "--json", str(file),
+        "--plots", str(tmp_path),
+    )  # fmt: skip
+    splits = json.loads(file.read_text())
+    assert [split["prefill_workers"] for split in splits] == [1, 2, 3]
+    assert "best" in printed
+    assert (tmp_path / "goodput.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
