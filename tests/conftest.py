@@ -20,3 +20,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         return path if path.exists() else model_folders.make_folder(name, path)
 
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaign-seed", type=int, help="replay this one schedule of the fault campaign")
