@@ -56,7 +56,7 @@ def test_the_error_of_a_prediction_is_signed_realised_less_predicted() -> None:
         request.move(Transition.PLACE, prompt_tokens=1)
         request.move(Transition.SCHEDULE)
         request.move(Transition.FIRST_TOKENS, cached_tokens=0)
-        request.move(Transition.HAND_OFF, blocks=1, bytes=1)
+        request.move(Transition.HAND_OFF, blocks=1, bytes=1, scheme="shm")
         request.move(Transition.FINISH, output_tokens=2, e2e_s=1.0, ttft_s=1.0, ttft_error_s=error_s)
     read = values(metrics)
     bucket = "baton_ttft_prediction_error_seconds_bucket"
