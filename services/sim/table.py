@@ -16,7 +16,7 @@ def render(report: Report) -> RenderableType:
 
 
 def render_splits(splits: Sequence[Split]) -> Table:
-    table = Table(title=f"highest rate at which {ATTAINMENT:.0%} meet both objectives")
+    table = Table(title=f"goodput at {ATTAINMENT:.0%}")
     for name in ("prefill", "decode", "requests/s", ""):
         table.add_column(name, justify="right")
     best = max(split.goodput_rps for split in splits)
