@@ -37,7 +37,7 @@ run: $(VENV)/install.stamp  ## Serve the demo model with one router, one prefill
 
 # A real registry for the tests; those that want one skip with the reason where it cannot be had.
 $(VENV)/consul.stamp: tests/tools/fetch_consul.sh | $(VENV)/install.stamp
-	command -v consul >/dev/null || tests/tools/fetch_consul.sh $(VENV)/consul || exit 0; touch $@
+	command -v consul >/dev/null || tests/tools/fetch_consul.sh $(VENV)/consul-agent || exit 0; touch $@
 
 test: $(VENV)/install.stamp $(VENV)/consul.stamp  ## Run all tests (ARGS="-k name" to choose)
 	$(BIN)/pytest $(ARGS)

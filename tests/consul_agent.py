@@ -29,7 +29,7 @@ _libc = ctypes.CDLL(None)
 
 def consul_binary() -> str:
     """Skips the test where there is none."""
-    folder = Path(sys.prefix) / "consul"
+    folder = Path(sys.prefix) / "consul-agent"
     binary = shutil.which("consul") or shutil.which(folder / "consul")
     if binary is None:
         missing = folder / "missing"
@@ -44,7 +44,7 @@ class ConsulAgent:
     def __init__(self, configuration: Mapping[str, Any] | None = None, scheme: str = "http") -> None:
         """scheme: of the port that `address` names. configuration: beside the ports, in Consul's own words."""
         self._binary = consul_binary()
-        http, server, serf = _free_ports(3)
+        http, server, serf = free_ports(3)
         self.address = f"127.0.0.1:{http}"
         self._http_name = scheme
         ports = {"http": -1, "dns": -1, "grpc": -1, "server": server, "serf_lan": serf, "serf_wan": -1}
@@ -123,7 +123,7 @@ class ConsulAgent:
         return self._log.read().decode()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """For TCP and UDP both: Consul's gossip takes the two."""
     found: list[int] = []
     for port in random.sample(_PORTS, 100):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from baton.discovery.base import RegistryAccess, RegistryAddress
-from baton.discovery.consul_api import ConsulApi
+from baton.discovery.consul_api import CALL_TIMEOUT_S, ConsulApi
 from baton.discovery.consul_lease import ConsulLease
 from baton.discovery.consul_office import ConsulOffice
 from baton.discovery.consul_record import from_meta, to_meta
@@ -57,7 +57,6 @@ class ConsulRegistry:
         self._prefix = prefix
         self._secret = secret
         self._lease_s = lease_s
-        self._timeout_s = lease_s / 2  # one lost heartbeat must not cost the lease
         self._announced: dict[str, _Announced] = {}
         self._offices: dict[tuple[str, str], ConsulOffice] = {}
 
@@ -137,7 +136,7 @@ class ConsulRegistry:
         wait = f"{wait_s:g}s"
         health = self._api.consul.health
         call = health.service(f"{self._prefix}-workers", index=index or None, wait=wait)
-        answered_index, entries = await self._api.ask(call, self._timeout_s + wait_s * 17 / 16)
+        answered_index, entries = await self._api.ask(call, CALL_TIMEOUT_S + wait_s * 17 / 16)
         if int(answered_index) < index:
             raise Unavailable(f"Consul has lost its memory: its index fell from {index} to {answered_index}")
         return max(1, int(answered_index)), entries

@@ -19,6 +19,9 @@ from baton.discovery.base import RegistryAccess, RegistryAddress
 from baton.errors import ConfigError, InvalidRequest, Unauthorized, Unavailable
 from baton.rpc import host_port
 
+CALL_TIMEOUT_S = 1.5
+"""Half a lease: one lost heartbeat must not cost it."""
+
 _CONNECT_TIMEOUT_S = 1.0
 """Of one attempt. Short, because what was sent into a partition is repeated ever later, and its end is to be
 noticed at once."""
@@ -46,7 +49,7 @@ class ConsulApi:
         )
         self.consul: Any = _Consul(self._http)
 
-    async def ask(self, call: Awaitable[Any], timeout_s: float) -> Any:
+    async def ask(self, call: Awaitable[Any], timeout_s: float = CALL_TIMEOUT_S) -> Any:
         """The call's result. Raises Unauthorized with Consul's reason, ConsulRefusal for other errors of its own,
         InvalidRequest for what it does not accept, and Unavailable where it does not answer in time."""
         try:

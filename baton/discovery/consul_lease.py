@@ -21,7 +21,6 @@ class ConsulLease:
         self._service_id = service_id
         self._epoch = epoch
         self._lease_s = lease_s
-        self._timeout_s = lease_s / 2  # one lost renewal must not cost the lease
 
     async def announce(
         self, name: str, tags: Sequence[str], meta: Mapping[str, str], address: str = ""
@@ -40,20 +39,20 @@ class ConsulLease:
             check=check,
             replace_existing_checks=True,
         )
-        await self._api.ask(call, self._timeout_s)
+        await self._api.ask(call)
         await self.renew()  # for a new check is critical at first
 
     async def renew(self) -> bool:
         """False where Consul knows of no such lease."""
         try:
             call = self._api.consul.agent.check.ttl_pass(self.check_id)
-            return bool(await self._api.ask(call, self._timeout_s))
+            return bool(await self._api.ask(call))
         except ConsulRefusal:
             return False
 
     async def end(self) -> None:
         """Takes the service off the catalogue, where it is still this epoch's."""
         agent = self._api.consul.agent
-        known = await self._api.ask(agent.service_definition(self._service_id), self._timeout_s)
+        known = await self._api.ask(agent.service_definition(self._service_id))
         if known is not None and known["Meta"].get("epoch") == self._epoch:
-            await self._api.ask(agent.service.deregister(self._service_id), self._timeout_s)
+            await self._api.ask(agent.service.deregister(self._service_id))

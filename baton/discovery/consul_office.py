@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Awaitable
-from typing import Any
 
 from baton.discovery.consul_api import ConsulApi, ConsulRefusal
 from baton.discovery.consul_lease import ConsulLease
@@ -30,7 +28,6 @@ class ConsulOffice:
         self._office = office
         self._key = f"{prefix}/office/{office}"
         self._lease_s = lease_s
-        self._timeout_s = lease_s / 2
         service_id = f"{self._name}:{office}:{candidate}"
         self._lease = ConsulLease(api, service_id, secrets.token_hex(8), lease_s)
         self._session: str | None = None
@@ -44,7 +41,7 @@ class ConsulOffice:
         kv = self._api.consul.kv
         try:
             self._session = self._session or await self._open_session()
-            _, entry = await self._ask(kv.get(self._key, consistency="consistent"))
+            _, entry = await self._api.ask(kv.get(self._key, consistency="consistent"))
             if entry is None:
                 self._unknown_since_s = unknown_since_s or time.monotonic()
                 if time.monotonic() < self._unknown_since_s + self._lease_s:
@@ -58,8 +55,8 @@ class ConsulOffice:
     async def release(self) -> None:
         if self._session is not None:
             consul, session, self._session = self._api.consul, self._session, None
-            await self._ask(consul.kv.put(self._key, "", release=session))
-            await self._ask(consul.session.destroy(session))
+            await self._api.ask(consul.kv.put(self._key, "", release=session))
+            await self._api.ask(consul.session.destroy(session))
         await self._lease.end()
 
     async def _open_session(self) -> str:
@@ -68,17 +65,14 @@ class ConsulOffice:
             checks=["serfHealth", self._lease.check_id],
             lock_delay=math.ceil(self._lease_s),
         )
-        return str(await self._ask(call))
+        return str(await self._api.ask(call))
 
     async def _lock(self) -> bool:
         """Tries to take the free key. A session is given up only here, where it is known to have ended: one that
         lives on unheeded, under the same check, would keep the key from everybody."""
         consul = self._api.consul
-        _, session = await self._ask(consul.session.info(self._session))
+        _, session = await self._api.ask(consul.session.info(self._session))
         if session is None:
             self._session = None
             return False
-        return bool(await self._ask(consul.kv.put(self._key, self._candidate, acquire=self._session)))
-
-    async def _ask(self, call: Awaitable[Any]) -> Any:
-        return await self._api.ask(call, self._timeout_s)
+        return bool(await self._api.ask(consul.kv.put(self._key, self._candidate, acquire=self._session)))
