@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 class Role(enum.Enum):
@@ -28,6 +28,24 @@ class KVBlocks:
 
 
 @dataclass(frozen=True, slots=True)
+class HandoffTotals:
+    """Sums over a worker's completed hand-offs since its start, the same fields as the wire's HandoffTotals. Each
+    is a difference on that worker's own clock; a decode worker knows `handoffs` and `reserve_s` alone, a prefill
+    worker the rest."""
+
+    handoffs: int = 0
+    queued_s: float = 0.0
+    reserve_s: float = 0.0
+    first_byte_s: float = 0.0
+    last_byte_s: float = 0.0
+    acknowledged_s: float = 0.0
+    exposed_s: float = 0.0
+
+    def __add__(self, other: HandoffTotals) -> HandoffTotals:
+        return HandoffTotals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerLoad:
     """How busy a worker is at one moment; the same fields as the wire's WorkerLoad."""
 
@@ -38,6 +56,7 @@ class WorkerLoad:
     kv_bytes_sent: int = 0
     kv_bytes_received: int = 0
     preemptions: int = 0
+    handoffs: HandoffTotals = field(default_factory=HandoffTotals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +86,7 @@ class WorkerInfo:
 
     epoch: 8 random bytes made at each start of its process. address: host:port of its gRPC server.
     kv_layout: msgpack of `baton.kvtransfer.layout.KVLayout`, of rank 0. block_size: tokens a block.
+    schemes: KV transports that are open there, fastest first.
     """
 
     worker_id: str
@@ -79,6 +99,7 @@ class WorkerInfo:
     block_size: int
     profile: WorkerProfile
     version: str
+    schemes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

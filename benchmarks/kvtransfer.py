@@ -67,9 +67,18 @@ CONTENDERS = (
     Contender("ucxx", "kv_ucxx.py", home="ucxx"),
     Contender("shm", "kv_baton.py", ("shm",), rivals=(("NIXL", 3.0), ("ucxx", None))),
     Contender("shm unchecked", "kv_baton.py", ("shm", "unchecked"), rivals=(("NIXL", None),)),
+    Contender("ucx", "kv_baton.py", ("ucx",), rivals=(("NIXL", 1.0), ("ucxx", None))),
     Contender("NIXL over TCP", "kv_nixl.py", home="nixl", transports="tcp"),
     Contender("ucxx over TCP", "kv_ucxx.py", home="ucxx", transports="tcp"),
+    Contender(
+        "ucx over TCP",
+        "kv_baton.py",
+        ("ucx",),
+        transports="tcp",
+        rivals=(("NIXL over TCP", 1.0), ("ucxx over TCP", None)),
+    ),
     Contender("tcp", "kv_baton.py", ("tcp",), rivals=(("NIXL over TCP", 1.5), ("ucxx over TCP", None))),
+    Contender("gloo", "kv_baton.py", ("gloo",), rivals=(("NIXL over TCP", None),)),
     Contender("tcp unchecked", "kv_baton.py", ("tcp", "unchecked"), rivals=(("NIXL over TCP", None),)),
 )
 

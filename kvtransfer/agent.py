@@ -29,8 +29,8 @@ from baton.kvtransfer.base import (
     TransferResult,
     TransferState,
 )
-from baton.kvtransfer.block_array import BlockArray
 from baton.kvtransfer.converting import converter_for
+from baton.kvtransfer.device_blocks import block_array_of
 from baton.kvtransfer.errors import (
     SchemeUnavailable,
     TransferAborted,
@@ -39,12 +39,10 @@ from baton.kvtransfer.inbox import Inbox
 from baton.kvtransfer.io_thread import IOThread
 from baton.kvtransfer.outbox import Outbox
 from baton.kvtransfer.peers import Peers
-from baton.kvtransfer.schemes import transport_class
+from baton.kvtransfer.schemes import DEFAULT_SCHEMES, transport_class
 from baton.kvtransfer.session import Outgoing
 from baton.kvtransfer.stats import TransferStats
 from baton.kvtransfer.transport import PREFLIGHT_S, LocalWorker, Transport
-
-DEFAULT_SCHEMES = ("shm", "tcp")
 
 
 class TransferAgent:
@@ -65,9 +63,9 @@ class TransferAgent:
     ) -> None:
         """Listens on every scheme that this memory allows, in the order given, which is taken as fastest first.
 
-        host, port: where `tcp` listens (0: any free port). checksum: verify all bytes end to end (XXH3-64);
-        both sides have to agree. max_open: bound on transfers in each direction. stall_timeout_s: a peer's host
-        that acknowledges nothing for so long is taken for dead.
+        host, port: where `tcp`, `gloo` or `nccl` listens, `ucx` 100 above (0: any free port). checksum: verify all
+        bytes end to end (XXH3-64); both sides have to agree. max_open: bound on transfers in each direction.
+        stall_timeout_s: a peer's host that acknowledges nothing for so long is taken for dead.
 
         Raises UnknownScheme, and SchemeUnavailable where a scheme given alone, or every one of several, cannot
         work here.
@@ -80,7 +78,7 @@ class TransferAgent:
         self._checksum = checksum
         self._closing = threading.Lock()
         self._is_closed = False
-        self._blocks = blocks = BlockArray.of(memory)
+        self._blocks = blocks = block_array_of(memory)
         self._io = io = IOThread(f"baton-kv-{self.epoch.hex()[:8]}")
         self._alarm = Alarm(io, self._expire)
         self._outbox = Outbox(max_open)
@@ -111,6 +109,11 @@ class TransferAgent:
             reasons = "; ".join(f"{scheme}: {reason}" for scheme, reason in self.unavailable.items())
             raise SchemeUnavailable(reasons or "no scheme was asked for")
         return tuple(endpoints)
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """Those that are open here, fastest first; `unavailable` says why others are not."""
+        return tuple(self._transports)
 
     # --- receiving -----------------------------------------------------------------------------------------
 

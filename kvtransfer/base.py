@@ -46,8 +46,9 @@ BlockIds = Sequence[int] | NDArray[np.integer[Any]]
 class KVMemory:
     """A registered pool.
 
-    blocks: uint8 [num_blocks, block_bytes], contiguous, one row a block. fd: descriptor of the memory file
-    (memfd) that begins with these bytes, where another process on this host may map it, else None.
+    blocks: uint8 [num_blocks, block_bytes], contiguous, one row a block, in host memory or on a CUDA device. fd:
+    descriptor of the memory file (memfd) that begins with these bytes, where another process on this host may map
+    it, else None.
     """
 
     blocks: torch.Tensor
@@ -93,7 +94,8 @@ class TransferState(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class TransferResult:
     """How a transfer ended, the same shape on both sides. `blocks` and `bytes` count what landed here, or what
-    left here. Times are seconds on this process's monotonic clock (0.0 where a stage was not reached)."""
+    left here. Times are seconds on this process's monotonic clock (0.0 where a stage was not reached). scheme: what
+    carried the blocks; told to the sender alone, and empty where none had to leave."""
 
     transfer_id: bytes
     state: TransferState
@@ -104,6 +106,7 @@ class TransferResult:
     first_byte_at_s: float = 0.0
     last_byte_at_s: float = 0.0
     done_at_s: float = 0.0
+    scheme: str = ""
 
 
 OnDone = Callable[[TransferResult], None]

@@ -41,6 +41,9 @@ def as_ids(values: BlockIds) -> Ids:
 class BlockArray:
     """Reads and writes whole blocks of one contiguous buffer."""
 
+    is_on_host = True
+    """Whether `units` and `views` can be had."""
+
     def __init__(self, buffer: NDArray[np.uint8], block_bytes: int) -> None:
         """buffer: uint8 [num_blocks * block_bytes], contiguous."""
         self.block_bytes = block_bytes
@@ -79,6 +82,9 @@ class BlockArray:
         is_outside = ids.view(np.uint64) >= len(self)  # as unsigned, what is negative is too large as well
         if np.count_nonzero(is_outside):
             raise BlockOutOfRange(f"block id {ids[is_outside][0]} is outside the pool of {len(self)} blocks")
+
+    def settle(self) -> None:
+        """Returns once what the calling thread has written to the blocks is there for others to read."""
 
     # Ids were checked before.
 

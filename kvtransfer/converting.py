@@ -34,6 +34,10 @@ def converter_for(
         if here != there:
             raise LayoutMismatch(f"a block has {here} bytes here, {there} at the peer (block_bytes)")
         return None
+    if not blocks.is_on_host:
+        raise LayoutMismatch(
+            f"pools on a device are not converted: {layout} here, {ticket.layout} at the peer"
+        )
     conversion = Conversion.between(layout, ticket.layout)
     for side, block_bytes in ((layout, here), (ticket.layout, there)):
         if side.block_bytes != block_bytes:

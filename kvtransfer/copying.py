@@ -16,22 +16,38 @@ FRAME_BYTES = 512 << 10
 """Half of a usual L2 cache: with 1 MiB a byte costs half as much again on either side (measured)."""
 
 
-def max_payload_bytes(block_bytes: int) -> int:
-    """What a frame may carry: `FRAME_BYTES`, but always one block."""
-    return max(FRAME_BYTES, block_bytes)
+def max_payload_bytes(block_bytes: int, frame_bytes: int = FRAME_BYTES) -> int:
+    """What a frame may carry: `frame_bytes`, but always one block."""
+    return max(frame_bytes, block_bytes)
 
 
-def max_rows(row_bytes: int) -> int:
+def max_rows(row_bytes: int, frame_bytes: int = FRAME_BYTES) -> int:
     """Of a frame, in whole chunks."""
     chunk_rows = chunk_blocks(row_bytes)
-    return chunk_rows * max(1, FRAME_BYTES // max(chunk_rows * row_bytes, CHUNK_BYTES))
+    return chunk_rows * max(1, frame_bytes // max(chunk_rows * row_bytes, CHUNK_BYTES))
 
 
-class CopyingPacker(Packer):
-    def __init__(self, blocks: BlockArray, checksum: bool) -> None:
-        self.max_blocks = max_rows(blocks.block_bytes)
-        self._blocks = blocks
+class CarryingPacker(Packer):
+    """Nobody but the sender reads its pool, so there is nothing to lend, and no lease."""
+
+    def __init__(self, blocks: BlockArray, checksum: bool, frame_bytes: int = FRAME_BYTES) -> None:
+        self.max_blocks = max_rows(blocks.block_bytes, frame_bytes)
         self.is_checked = checksum
+        self._blocks = blocks
+
+    def digest(self, block_ids: Ids) -> bytes:
+        raise AssertionError("nothing is lent")
+
+    def grant(self) -> Lease:
+        return Lease()
+
+    def revoke(self, lease: Lease) -> None:
+        """No peer reads anything."""
+
+
+class CopyingPacker(CarryingPacker):
+    def __init__(self, blocks: BlockArray, checksum: bool, frame_bytes: int = FRAME_BYTES) -> None:
+        super().__init__(blocks, checksum, frame_bytes)
         self._buffer = memoryview(bytearray(self.max_blocks * blocks.block_bytes))
         self._rows = blocks.rows(self._buffer)
 
@@ -40,37 +56,14 @@ class CopyingPacker(Packer):
         payload = self._buffer[: len(block_ids) * self._blocks.block_bytes]
         return Carried(digests.tobytes(), (payload,))
 
-    def digest(self, block_ids: Ids) -> bytes:
-        raise AssertionError("nothing is lent")
 
-    def grant(self) -> Lease:
-        return Lease()
-
-    def revoke(self, lease: Lease) -> None:
-        """Nobody but `pack` reads the pool."""
-
-
-class DirectPacker(Packer):
+class DirectPacker(CarryingPacker):
     """Lets the link send blocks from where they lie. The link copies what it has not sent yet when a session
     ends (`Link.release_payload`), so a fence waits for one call of the kernel's at most."""
-
-    def __init__(self, blocks: BlockArray, checksum: bool) -> None:
-        self.max_blocks = max_rows(blocks.block_bytes)
-        self.is_checked = checksum
-        self._blocks = blocks
 
     def pack(self, block_ids: Ids) -> Carried:
         digests = self._blocks.digest(block_ids).tobytes() if self.is_checked else b""
         return Carried(digests, self._blocks.views(block_ids))
-
-    def digest(self, block_ids: Ids) -> bytes:
-        raise AssertionError("nothing is lent")
-
-    def grant(self) -> Lease:
-        return Lease()
-
-    def revoke(self, lease: Lease) -> None:
-        """Whoever ends a session has the link release its payload."""
 
 
 class CopyingUnpacker(Unpacker):

@@ -62,6 +62,7 @@ class TransferAborted(TransferError):
 _BY_NAME: dict[str, type[TransferError]] = {
     error.__name__: error
     for error in (
+        SchemeUnavailable,
         BadTicket,
         LayoutMismatch,
         BlockOutOfRange,

@@ -151,4 +151,5 @@ def _sum_of(results: Sequence[TransferResult]) -> TransferResult:
         min((result.first_byte_at_s for result in results if result.first_byte_at_s), default=0.0),
         max(result.last_byte_at_s for result in results),
         max(result.done_at_s for result in results),
+        "+".join(sorted({result.scheme for result in results if result.scheme})),
     )

@@ -37,8 +37,8 @@ class _Transcript:
     def derive(self, purpose: bytes, extra: str = "") -> bytes:
         return hmac.digest(self._secret, purpose + b"\0" + self._text + extra.encode(), "sha256")
 
-    def proof_mac(self, num_blocks: int, block_bytes: int) -> bytes:
-        return self.derive(b"sender", f"{num_blocks} {block_bytes}")
+    def proof_mac(self, num_blocks: int, block_bytes: int, handle: bytes = b"") -> bytes:
+        return self.derive(b"sender", f"{num_blocks} {block_bytes} {handle.hex()}")
 
 
 class _Handshake(LinkOwner, ABC):
@@ -69,12 +69,13 @@ class SenderHandshake(_Handshake):
         scheme: str,
         secret: bytes,
         epoch: bytes,
-        pool: tuple[int, int],
+        pool: tuple[int, int, bytes],
         fds: Sequence[int],
-        on_ready: Callable[[], None],
+        on_ready: Callable[[int], None],
         on_failed: Callable[[TransferError], None],
     ) -> None:
-        """pool: (num_blocks, block_bytes) of the local pool."""
+        """pool: (num_blocks, block_bytes, handle) of the local pool, as in `Proof`. on_ready: gets the longest
+        payload that the peer takes, in bytes."""
         super().__init__(link, on_failed)
         self._scheme, self._secret, self._epoch = scheme, secret, epoch
         self._pool, self._fds = pool, fds
@@ -90,7 +91,7 @@ class SenderHandshake(_Handshake):
                 self._answer(message)
             case Ready() if self._transcript is not None:
                 self._link.reader.signer.use_key(self._transcript.derive(b"receiver key"))
-                self._on_ready()
+                self._on_ready(message.frame_bytes)
             case Refused():
                 raise from_peer(message.error, f"refused by the peer: {message.reason}")
             case _:
@@ -103,15 +104,15 @@ class SenderHandshake(_Handshake):
             raise Unauthenticated("the peer does not hold this cluster's secret")
         if challenge.epoch != self._epoch:
             raise PeerLost(f"the peer has restarted: epoch {challenge.epoch.hex()}, not {self._epoch.hex()}")
-        num_blocks, block_bytes = self._pool
-        proof = Proof(
-            mac=transcript.proof_mac(num_blocks, block_bytes), num_blocks=num_blocks, block_bytes=block_bytes
-        )
+        num_blocks, block_bytes, handle = self._pool
+        mac = transcript.proof_mac(num_blocks, block_bytes, handle)
+        proof = Proof(mac=mac, num_blocks=num_blocks, block_bytes=block_bytes, handle=handle)
         self._link.send(proof, self._fds, transcript.derive(b"sender key"))
 
 
 class ReceiverHandshake(_Handshake):
-    """The listening side's. `admit` makes the link ready for a proven peer's frames, or raises."""
+    """The listening side's. `admit` makes the link ready for a proven peer's frames and returns the longest payload
+    that it takes, in bytes, or raises."""
 
     def __init__(
         self,
@@ -119,7 +120,7 @@ class ReceiverHandshake(_Handshake):
         scheme: str,
         secret: bytes,
         epoch: bytes,
-        admit: Callable[[Proof], None],
+        admit: Callable[[Proof], int],
         on_failed: Callable[[TransferError], None],
     ) -> None:
         super().__init__(link, on_failed)
@@ -152,8 +153,8 @@ class ReceiverHandshake(_Handshake):
         self._link.send(Challenge(nonce=self._nonce, epoch=self._epoch, mac=transcript.derive(b"receiver")))
 
     def _accept(self, proof: Proof, transcript: _Transcript) -> None:
-        if not hmac.compare_digest(proof.mac, transcript.proof_mac(proof.num_blocks, proof.block_bytes)):
+        mac = transcript.proof_mac(proof.num_blocks, proof.block_bytes, proof.handle)
+        if not hmac.compare_digest(proof.mac, mac):
             raise Unauthenticated("the connecting peer does not hold this cluster's secret")
         self._link.reader.signer.use_key(transcript.derive(b"sender key"))
-        self._admit(proof)
-        self._link.send(Ready(), next_key=transcript.derive(b"receiver key"))
+        self._link.send(Ready(frame_bytes=self._admit(proof)), next_key=transcript.derive(b"receiver key"))

@@ -35,7 +35,7 @@ from baton.kvtransfer.errors import (
     TransferError,
     TransferTimeout,
 )
-from baton.kvtransfer.incoming import Incoming, Sender, Slot
+from baton.kvtransfer.incoming import Incoming, Sender, Slot, require_sane
 from baton.kvtransfer.landing import Landing, Landings
 from baton.kvtransfer.layout import KVLayout
 from baton.kvtransfer.rows import Digests
@@ -84,7 +84,8 @@ class Inbox:
         """
         self._require_open()
         wanted, targets = as_ids(positions), as_ids(block_ids)
-        self._require_sane(wanted, targets)
+        require_sane(wanted, targets)
+        self._blocks.require_ids(targets)
         order = np.argsort(wanted)
         now_s = time.monotonic()
         with self._lock:
@@ -296,20 +297,6 @@ class Inbox:
     def _require_open(self) -> None:
         if self._is_closed:
             raise TransferAborted("this agent is closed")
-
-    def _require_sane(self, positions: Ids, block_ids: Ids) -> None:
-        if len(positions) != len(block_ids) or not len(positions):
-            raise BlockOutOfRange(f"{len(positions)} positions for {len(block_ids)} blocks")
-        if int(positions.min()) < 0 or int(positions.max()) > np.iinfo(np.int32).max:
-            raise BlockOutOfRange(
-                f"positions {positions.min()} to {positions.max()} are outside 0 to 2^31 - 1"
-            )
-        self._blocks.require_ids(block_ids)
-        for name, ids in (("position", positions), ("block id", block_ids)):
-            ascending = np.sort(ids)
-            is_repeated = ascending[1:] == ascending[:-1]
-            if is_repeated.any():
-                raise BlockOutOfRange(f"{name} {ascending[1:][is_repeated][0]} is listed twice")
 
     def _require_free(self, block_ids: Ids) -> None:
         taken = self._promised[block_ids]

@@ -121,3 +121,16 @@ class Incoming:
             self.last_byte_at_s,
             time.monotonic(),
         )
+
+
+def require_sane(positions: Ids, block_ids: Ids) -> None:
+    """Raises BlockOutOfRange for what cannot be promised: uneven lists, a position that is none, repetitions."""
+    if len(positions) != len(block_ids) or not len(positions):
+        raise BlockOutOfRange(f"{len(positions)} positions for {len(block_ids)} blocks")
+    if int(positions.min()) < 0 or int(positions.max()) > np.iinfo(np.int32).max:
+        raise BlockOutOfRange(f"positions {positions.min()} to {positions.max()} are outside 0 to 2^31 - 1")
+    for name, ids in (("position", positions), ("block id", block_ids)):
+        ascending = np.sort(ids)
+        is_repeated = ascending[1:] == ascending[:-1]
+        if is_repeated.any():
+            raise BlockOutOfRange(f"{name} {ascending[1:][is_repeated][0]} is listed twice")

@@ -88,6 +88,8 @@ class Landings:
             raise BadTicket(f"KV heads {heads.start} to {heads.stop - 1} do not belong to this rank")
         if heads == own:
             return self._whole
+        if not self._blocks.is_on_host:
+            raise BadTicket(f"a pool on a device takes whole blocks, not KV heads {heads.start} and on")
         parts = range(heads.start - own.start, heads.stop - own.start)
         row_bytes = self._blocks.block_bytes * len(heads) // len(own)
         return Landing(self._blocks, parts, row_bytes, landing_units(self._layout, heads))

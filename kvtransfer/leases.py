@@ -3,14 +3,13 @@
 The receiver of a `shm` hand-off reads the sender's pool whenever it gets round to it, possibly long after the
 sender has fenced the transfer and given the blocks to another request. So each sending session has a word in
 a second memory file that the receiver maps too: the session's stamp while it may be read, 0 after. The
-receiver copies a chunk into its staging buffer first and looks at the word after; only if the stamp still
+receiver copies the blocks of a frame first and looks at the word after; only if the stamp still
 stands did every byte of the copy belong to the session (the reader's half of a sequence lock). Stamps are
 never used twice, so a word's next tenant is not mistaken for the last.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from baton.kvtransfer.carrier import Lease
 from baton.kvtransfer.errors import TooManyTransfers
-from baton.kvtransfer.memory import map_read_only, require_sealed
+from baton.kvtransfer.memory import map_read_only, memory_file, require_sealed
 
 MAX_LEASES = 4096
 _FILE_BYTES = 8 * MAX_LEASES
@@ -28,10 +27,8 @@ class ReadLeases:
     """The sender's side."""
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("baton-kv-leases", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, _FILE_BYTES)
-        require_sealed(self.fd, _FILE_BYTES)
-        self._mapping = mmap.mmap(self.fd, _FILE_BYTES)
+        """Raises SchemeUnavailable where there is no memory file to be had."""
+        self.fd, self._mapping = memory_file("baton-kv-leases", _FILE_BYTES)
         self._words = np.frombuffer(self._mapping, np.uint64)
         self._lock = threading.Lock()
         self._free = list(range(MAX_LEASES))

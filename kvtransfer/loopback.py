@@ -76,7 +76,7 @@ class LoopbackTransport(Transport):
         near, far = _LoopbackLink(self.worker.io, peer), _LoopbackLink(peer.worker.io, self)
         near.far, far.far = far, near
         packer = CopyingPacker(self.worker.blocks, self.worker.checksum)
-        channel = SendChannel(near, packer, self.sent, lambda: self._links.discard(near))
+        channel = SendChannel(self.scheme, near, packer, self.sent, lambda: self._links.discard(near))
         near.owner = channel
         self._links.add(near)
         peer.worker.io.post(lambda: peer.accept(far))

@@ -37,24 +37,13 @@ class MappingPacker(Packer):
         self._leases.revoke(lease)
 
 
-class MappingUnpacker(Unpacker):
-    """One peer's pool, mapped once and read-only."""
+class BorrowingUnpacker(Unpacker):
+    """One peer's pool, within this process's reach, and its word on what may be read of it."""
 
-    def __init__(self, blocks: BlockArray, proof: Proof, pool_fd: int, leases_fd: int) -> None:
-        """proof: the peer's word on the shape of its pool, believed only as far as its file reaches.
-
-        Raises MalformedFrame for an empty shape, SchemeUnavailable where mapping fails. The caller keeps the
-        descriptors.
-        """
-        if proof.num_blocks < 1 or proof.block_bytes < 1:
-            raise MalformedFrame(
-                f"the peer's pool has {proof.num_blocks} blocks of {proof.block_bytes} bytes"
-            )
-        size_bytes = proof.num_blocks * proof.block_bytes
-        require_sealed(pool_fd, size_bytes)
+    def __init__(self, blocks: BlockArray, pool: BlockArray, leases_fd: int) -> None:
+        """Raises SchemeUnavailable where `leases_fd`, which the caller keeps, is no file of leases."""
         self._leases = PeerLeases(leases_fd)
-        self._mapping = map_read_only(pool_fd, size_bytes)
-        self._pool = BlockArray(np.frombuffer(self._mapping, np.uint8), proof.block_bytes)
+        self._pool = pool
         self._block_bytes = blocks.block_bytes
 
     def borrow(self, lend: Lend) -> Loan:
@@ -72,4 +61,30 @@ class MappingUnpacker(Unpacker):
     def close(self) -> None:
         self._leases.close()
         del self._pool
+
+
+class MappingUnpacker(BorrowingUnpacker):
+    """One peer's pool, mapped once and read-only."""
+
+    def __init__(self, blocks: BlockArray, proof: Proof, pool_fd: int, leases_fd: int) -> None:
+        """proof: the peer's word on the shape of its pool, believed only as far as its file reaches.
+
+        Raises MalformedFrame for an empty shape, SchemeUnavailable where mapping fails. The caller keeps the
+        descriptors.
+        """
+        require_shape(proof)
+        size_bytes = proof.num_blocks * proof.block_bytes
+        require_sealed(pool_fd, size_bytes)
+        self._mapping = map_read_only(pool_fd, size_bytes)
+        pool = BlockArray(np.frombuffer(self._mapping, np.uint8), proof.block_bytes)
+        super().__init__(blocks, pool, leases_fd)
+
+    def close(self) -> None:
+        super().close()
         self._mapping.close()
+
+
+def require_shape(proof: Proof) -> None:
+    """Raises MalformedFrame where the peer's pool has no blocks."""
+    if proof.num_blocks < 1 or proof.block_bytes < 1:
+        raise MalformedFrame(f"the peer's pool has {proof.num_blocks} blocks of {proof.block_bytes} bytes")

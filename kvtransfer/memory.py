@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from contextlib import ExitStack
 
 import torch
 
@@ -13,21 +14,32 @@ from baton.kvtransfer.errors import SchemeUnavailable
 
 
 def shareable_memory(num_blocks: int, block_bytes: int) -> KVMemory:
-    """A zeroed pool in a memory file (memfd_create(2)) that leaves no trace in any file system.
+    """A zeroed pool in a memory file; the caller closes `fd`, the memory itself lives as long as the tensor.
 
-    The file is sealed against shrinking, so that a process that maps it can never be killed by reading it.
-    The caller closes `fd`; the memory itself lives as long as the tensor.
+    Raises SchemeUnavailable where there is no such memory to be had.
     """
-    size_bytes = num_blocks * block_bytes
-    fd = os.memfd_create("baton-kv", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, size_bytes)
+    fd, mapping = memory_file("baton-kv", num_blocks * block_bytes)
+    return KVMemory(torch.frombuffer(mapping, dtype=torch.uint8).view(num_blocks, block_bytes), fd)
+
+
+def memory_file(name: str, size_bytes: int) -> tuple[int, mmap.mmap]:
+    """A fresh, zeroed memory file (memfd_create(2)), which leaves no trace in any file system: its descriptor, and
+    all of it mapped.
+
+    It is sealed against shrinking, so that a process that maps it can never be killed by reading it. Raises
+    SchemeUnavailable where the system has none to give.
+    """
+    with ExitStack() as undo:
+        try:
+            fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            undo.callback(os.close, fd)
+            os.ftruncate(fd, size_bytes)
+            mapping = mmap.mmap(fd, size_bytes)
+        except OSError as error:
+            raise SchemeUnavailable(f"{size_bytes} bytes of shared memory: {error.strerror}") from error
         require_sealed(fd, size_bytes)
-        blocks = torch.frombuffer(mmap.mmap(fd, size_bytes), dtype=torch.uint8)
-    except BaseException:
-        os.close(fd)
-        raise
-    return KVMemory(blocks.view(num_blocks, block_bytes), fd)
+        undo.pop_all()
+    return fd, mapping
 
 
 def require_sealed(fd: int, size_bytes: int) -> None:

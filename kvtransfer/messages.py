@@ -5,11 +5,14 @@ Hello                 ->
                       <-                Challenge          (mutual proof of the cluster secret)
 Proof                 ->
                       <-                Ready or Refused
+Rendezvous            <->               Rendezvous         (only where a process group carries the blocks)
 Attach                ->                                   (once a transfer: the ticket is taken up)
 Push, Push, ...       ->                                   (blocks as bytes)
 Lend, Digests, ...    ->                                   (or, over a shared pool, where they lie)
 Abort                 ->                                   (only if the sender gives up)
                       <-                Ended              (once a transfer)
+
+On `ucx` also Wire, Wired and Taken, of which `ucx_link` tells.
 """
 
 from __future__ import annotations
@@ -39,15 +42,19 @@ class Challenge(msgspec.Struct, frozen=True, tag="challenge", kw_only=True):
 
 class Proof(msgspec.Struct, frozen=True, tag="proof", kw_only=True):
     """mac: the connecting agent's proof of the secret. num_blocks, block_bytes: shape of its pool; on `shm`
-    the descriptors of the pool and of its read leases travel with this message."""
+    the descriptors of the pool and of its read leases travel with this message. handle: how else the receiver
+    reaches the pool (see `cuda_ipc`), else empty. The mac covers all of them but the descriptors."""
 
     mac: bytes
     num_blocks: int
     block_bytes: int
+    handle: bytes = b""
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The connection may be used."""
+class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
+    """The connection may be used. frame_bytes: the longest payload that is taken."""
+
+    frame_bytes: int
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused", kw_only=True):
@@ -55,6 +62,13 @@ class Refused(msgspec.Struct, frozen=True, tag="refused", kw_only=True):
 
     error: str
     reason: str
+
+
+class Rendezvous(msgspec.Struct, frozen=True, tag="rendezvous", kw_only=True):
+    """What one side says while a process group forms (see `pair_group`): torch's own key and value."""
+
+    key: str
+    value: bytes
 
 
 class Attach(msgspec.Struct, frozen=True, tag="attach", kw_only=True):
@@ -73,13 +87,15 @@ class Push(msgspec.Struct, frozen=True, tag="push", kw_only=True):
     """Blocks of one transfer, whose bytes follow the frame's header.
 
     positions: int32, little-endian, of the request. digests: uint64, little-endian, one XXH3-64 for each
-    `block_array.chunk_blocks` blocks, in order; empty where the agents do not check.
+    `block_array.chunk_blocks` blocks, in order; empty where the agents do not check. staged_bytes: of the blocks,
+    where they come beside the link instead (see `pair_group` and `ucx_link`), else 0.
     """
 
     slot: int
     generation: int
     positions: bytes
     digests: bytes
+    staged_bytes: int = 0
 
 
 class Lend(msgspec.Struct, frozen=True, tag="lend", kw_only=True):
@@ -110,6 +126,24 @@ class Digests(msgspec.Struct, frozen=True, tag="digests", kw_only=True):
     digests: bytes
 
 
+class Wire(msgspec.Struct, frozen=True, tag="wire", kw_only=True):
+    """The sender's way over UCX. worker: address of its worker. address, key: of its ring of frames. mark: the
+    bytes that the ring starts with."""
+
+    worker: bytes
+    address: int
+    key: bytes
+    mark: bytes
+
+
+class Wired(msgspec.Struct, frozen=True, tag="wired"):
+    """The receiver has read the mark."""
+
+
+class Taken(msgspec.Struct, frozen=True, tag="taken"):
+    """The receiver has read the oldest frame of the ring."""
+
+
 class Abort(msgspec.Struct, frozen=True, tag="abort", kw_only=True):
     """The sender gives the transfer up. error: class name in `errors`."""
 
@@ -127,7 +161,23 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
     reason: str = ""
 
 
-Message = Hello | Challenge | Proof | Ready | Refused | Attach | Push | Lend | Digests | Abort | Ended
+Message = (
+    Hello
+    | Challenge
+    | Proof
+    | Ready
+    | Refused
+    | Rendezvous
+    | Wire
+    | Wired
+    | Attach
+    | Push
+    | Taken
+    | Lend
+    | Digests
+    | Abort
+    | Ended
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

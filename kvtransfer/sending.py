@@ -24,8 +24,11 @@ class _Carried:
 class SendChannel:
     """A `LinkOwner` and, to its sessions, their `Carriage`."""
 
-    def __init__(self, link: Link, packer: Packer, tally: Tally, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, scheme: str, link: Link, packer: Packer, tally: Tally, on_lost: Callable[[], None]
+    ) -> None:
         """on_lost: called once, when the link is gone."""
+        self.scheme = scheme
         self._link = link
         self._packer = packer
         self._tally = tally
@@ -44,6 +47,9 @@ class SendChannel:
     def carry(self, session: Outgoing) -> None:
         """Takes a session on; it ends with an error where that is not possible any more."""
         ticket = session.ticket
+        session.bind(
+            self
+        )  # before a frame can leave, or a fence would not find the way to that frame's lease
         try:
             with self._lock:
                 if self._lost is not None:
@@ -53,9 +59,9 @@ class SendChannel:
         except TransferError as error:
             session.end(error)
             return
-        self._link.flush()
-        session.bind(self)
-        if not session.is_open:  # it ended before it knew of this channel
+        if session.is_open:
+            self._link.flush()
+        else:  # it ended before it was in the books
             self.drop(session, TransferAborted("given up while connecting"))
 
     def offer(self, session: Outgoing) -> None:

@@ -29,6 +29,8 @@ LOANS_AHEAD = 2
 class Carriage(Protocol):
     """The channel under a session, as the session sees it."""
 
+    scheme: str
+
     def offer(self, session: Outgoing) -> None:
         """The session has blocks to send."""
 
@@ -58,6 +60,7 @@ class Outgoing(SendSession):
         self._on_ended = on_ended
         self._wanted: Ids = np.frombuffer(ticket.positions, np.int32).astype(np.int64)
         self._is_pushed = np.zeros(len(self._wanted), np.bool_)
+        self._ending = threading.Lock()
         self._lock = threading.Lock()
         self._carriage: Carriage | None = None
         self._has_ended = False
@@ -78,6 +81,7 @@ class Outgoing(SendSession):
         if len(given) != len(sources):
             raise BlockOutOfRange(f"{len(given)} positions for {len(sources)} blocks")
         self._blocks.require_ids(sources)
+        self._blocks.settle()
         with self._lock:
             if self._has_ended or not self._enqueue(given, sources):
                 return
@@ -182,16 +186,18 @@ class Outgoing(SendSession):
         return positions[:max_blocks], block_ids[:max_blocks]
 
     def end(self, error: TransferError | None, tell_receiver: bool = False) -> None:
-        """Ends the session once; later calls do nothing. Waits for a frame that is being packed."""
-        with self._lock:
-            if self._has_ended:
-                return
-            self._has_ended = True
-            self._pending.clear()
-            self._undigested.clear()
-            carriage = self._carriage
-        if carriage is not None:
-            carriage.drop(self, error if tell_receiver else None)
+        """Ends the session once; later calls do nothing. Waits for a frame that is being packed, and for another
+        thread that is just ending the session: on return nobody reads the blocks, whoever was first."""
+        with self._ending:
+            with self._lock:
+                if self._has_ended:
+                    return
+                self._has_ended = True
+                self._pending.clear()
+                self._undigested.clear()
+                carriage = self._carriage
+            if carriage is not None:
+                carriage.drop(self, error if tell_receiver else None)
         self._on_ended(self)
         self._on_done(self._result(error))
 
@@ -206,4 +212,5 @@ class Outgoing(SendSession):
             self._first_byte_at_s,
             self._last_byte_at_s,
             time.monotonic(),
+            "" if self._carriage is None else self._carriage.scheme,
         )

@@ -1,4 +1,4 @@
-"""What `shm` and `tcp` share: listening, connecting and shaking hands over stream sockets."""
+"""What all schemes but `loopback` share: listening, connecting and shaking hands over stream sockets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import ClassVar
 from baton.kvtransfer.carrier import Packer, Unpacker
 from baton.kvtransfer.errors import PeerLost, TransferError
 from baton.kvtransfer.handshake import ReceiverHandshake, SenderHandshake
+from baton.kvtransfer.link import LinkOwner
 from baton.kvtransfer.messages import Proof
 from baton.kvtransfer.receiving import ReceiveChannel
 from baton.kvtransfer.sending import SendChannel
@@ -58,9 +59,31 @@ class StreamTransport(Transport):
     def _unpacker(self, proof: Proof, fds: Sequence[int]) -> Unpacker:
         """For a peer that has proved itself; `fds` came with its proof and stay the caller's."""
 
+    @property
+    def frame_bytes(self) -> int:
+        """The longest payload that is taken, by whatever way it comes."""
+        return self.max_payload_bytes
+
     @abstractmethod
     def _offered_fds(self) -> Sequence[int]:
         """Descriptors that travel with this worker's proof."""
+
+    def _offered_handle(self) -> bytes:
+        """What else travels with the proof, so that the peer reaches the pool."""
+        return b""
+
+    def _sending_end(
+        self, link: StreamLink, channel: SendChannel, packer: Packer, frame_bytes: int
+    ) -> LinkOwner:
+        """What owns a link whose peer has proved itself: the channel, where frames carry all there is.
+
+        frame_bytes: the longest payload that the peer takes. Raises whatever is in the way.
+        """
+        return channel
+
+    def _receiving_end(self, link: StreamLink, channel: ReceiveChannel, unpacker: Unpacker) -> LinkOwner:
+        """As `_sending_end`, on the other side."""
+        return channel
 
     # --- the receiving half --------------------------------------------------------------------------------
 
@@ -98,16 +121,17 @@ class StreamTransport(Transport):
         self._strangers[link] = self.worker.io.loop.call_later(PREFLIGHT_S, link.close, late)
         self._links.add(link)
 
-        def admit(proof: Proof) -> None:
+        def admit(proof: Proof) -> int:
             unpacker = self._unpacker(proof, link.received_fds)
+            inbox = self.worker.inbox
+            channel = ReceiveChannel(link, inbox, unpacker, self.received, lambda: self._links.discard(link))
+            owner = self._receiving_end(link, channel, unpacker)
             link.takes_fds = False
             link.drop_fds()
             self._strangers.pop(link).cancel()
             link.reader.allow(self.max_payload_bytes)
-            inbox = self.worker.inbox
-            link.owner = ReceiveChannel(
-                link, inbox, unpacker, self.received, lambda: self._links.discard(link)
-            )
+            link.owner = owner
+            return self.frame_bytes
 
         def failed(_: TransferError) -> None:
             self._strangers.pop(link).cancel()
@@ -136,10 +160,11 @@ class StreamTransport(Transport):
         worker = self.worker
         outcome: asyncio.Future[SendChannel] = worker.io.loop.create_future()
 
-        def ready() -> None:
+        def ready(frame_bytes: int) -> None:
             link.reader.allow(payload_bytes=0)
-            channel = SendChannel(link, self._packer(), self.sent, lambda: self._links.discard(link))
-            link.owner = channel
+            packer = self._packer()
+            channel = SendChannel(self.scheme, link, packer, self.sent, lambda: self._links.discard(link))
+            link.owner = self._sending_end(link, channel, packer, frame_bytes)
             if not outcome.done():
                 outcome.set_result(channel)
 
@@ -149,7 +174,7 @@ class StreamTransport(Transport):
                 outcome.set_exception(error)
 
         self._links.add(link)
-        pool = (len(worker.blocks), worker.blocks.block_bytes)
+        pool = (len(worker.blocks), worker.blocks.block_bytes, self._offered_handle())
         SenderHandshake(
             link, self.scheme, worker.secret, epoch, pool, self._offered_fds(), ready, failed
         ).begin()

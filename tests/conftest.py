@@ -28,3 +28,7 @@ def consul_agent() -> Iterator[ConsulAgent]:
     """One that all tests share; each takes a prefix of its own."""
     with ConsulAgent() as agent:
         yield agent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaign-seed", type=int, help="replay this one schedule of the fault campaign")

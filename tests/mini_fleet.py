@@ -113,7 +113,7 @@ class FleetOfTest:
 @dataclass
 class Script:
     """halt_at: the station at which the workers wait for ever, or fail with `error` where there is one: of
-    "scheduled", "grant", "first_tokens", "handed_off", "decoding". The rest is what they saw."""
+    "scheduled", "attach", "grant", "first_tokens", "handed_off", "decoding". The rest is what they saw."""
 
     halt_at: str = ""
     error: BatonError | None = None
@@ -148,6 +148,7 @@ class ScriptedPrefill(prefill_pb2_grpc.PrefillServicer):
             start = await anext(request_iterator)
             await self._script.reach("scheduled")
             yield prefill_pb2.PrefillEvent(scheduled=prefill_pb2.PrefillScheduled())
+            await self._script.reach("attach")
             await anext(request_iterator)
             await self._script.reach("first_tokens")
             outputs = [_output(choice, 0) for choice in range(start.start.request.n)]

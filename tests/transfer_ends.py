@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,13 +74,16 @@ class End:
         num_blocks: int = 64,
         block_bytes: int = 4096,
         shareable: bool = True,
+        device: str = "cpu",
         is_stamped: bool = True,
         secret: bytes = SECRET,
         layout: KVLayout = LAYOUT,
         **options: Any,
     ) -> None:
         self.owner = owner
-        if shareable:
+        if device != "cpu":
+            self.memory = KVMemory(torch.zeros(num_blocks, block_bytes, dtype=torch.uint8, device=device))
+        elif shareable:
             self.memory = shareable_memory(num_blocks, block_bytes)
         else:
             self.memory = KVMemory(torch.zeros(num_blocks, block_bytes, dtype=torch.uint8))
@@ -99,7 +103,7 @@ class End:
         self.memory.blocks[block_id] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
     def read(self, block_id: int) -> bytes:
-        return self.memory.blocks[block_id].numpy().tobytes()
+        return self.memory.blocks[block_id].cpu().numpy().tobytes()
 
     def expect(self, positions: BlockIds, block_ids: BlockIds, ttl_s: float = WAIT_S) -> Expected:
         outcome = Outcome()
@@ -123,12 +127,27 @@ class End:
 class RemoteEnd:
     """An `End` in a process of its own; each method is one request to `transfer_peer.Peer` and its answer."""
 
-    def __init__(self, scheme: str, owner: int, num_blocks: int = 64, block_bytes: int = 4096) -> None:
+    def __init__(
+        self,
+        *schemes: str,
+        owner: int,
+        num_blocks: int = 64,
+        block_bytes: int = 4096,
+        wire_up: Callable[[int], None] | None = None,
+        **options: Any,
+    ) -> None:
+        """wire_up: for a process with a network of its own, gets the process id and connects that network."""
         self._connection, far = _processes.Pipe()
-        arguments = (far, scheme, owner, num_blocks, block_bytes)
+        shape = {"owner": owner, "num_blocks": num_blocks, "block_bytes": block_bytes}
+        arguments = (far, schemes, shape | options, wire_up is not None)
         self._process = _processes.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         far.close()
+        if wire_up is not None:
+            assert self.answer() == "apart"
+            assert self._process.pid is not None
+            wire_up(self._process.pid)
+            self._connection.send("wired up")
         assert self.answer() == "ready"
 
     def answer(self) -> Any:
@@ -166,6 +185,21 @@ class RemoteEnd:
     def read(self, block_id: int) -> bytes:
         content: bytes = self._ask("read", block_id)
         return content
+
+    def received(self, scheme: str) -> int:
+        """Blocks that came by `scheme`."""
+        blocks: int = self._ask("received", scheme)
+        return blocks
+
+    def open_transfers(self) -> int:
+        """Of both directions."""
+        count: int = self._ask("open_transfers")
+        return count
+
+    def error(self, key: int) -> str:
+        """The message of what ended the transfer."""
+        message: str = self._ask("error", key)
+        return message
 
     def pause(self) -> None:
         """Returns once every thread of the process stands still."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import subprocess
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from typing import Any
 
 from transfer_ends import End, Expected, Opened
+
+CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x00020000
+"""unshare(2); Python has it from 3.12 on."""
 
 
 class Peer:
@@ -40,9 +48,32 @@ class Peer:
     def read(self, block_id: int) -> bytes:
         return self._end.read(block_id)
 
+    def received(self, scheme: str) -> int:
+        return self._end.agent.stats().by_scheme[scheme].blocks_received
 
-def serve(connection: Connection, scheme: str, owner: int, num_blocks: int, block_bytes: int) -> None:
-    end = End(scheme, owner=owner, num_blocks=num_blocks, block_bytes=block_bytes)
+    def open_transfers(self) -> int:
+        stats = self._end.agent.stats()
+        return stats.open_sends + stats.open_receives
+
+    def error(self, key: int) -> str:
+        return str(self._transfers[key].outcome.wait().error)
+
+
+def leave_network() -> None:
+    """Puts this process into a network of its own, as another host would be."""
+    assert ctypes.CDLL(None).unshare(CLONE_NEWNET | CLONE_NEWNS) == 0, "no network of its own"
+    # UCX finds its devices in /sys, which shows those of the network that mounted it.
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "sysfs", "sysfs", "/sys"], check=True)
+    os.environ["UCX_TLS"] = "tcp"  # memory could be shared still, which no other host can
+
+
+def serve(connection: Connection, schemes: Sequence[str], options: dict[str, Any], is_apart: bool) -> None:
+    if is_apart:
+        leave_network()
+        connection.send("apart")
+        assert connection.recv() == "wired up"
+    end = End(*schemes, **options)
     peer = Peer(end)
     connection.send("ready")
     while (request := connection.recv()) is not None:

@@ -34,6 +34,9 @@ EVICTION_GRACE_S = 0.25
 """Between the end of a lease and the eviction. Where it was this very event loop that stood still, the
 heartbeats that wait to be read are read in the meantime."""
 
+COALESCE_S = 0.02
+"""After a change, for others that come with it: a fleet of many workers reports many times a second."""
+
 SERVICE = registry_pb2.DESCRIPTOR.services_by_name["Registry"].full_name
 
 
@@ -103,18 +106,25 @@ class EmbeddedRegistry:
             del self._offices[office]
 
     async def watch(self) -> AsyncGenerator[Fleet, None]:
+        seen: Fleet | None = None
         while True:
             await self._evict_silent()
             changed = self._changed
-            yield self.fleet()
+            fleet = self.fleet()
+            if fleet != seen:
+                seen = fleet
+                yield fleet
             next_end_s = min((lease.ends_at_s for lease in self._leases.values()), default=None)
             wait_s = None if next_end_s is None else max(0.0, next_end_s - self._clock()) + 0.001
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), wait_s)
+                await asyncio.sleep(COALESCE_S)
 
     def _put(self, member: Member) -> None:
+        known = self._leases.get(member.worker.worker_id)
         self._leases[member.worker.worker_id] = _Lease(member, self._clock() + self.lease_s)
-        self._notify()
+        if known is None or known.member != member:
+            self._notify()
 
     async def _evict_silent(self) -> None:
         if not self._overdue():

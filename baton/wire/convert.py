@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
+
 from baton.errors import ERRORS_BY_CODE, BatonError, InvalidRequest, WorkerFailed
 from baton.fleet import (
     Fleet,
+    HandoffTotals,
     KVBlocks,
     Member,
     ModelInfo,
@@ -151,6 +154,7 @@ def load_to_wire(load: WorkerLoad) -> types_pb2.WorkerLoad:
         kv_bytes_sent=load.kv_bytes_sent,
         kv_bytes_received=load.kv_bytes_received,
         preemptions=load.preemptions,
+        handoffs=types_pb2.HandoffTotals(**asdict(load.handoffs)),
     )
 
 
@@ -164,6 +168,7 @@ def load_from_wire(wire: types_pb2.WorkerLoad) -> WorkerLoad:
         wire.kv_bytes_sent,
         wire.kv_bytes_received,
         wire.preemptions,
+        HandoffTotals(**{each.name: getattr(wire.handoffs, each.name) for each in fields(HandoffTotals)}),
     )
 
 
@@ -190,6 +195,7 @@ def worker_to_wire(worker: WorkerInfo) -> registry_pb2.WorkerInfo:
             copy_bytes_per_s=profile.copy_bytes_per_s,
         ),
         version=worker.version,
+        schemes=worker.schemes,
     )
 
 
@@ -218,6 +224,7 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
         wire.block_size,
         WorkerProfile(profile.prefill_tokens_per_s, profile.decode_step_s, profile.copy_bytes_per_s),
         wire.version,
+        tuple(wire.schemes),
     )
 
 

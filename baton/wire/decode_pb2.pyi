@@ -145,22 +145,26 @@ class ReserveReply(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
     MISSING_BLOCKS_FIELD_NUMBER: _builtins.int
+    WAITED_S_FIELD_NUMBER: _builtins.int
     cached_tokens: _builtins.int
     """prompt tokens found in this worker's prefix cache"""
     ticket: _builtins.bytes
     """for the prefill worker; empty with local prefill"""
     missing_blocks: _builtins.int
     """blocks that have to cross"""
+    waited_s: _builtins.float
+    """asked for memory to promised, on this worker's clock"""
     def __init__(
         self,
         *,
         cached_tokens: _builtins.int = ...,
         ticket: _builtins.bytes = ...,
         missing_blocks: _builtins.int = ...,
+        waited_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "missing_blocks", b"missing_blocks", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "missing_blocks", b"missing_blocks", "ticket", b"ticket", "waited_s", b"waited_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

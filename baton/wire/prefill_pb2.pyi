@@ -167,7 +167,9 @@ Global___PrefillFirstTokens: _TypeAlias = PrefillFirstTokens  # noqa: Y015
 
 @_typing.final
 class PrefillHandedOff(_message.Message):
-    """The decode worker has acknowledged every block; nothing of this request is left here."""
+    """The decode worker has acknowledged every block; nothing of this request is left here. All times are differences
+    on this worker's clock.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -178,6 +180,7 @@ class PrefillHandedOff(_message.Message):
     FIRST_BYTE_S_FIELD_NUMBER: _builtins.int
     LAST_BYTE_S_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_S_FIELD_NUMBER: _builtins.int
+    SCHEME_FIELD_NUMBER: _builtins.int
     blocks: _builtins.int
     """blocks that crossed"""
     bytes: _builtins.int
@@ -192,6 +195,8 @@ class PrefillHandedOff(_message.Message):
     """scheduled to last byte sent; 0 where nothing had to cross"""
     acknowledged_s: _builtins.float
     """scheduled to the last acknowledgement"""
+    scheme: _builtins.str
+    """KV transport that carried the blocks; empty where nothing had to cross"""
     def __init__(
         self,
         *,
@@ -202,10 +207,11 @@ class PrefillHandedOff(_message.Message):
         first_byte_s: _builtins.float = ...,
         last_byte_s: _builtins.float = ...,
         acknowledged_s: _builtins.float = ...,
+        scheme: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_s", b"acknowledged_s", "blocks", b"blocks", "bytes", b"bytes", "compute_s", b"compute_s", "first_byte_s", b"first_byte_s", "last_byte_s", b"last_byte_s", "queued_s", b"queued_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_s", b"acknowledged_s", "blocks", b"blocks", "bytes", b"bytes", "compute_s", b"compute_s", "first_byte_s", b"first_byte_s", "last_byte_s", b"last_byte_s", "queued_s", b"queued_s", "scheme", b"scheme"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

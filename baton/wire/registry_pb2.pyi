@@ -74,6 +74,7 @@ class WorkerInfo(_message.Message):
     BLOCK_SIZE_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    SCHEMES_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.bytes
     """8 random bytes made at each start of the process"""
@@ -91,6 +92,10 @@ class WorkerInfo(_message.Message):
     def model(self) -> Global___ModelInfo: ...
     @_builtins.property
     def profile(self) -> Global___WorkerProfile: ...
+    @_builtins.property
+    def schemes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """KV transports that are open here, fastest first"""
+
     def __init__(
         self,
         *,
@@ -104,10 +109,11 @@ class WorkerInfo(_message.Message):
         block_size: _builtins.int = ...,
         profile: Global___WorkerProfile | None = ...,
         version: _builtins.str = ...,
+        schemes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_size", b"block_size", "epoch", b"epoch", "kv_layout", b"kv_layout", "model", b"model", "pid", b"pid", "profile", b"profile", "role", b"role", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_size", b"block_size", "epoch", b"epoch", "kv_layout", b"kv_layout", "model", b"model", "pid", b"pid", "profile", b"profile", "role", b"role", "schemes", b"schemes", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

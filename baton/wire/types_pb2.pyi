@@ -348,6 +348,7 @@ class WorkerLoad(_message.Message):
     KV_BYTES_SENT_FIELD_NUMBER: _builtins.int
     KV_BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    HANDOFFS_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     """sequences in the batch (decode) or prompts being computed (prefill)"""
     waiting: _builtins.int
@@ -362,6 +363,8 @@ class WorkerLoad(_message.Message):
     """sequences pushed out of the batch, since start"""
     @_builtins.property
     def kv_blocks(self) -> Global___KVBlocks: ...
+    @_builtins.property
+    def handoffs(self) -> Global___HandoffTotals: ...
     def __init__(
         self,
         *,
@@ -372,11 +375,59 @@ class WorkerLoad(_message.Message):
         kv_bytes_sent: _builtins.int = ...,
         kv_bytes_received: _builtins.int = ...,
         preemptions: _builtins.int = ...,
+        handoffs: Global___HandoffTotals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kv_blocks", b"kv_blocks"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["handoffs", b"handoffs", "kv_blocks", b"kv_blocks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_blocks", b"kv_blocks", "kv_bytes_received", b"kv_bytes_received", "kv_bytes_sent", b"kv_bytes_sent", "preemptions", b"preemptions", "queued_tokens", b"queued_tokens", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handoffs", b"handoffs", "kv_blocks", b"kv_blocks", "kv_bytes_received", b"kv_bytes_received", "kv_bytes_sent", b"kv_bytes_sent", "preemptions", b"preemptions", "queued_tokens", b"queued_tokens", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerLoad: _TypeAlias = WorkerLoad  # noqa: Y015
+
+@_typing.final
+class HandoffTotals(_message.Message):
+    """Sums over the hand-offs that a worker has completed since its start, each on that worker's own clock: a prefill
+    worker knows all but `reserve_s`, a decode worker `handoffs` and `reserve_s`. Divided by `handoffs` they are means.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDOFFS_FIELD_NUMBER: _builtins.int
+    QUEUED_S_FIELD_NUMBER: _builtins.int
+    RESERVE_S_FIELD_NUMBER: _builtins.int
+    FIRST_BYTE_S_FIELD_NUMBER: _builtins.int
+    LAST_BYTE_S_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_S_FIELD_NUMBER: _builtins.int
+    EXPOSED_S_FIELD_NUMBER: _builtins.int
+    handoffs: _builtins.int
+    queued_s: _builtins.float
+    """arrival to scheduled"""
+    reserve_s: _builtins.float
+    """asked for memory to promised"""
+    first_byte_s: _builtins.float
+    """scheduled to first byte sent"""
+    last_byte_s: _builtins.float
+    """scheduled to last byte sent"""
+    acknowledged_s: _builtins.float
+    """scheduled to acknowledged"""
+    exposed_s: _builtins.float
+    """prompt computed to acknowledged"""
+    def __init__(
+        self,
+        *,
+        handoffs: _builtins.int = ...,
+        queued_s: _builtins.float = ...,
+        reserve_s: _builtins.float = ...,
+        first_byte_s: _builtins.float = ...,
+        last_byte_s: _builtins.float = ...,
+        acknowledged_s: _builtins.float = ...,
+        exposed_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_s", b"acknowledged_s", "exposed_s", b"exposed_s", "first_byte_s", b"first_byte_s", "handoffs", b"handoffs", "last_byte_s", b"last_byte_s", "queued_s", b"queued_s", "reserve_s", b"reserve_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandoffTotals: _TypeAlias = HandoffTotals  # noqa: Y015

@@ -51,7 +51,10 @@ WorkerPort = Annotated[
 KvPort = Annotated[
     int,
     _option(
-        help="Port of the tcp KV transport; 0 takes a free one.", envvar="BATON_KV_PORT", min=0, max=65535
+        help="Port of the KV transport (tcp, gloo, nccl), and 100 below that of ucx; 0 takes free ones.",
+        envvar="BATON_KV_PORT",
+        min=0,
+        max=65535,
     ),
 ]
 RegistryHost = Annotated[
@@ -126,7 +129,11 @@ DecodeTp = Annotated[
 ]
 Transport = Annotated[
     str,
-    _option(help="KV transport, or `auto` for the fastest that a pair has.", envvar="BATON_TRANSPORT"),
+    _option(
+        help="KV transport: cuda-ipc, shm, nccl, ucx, tcp, gloo, or several with commas, the fastest first; "
+        "`auto`: the fastest that a pair has.",
+        envvar="BATON_TRANSPORT",
+    ),
 ]
 Threads = Annotated[
     int | None, _option(help="Compute threads of each worker.", envvar="BATON_THREADS", min=1)

@@ -71,7 +71,7 @@ def worker_command(role: str) -> Callable[..., None]:
             port=port,
             kv_port=kv_port,
             advertise_host=checked_advertise(host, advertise),
-            schemes=() if transport == "auto" else (transport,),
+            schemes=() if transport == "auto" else tuple(transport.split(",")),
             drain_timeout_s=drain_timeout,
             prefill=PrefillLimits(chunk_tokens),
             decode=DecodeLimits(max_running, prefill_chunk_tokens=chunk_tokens),

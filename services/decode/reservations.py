@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from baton.decode.work import Grant, Work
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
 from baton.errors import BatonError, HandoffFailed
+from baton.fleet import HandoffTotals
 from baton.kvtransfer.base import TransferError, TransferResult, TransferState
 from baton.kvtransfer.group import Handoffs
 
@@ -18,13 +20,15 @@ OnLanded = Callable[[Work, BatonError | None], None]
 
 
 class Reservations:
-    """All calls on the engine's thread; what the transport reports from its own is posted there."""
+    """All calls on the engine's thread; what the transport reports from its own is posted there. totals: over the
+    hand-offs that have landed."""
 
     def __init__(self, engine: Engine, agent: Handoffs, timeout_s: float, post: Post) -> None:
         self._engine = engine
         self._agent = agent
         self._timeout_s = timeout_s
         self._post = post
+        self.totals = HandoffTotals()
 
     def promise(self, work: Work, headroom_blocks: int, on_landed: OnLanded) -> Grant:
         """Takes the blocks that this worker caches, reserves those it lacks, and issues a ticket for them.
@@ -56,13 +60,15 @@ class Reservations:
             engine.free(sequence)
             raise HandoffFailed(f"request {work.request_id}: {error}") from error
         engine.blocks.mark_reserved(work.reserved_block_ids)
-        return Grant(cached_tokens, ticket, missing)
+        work.reserve_s = time.monotonic() - work.arrived_at_s
+        return Grant(cached_tokens, ticket, missing, work.reserve_s)
 
     def land(self, work: Work) -> None:
         """All blocks are in: they are the sequence's own now, and reusable."""
         self._unmark(work)
         work.transfer_id = None
         work.has_blocks = True
+        self.totals += HandoffTotals(handoffs=1, reserve_s=work.reserve_s)
         self._engine.mark_computed(work.primary, work.primary.prompt_tokens)
 
     def cancel(self, work: Work, reason: str) -> None:

@@ -168,6 +168,7 @@ class DecodeScheduler:
             kv_bytes_sent=stats.bytes_sent,
             kv_bytes_received=stats.bytes_received,
             preemptions=self._batch.preemptions,
+            handoffs=self._reservations.totals,
         )
 
     def _refusal(self, work: Work) -> BatonError | None:

@@ -99,7 +99,10 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
         if isinstance(outcome, BatonError):
             raise outcome
         return decode_pb2.ReserveReply(
-            cached_tokens=outcome.cached_tokens, ticket=outcome.ticket, missing_blocks=outcome.missing_blocks
+            cached_tokens=outcome.cached_tokens,
+            ticket=outcome.ticket,
+            missing_blocks=outcome.missing_blocks,
+            waited_s=outcome.waited_s,
         )
 
     async def Start(

@@ -13,11 +13,13 @@ from baton.request import GenerationRequest, TokenOutput
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Memory is promised. ticket: sealed, for the prefill worker; empty where the prompt is computed here."""
+    """Memory is promised. ticket: sealed, for the prefill worker; empty where the prompt is computed here.
+    waited_s: since the request came, on this worker's clock."""
 
     cached_tokens: int
     ticket: bytes = b""
     missing_blocks: int = 0
+    waited_s: float = 0.0
 
 
 OnGrant = Callable[[Grant | BatonError], None]
@@ -28,9 +30,10 @@ OnGrant = Callable[[Grant | BatonError], None]
 class Work:
     """choices[0] holds the prompt's blocks until the others have forked from it.
 
-    is_local: this worker computes the prompt. on_grant: tells the router about memory, once.
-    transfer_id: of the hand-off under way. first_outputs: from the prefill worker, once the router sent them.
-    unfinished: choices in the batch or waiting for it; 0 until the prompt's KV and first tokens are here.
+    is_local: this worker computes the prompt. on_grant: tells the router about memory, once. reserve_s: from
+    arrival to the promise of memory. transfer_id: of the hand-off under way. first_outputs: from the prefill
+    worker, once the router sent them. unfinished: choices in the batch or waiting for it; 0 until the prompt's KV
+    and first tokens are here.
     """
 
     request: GenerationRequest
@@ -39,6 +42,7 @@ class Work:
     is_local: bool
     on_grant: OnGrant
     arrived_at_s: float = field(default_factory=time.monotonic)
+    reserve_s: float = 0.0
     transfer_id: bytes | None = None
     reserved_block_ids: list[int] = field(default_factory=list)
     has_blocks: bool = False

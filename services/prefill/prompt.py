@@ -8,13 +8,15 @@ from typing import Protocol
 
 from baton.engine.sequence import Sequence
 from baton.errors import BatonError
+from baton.fleet import HandoffTotals
 from baton.kvtransfer.base import SendSession, TransferResult
 from baton.request import GenerationRequest, TokenOutput
 
 
 @dataclass(frozen=True, slots=True)
 class HandoffReport:
-    """What crossed and when; seconds count from `scheduled` (queued_s: from arrival to it)."""
+    """What crossed and when, on this worker's clock; seconds count from `scheduled` (queued_s: from arrival to it),
+    0.0 where a stage was not needed. scheme: empty where nothing had to cross."""
 
     blocks: int
     bytes: int
@@ -23,6 +25,19 @@ class HandoffReport:
     first_byte_s: float
     last_byte_s: float
     acknowledged_s: float
+    scheme: str
+
+    @property
+    def totals(self) -> HandoffTotals:
+        """This one hand-off, to be added to those before it."""
+        return HandoffTotals(
+            handoffs=1,
+            queued_s=self.queued_s,
+            first_byte_s=self.first_byte_s,
+            last_byte_s=self.last_byte_s,
+            acknowledged_s=self.acknowledged_s,
+            exposed_s=max(0.0, self.acknowledged_s - self.compute_s),
+        )
 
 
 class PromptListener(Protocol):
@@ -78,4 +93,5 @@ class Prompt:
             since_scheduled(result.first_byte_at_s),
             since_scheduled(result.last_byte_at_s),
             since_scheduled(result.done_at_s),
+            result.scheme,
         )

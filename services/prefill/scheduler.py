@@ -20,7 +20,7 @@ from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
 from baton.engine.sampler import NonFiniteLogits
 from baton.errors import BatonError, DeadlineExceeded, HandoffFailed, InvalidRequest, Overloaded, Unavailable
-from baton.fleet import WorkerLoad
+from baton.fleet import HandoffTotals, WorkerLoad
 from baton.kvtransfer.base import SendSession, TransferResult, TransferState
 from baton.kvtransfer.group import Handoffs
 from baton.prefill.prompt import Prompt
@@ -45,6 +45,7 @@ class PrefillScheduler:
         self._waiting: list[Prompt] = []
         self._computing: list[Prompt] = []
         self._prompts: dict[str, Prompt] = {}
+        self._handoffs = HandoffTotals()
         self._load = self._measure_load()
 
     def submit(self, prompt: Prompt) -> None:
@@ -121,6 +122,7 @@ class PrefillScheduler:
             kv_blocks=self._engine.blocks.usage(),
             kv_bytes_sent=stats.bytes_sent,
             kv_bytes_received=stats.bytes_received,
+            handoffs=self._handoffs,
         )
 
     def _holds(self, prompt: Prompt) -> bool:
@@ -196,7 +198,9 @@ class PrefillScheduler:
         """Lets go of a prompt whose first tokens are out and whose blocks are all acknowledged."""
         if prompt.is_computed and prompt.result is not None:
             self._forget(prompt)
-            prompt.listener.on_handed_off(prompt.report(prompt.result))
+            report = prompt.report(prompt.result)
+            self._handoffs += report.totals
+            prompt.listener.on_handed_off(report)
 
     def _expire(self) -> None:
         now_s = time.monotonic()

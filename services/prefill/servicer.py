@@ -120,6 +120,7 @@ class _Progress:
             first_byte_s=report.first_byte_s,
             last_byte_s=report.last_byte_s,
             acknowledged_s=report.acknowledged_s,
+            scheme=report.scheme,
         )
         self._put(prefill_pb2.PrefillEvent(handed_off=handed_off))
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from baton import __version__
 from baton.errors import Unavailable
-from baton.fleet import KVBlocks, Member, ModelInfo, WorkerProfile
+from baton.fleet import HandoffTotals, KVBlocks, Member, ModelInfo, WorkerProfile
 from baton.request import GenerationRequest
 from baton.router.api.backend import ServedModel
 from baton.router.config import RouterConfig
@@ -34,6 +34,8 @@ class WorkerView:
     kv_blocks: KVBlocks
     kv_bytes_sent: int
     kv_bytes_received: int
+    schemes: tuple[str, ...]
+    handoffs: HandoffTotals
     preemptions: int
     profile: WorkerProfile
     model: str
@@ -105,6 +107,8 @@ def _view(member: Member) -> WorkerView:
         kv_blocks=load.kv_blocks,
         kv_bytes_sent=load.kv_bytes_sent,
         kv_bytes_received=load.kv_bytes_received,
+        schemes=worker.schemes,
+        handoffs=load.handoffs,
         preemptions=load.preemptions,
         profile=worker.profile,
         model=worker.model.name,

@@ -18,6 +18,7 @@ from prometheus_client.samples import Sample
 from baton.events import Event
 from baton.fleet import Member
 from baton.lifecycle import Transition
+from baton.router.handoff_metrics import HandoffMetrics
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TPOT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
@@ -56,8 +57,6 @@ class RequestMetrics:
         self._prompt_tokens = counter("baton_prompt_tokens", "Prompt tokens placed")
         self._cached_tokens = counter("baton_cached_prompt_tokens", "Prompt tokens found in a prefix cache")
         self._generation_tokens = counter("baton_generation_tokens", "Tokens generated")
-        self._handoff_blocks = counter("baton_handoff_blocks", "KV blocks handed from prefill to decode")
-        self._handoff_bytes = counter("baton_handoff_bytes", "KV bytes handed from prefill to decode")
         self._ttft_s = histogram(
             "baton_time_to_first_token_seconds", "Arrival to first token", _LATENCY_BUCKETS_S
         )
@@ -77,9 +76,6 @@ class RequestMetrics:
             case Transition.DECODE_LOCALLY:
                 self._local.inc()
                 self._cached_tokens.inc(float(values["cached_tokens"]))
-            case Transition.HAND_OFF:
-                self._handoff_blocks.inc(float(values["blocks"]))
-                self._handoff_bytes.inc(float(values["bytes"]))
             case Transition.RETRY:
                 self._retries.labels(values["code"]).inc()
         if event.state.is_terminal:
@@ -154,9 +150,13 @@ class RouterMetrics:
     def __init__(self, members: Callable[[], Iterable[Member]], model_name: Callable[[], str]) -> None:
         self._registry = CollectorRegistry()
         self._aliases = CollectorRegistry()
-        self.requests = RequestMetrics(self._registry)
+        self._projections = RequestMetrics(self._registry), HandoffMetrics(self._registry)
         self._registry.register(FleetCollector(members))
         self._aliases.register(AliasCollector(self._registry, model_name))
+
+    def on_event(self, event: Event) -> None:
+        for projection in self._projections:
+            projection.on_event(event)
 
     def text(self) -> bytes:
         """The Prometheus exposition format."""

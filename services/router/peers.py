@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from grpc import aio
 
 from baton.background import OnCrash, run_forever
-from baton.errors import BatonError, DeadlineExceeded, WorkerFailed
+from baton.errors import BatonError, DeadlineExceeded, Unavailable, WorkerFailed
 from baton.fleet import WorkerInfo
 from baton.request import GenerationRequest, TokenOutput
 from baton.rpc import CONTROL_TIMEOUT_S, STREAM_SILENCE_S, Channel
@@ -22,6 +23,8 @@ _StepCall = aio.UnaryStreamCall[decode_pb2.StreamRequest, decode_pb2.StepOutputs
 
 _log = logging.getLogger(__name__)
 _RECONNECT_S = 0.2
+
+Awaited = TypeVar("Awaited")
 
 
 class PrefillPeer:
@@ -43,7 +46,7 @@ class PrefillPeer:
         async with self._channel.errors_translated():
             call = self._stub.Run(timeout=remaining_s, metadata=self._channel.metadata)
             try:
-                yield PrefillLeg(call, start, self.worker.worker_id)
+                yield PrefillLeg(call, start, self._channel, self.worker.worker_id)
             finally:
                 call.cancel()
 
@@ -54,15 +57,34 @@ class PrefillPeer:
 class PrefillLeg:
     """What happens to one prompt, in this order."""
 
-    def __init__(self, call: _RunCall, start: prefill_pb2.PrefillStart, worker_id: str) -> None:
+    def __init__(
+        self, call: _RunCall, start: prefill_pb2.PrefillStart, channel: Channel, worker_id: str
+    ) -> None:
         self._call = call
         self._start = start
+        self._channel = channel
         self._worker_id = worker_id
+        self._ahead: asyncio.Task[object] | None = None
 
     async def scheduled(self) -> prefill_pb2.PrefillScheduled:
         """Sends the prompt and waits until its turn has come."""
         await self._write(prefill_pb2.PrefillCommand(start=self._start))
         return (await self._read("scheduled")).scheduled
+
+    async def while_alive(self, awaited: Coroutine[Any, Any, Awaited]) -> Awaited:
+        """What `awaited` gives; where this leg ends first, cancels it and raises why. For the time between
+        `scheduled` and `attach`, in which the worker has nothing to say."""
+        self._ahead = asyncio.create_task(self._next())
+        self._ahead.add_done_callback(_retrieve)
+        other = asyncio.create_task(awaited)
+        try:
+            await asyncio.wait((other, self._ahead), return_when=asyncio.FIRST_COMPLETED)
+            if not other.done():
+                await self._read("the ticket was sent")
+            return await other
+        finally:
+            other.cancel()
+            await asyncio.wait((other,))
 
     async def attach(self, ticket: bytes) -> None:
         await self._write(prefill_pb2.PrefillCommand(attach=prefill_pb2.PrefillAttach(ticket=ticket)))
@@ -71,8 +93,14 @@ class PrefillLeg:
         event = await self._read("first_tokens")
         return [output_from_wire(output) for output in event.first_tokens.outputs]
 
-    async def handed_off(self) -> prefill_pb2.PrefillHandedOff:
-        return (await self._read("handed_off")).handed_off
+    async def handed_off(self) -> prefill_pb2.PrefillHandedOff | None:
+        """None where the worker is gone before it has reported; whether its blocks have all arrived by then, the
+        decode worker knows."""
+        try:
+            return (await self._read("handed_off")).handed_off
+        except (Unavailable, WorkerFailed) as error:
+            _log.warning("prefill worker %s: %s", self._worker_id, error.message)
+            return None
 
     async def _write(self, command: prefill_pb2.PrefillCommand) -> None:
         try:
@@ -81,7 +109,8 @@ class PrefillLeg:
             await self._read("anything more")  # the call has ended: reading raises why
 
     async def _read(self, expected: str) -> prefill_pb2.PrefillEvent:
-        event = await self._call.read()
+        ahead, self._ahead = self._ahead, None
+        event = await (ahead or self._next())
         if not isinstance(event, prefill_pb2.PrefillEvent):
             raise WorkerFailed(f"prefill worker {self._worker_id} ended the call before `{expected}`")
         if event.WhichOneof("event") != expected:
@@ -89,6 +118,16 @@ class PrefillLeg:
                 f"prefill worker {self._worker_id} sent {event.WhichOneof('event')}, not {expected}"
             )
         return event
+
+    async def _next(self) -> object:
+        async with self._channel.errors_translated():
+            return await self._call.read()
+
+
+def _retrieve(task: asyncio.Task[object]) -> None:
+    """A failure of this leg is of no interest any more once the other has failed."""
+    if not task.cancelled():
+        task.exception()
 
 
 class DecodePeer:

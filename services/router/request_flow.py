@@ -16,6 +16,7 @@ from baton.errors import HandoffFailed, Overloaded, Unavailable, WorkerFailed
 from baton.events import EventStream
 from baton.lifecycle import Transition
 from baton.request import GenerationRequest, TokenOutput
+from baton.router.handoff_metrics import timeline
 from baton.router.placement import Demand, Placement, Refusal, place
 from baton.router.run import Run
 from baton.router.workers import Lease, Workers
@@ -117,7 +118,7 @@ class RequestFlow:
             async with run.queue_deadline(self._limits.queue_timeout_s):
                 scheduled = await prompt.scheduled()
                 run.life.move(Transition.SCHEDULE)
-                grant = await decode.reserve(run.remaining_s(), is_local=False)
+                grant = await prompt.while_alive(decode.reserve(run.remaining_s(), is_local=False))
             async with run.deadline():
                 await prompt.attach(grant.ticket)
                 first_outputs = await prompt.first_tokens()
@@ -131,9 +132,12 @@ class RequestFlow:
             if going_on:
                 async with run.deadline():
                     await decode.start(going_on)
-                    handed_off = await prompt.handed_off()
-                run.life.move(Transition.HAND_OFF, blocks=handed_off.blocks, bytes=handed_off.bytes)
+                    report = await prompt.handed_off()
+                outputs = [] if report else await run.next_outputs(decode)  # its word that all has arrived
+                run.life.move(Transition.HAND_OFF, **timeline(grant, report))
                 self._workers.note_cached(lease.decode.worker.worker_id, run.hashes)
+                for output in outputs:
+                    yield output
                 while run.has_open_choices:
                     for output in await run.next_outputs(decode):
                         yield output

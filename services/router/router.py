@@ -52,7 +52,7 @@ async def run_router(config: RouterConfig) -> None:
         events = EventStream()
         backend = FleetBackend(workers, RequestFlow(workers, events, config.flow), config)
         metrics = RouterMetrics(lambda: workers.members, lambda: config.served_model_names[0])
-        events.subscribe(metrics.requests.on_event)
+        events.subscribe(metrics.on_event)
         if config.event_log is not None:
             log = EventLog(config.event_log)
             cleanup.callback(log.close)

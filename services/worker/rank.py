@@ -110,6 +110,7 @@ class Rank:
             first_byte_at_s=result.first_byte_at_s if result else 0.0,
             last_byte_at_s=result.last_byte_at_s if result else 0.0,
             done_at_s=result.done_at_s if result else 0.0,
+            scheme=result.scheme if result else "",
             bytes_sent=stats.bytes_sent,
             bytes_received=stats.bytes_received,
         )

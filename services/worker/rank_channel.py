@@ -123,6 +123,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
     first_byte_at_s: float
     last_byte_at_s: float
     done_at_s: float
+    scheme: str
     bytes_sent: int
     bytes_received: int
 

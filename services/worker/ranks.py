@@ -278,4 +278,5 @@ def _result(ended: say.Ended) -> TransferResult:
         ended.first_byte_at_s,
         ended.last_byte_at_s,
         ended.done_at_s,
+        ended.scheme,
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from baton.engine.kv_pool import KVPool
 from baton.engine.model_config import ModelConfig
 from baton.engine.parallel import Shard
 from baton.errors import ConfigError
-from baton.kvtransfer.agent import DEFAULT_SCHEMES, TransferAgent
+from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.base import KVLayout, KVMemory
 from baton.kvtransfer.errors import TransferError
+from baton.kvtransfer.schemes import fastest_first
+
+_log = logging.getLogger(__name__)
 
 
 def make_agent(
@@ -22,7 +26,10 @@ def make_agent(
     host: str,
     port: int = 0,
 ) -> TransferAgent:
-    """model: the whole one. Raises ConfigError where no scheme, or not the one asked for, can work here."""
+    """model: the whole one. schemes: none for the fastest that this host has.
+
+    Logs why a scheme is not offered. Raises ConfigError where none, or not the one asked for, can work here.
+    """
     layout = KVLayout(
         model=model.fingerprint,
         dtype=model.dtype_name,
@@ -34,8 +41,11 @@ def make_agent(
         tp_rank=shard.rank,
     )
     try:
-        return TransferAgent(
-            KVMemory(pool.bytes_view, pool.fd), layout, secret, schemes or DEFAULT_SCHEMES, host, port
+        agent = TransferAgent(
+            KVMemory(pool.bytes_view, pool.fd), layout, secret, schemes or fastest_first(), host, port
         )
     except TransferError as error:
         raise ConfigError(str(error), field="transport") from error
+    for scheme, reason in agent.unavailable.items():
+        _log.info("KV transport %s is not offered: %s", scheme, reason)
+    return agent

@@ -144,6 +144,7 @@ def _describe(
         block_size=engine.block_size,
         profile=profile,
         version=__version__,
+        schemes=agent.schemes,
     )
 
 

@@ -129,4 +129,10 @@ async def test_the_reference_shows_every_path_and_field(direct: httpx.AsyncClien
             assert "422" not in operation["responses"]
     answers = reference["paths"]["/v1/chat/completions"]["post"]["responses"]
     assert "text/event-stream" in answers["200"]["content"]
-    assert (await direct.get("/docs")).status_code == 200
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_no_page_is_served_that_loads_scripts_from_elsewhere(
+    direct: httpx.AsyncClient, page: str
+) -> None:
+    assert (await direct.get(page)).status_code == 404

@@ -16,7 +16,17 @@ from baton.discovery.consul_api import ConsulApi
 from baton.discovery.election import Candidacy
 from baton.discovery.embedded import SERVICE, EmbeddedRegistry, EmbeddedRegistryClient, RegistryServicer
 from baton.errors import ConfigError, InvalidRequest, Unauthorized, Unavailable
-from baton.fleet import Fleet, KVBlocks, ModelInfo, Role, WorkerInfo, WorkerLoad, WorkerProfile, WorkerState
+from baton.fleet import (
+    Fleet,
+    HandoffTotals,
+    KVBlocks,
+    ModelInfo,
+    Role,
+    WorkerInfo,
+    WorkerLoad,
+    WorkerProfile,
+    WorkerState,
+)
 from baton.rpc import Server
 
 SECRET = b"a secret of the test's own"
@@ -31,8 +41,9 @@ WORKER = WorkerInfo(
     block_size=16,
     profile=WorkerProfile(1000.0, 0.01, 1e9),
     version="0",
+    schemes=("shm", "tcp"),
 )
-LOAD = WorkerLoad(1, 2, 3, KVBlocks(10, 4, 3, 2, 1), 5, 6, 7)
+LOAD = WorkerLoad(1, 2, 3, KVBlocks(10, 4, 3, 2, 1), 5, 6, 7, HandoffTotals(1, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0))
 
 
 Connect = Callable[[bytes], Registry]
@@ -259,6 +270,28 @@ async def test_a_stall_of_the_registry_itself_evicts_nobody() -> None:
     while len(fleet.members) > 1:
         fleet = await anext(watch)
     assert [member.worker.worker_id for member in fleet.members] == [WORKER.worker_id]
+
+
+async def test_a_watch_is_silent_while_heartbeats_tell_nothing_new_and_tells_many_changes_at_once() -> None:
+    registry = EmbeddedRegistry(lease_s=0.2)
+    workers = [replace(WORKER, worker_id=f"decode-{number}") for number in range(50)]
+
+    def beat(load: WorkerLoad) -> None:
+        for worker in workers:
+            assert registry.heartbeat(worker.worker_id, worker.epoch, WorkerState.READY, load)
+
+    for worker in workers:
+        registry.register(worker, WorkerState.READY, LOAD)
+    watch = registry.watch()
+    assert len((await anext(watch)).members) == 50
+    looking = asyncio.ensure_future(anext(watch))
+    for _ in range(8):
+        beat(LOAD)
+        await asyncio.sleep(0.05)
+    assert not looking.done(), "every lease was renewed and nothing else happened"
+    busy = replace(LOAD, running=9)
+    beat(busy)
+    assert [member.load for member in (await looking).members] == [busy] * 50
 
 
 async def test_a_wrong_secret_is_refused(served: tuple[EmbeddedRegistry, str]) -> None:

@@ -163,7 +163,7 @@ def test_a_worker_without_the_fleets_secret_does_not_start(llama: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({"transport": "pigeon"}, "pigeon"),
+        ({"transport": "tcp,pigeon"}, "pigeon"),
         ({"attention": "flash9"}, "flash9"),
         ({"device": "abacus"}, "abacus"),
     ],

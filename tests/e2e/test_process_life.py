@@ -17,6 +17,7 @@ from oracle import Reference, assert_equal, reference
 LEASE_S = 3.0
 LONG_PROMPT_TOKENS = 1000
 REQUESTS = 8
+WAIT_S = 10.0
 
 
 def test_up_without_a_model_serves_the_demo_model() -> None:
@@ -74,6 +75,30 @@ def test_requests_of_a_killed_prefill_worker_end_truthfully_and_later_ones_prefi
         cluster.wait_for_baseline()
         _assert_served_locally(cluster, llama)
         assert cluster.pids() == {"decode-0": pids["decode-0"]}
+
+
+def test_a_prefill_worker_killed_while_decode_memory_is_awaited_is_replaced_at_once(
+    llama: Path, tmp_path: Path
+) -> None:
+    expected = reference(llama, LONG_PROMPT_TOKENS)
+    options = {"kv_blocks": 128, "event_log": tmp_path / "events.jsonl"}
+    with Cluster(model=llama, **options) as cluster, ThreadPoolExecutor(2) as threads:
+        pids = cluster.pids()
+        holder = threads.submit(cluster.post, prompt_ids(1100, seed=7), max_tokens=600)
+        wait_until(lambda: len(_transitions(cluster)) == 4, WAIT_S, cluster.events)
+        waiting = threads.submit(cluster.post, expected.prompt)
+        wait_until(lambda: _transitions(cluster).count("schedule") == 2, WAIT_S, cluster.events)
+        os.kill(pids["prefill-0"], signal.SIGKILL)
+        _assert_truthful(holder, output_tokens=600)
+        answer = waiting.result(timeout=60)
+        assert_equal(Answer(answer.json(), answer.headers), expected)
+        transitions = _transitions(cluster)
+        assert transitions.index("retry") < transitions.index("finish"), transitions
+        wait_until(lambda: "prefill-0" not in cluster.workers(), LEASE_S + 2.0, cluster.workers)
+
+
+def _transitions(cluster: Cluster) -> list[str]:
+    return [event["transition"] for event in cluster.events()]
 
 
 def test_requests_of_a_killed_decode_worker_go_to_the_other(llama: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from cluster import Cluster
 from model_folders import prompt_ids
 
@@ -15,6 +16,10 @@ METRICS = (
     "baton_prompt_tokens_total",
     "baton_generation_tokens_total",
     "baton_handoff_blocks_total",
+    *(
+        f"baton_handoff_{stage}_seconds_count"
+        for stage in ("queued", "reserve", "first_byte", "last_byte", "acknowledged", "exposed")
+    ),
 )
 
 
@@ -40,7 +45,12 @@ def test_a_request_goes_through_its_states_and_finishes(cluster: Cluster) -> Non
     ]
     assert len({event["request_id"] for event in events}) == 1
     assert events[0] | {"prefill": "prefill-0", "decode": "decode-0", "prompt_tokens": 40} == events[0]
-    assert events[3]["blocks"] == 3
+    hand_off = events[3]
+    assert (hand_off["blocks"], hand_off["scheme"]) == (3, "shm")
+    assert hand_off["bytes"] > 0
+    assert min(hand_off[time] for time in ("queued_s", "reserve_s", "first_byte_s")) > 0
+    assert hand_off["first_byte_s"] <= hand_off["last_byte_s"] <= hand_off["acknowledged_s"]
+    assert hand_off["acknowledged_s"] - hand_off["compute_s"] == pytest.approx(hand_off["exposed_s"])
     assert events[-1]["output_tokens"] == 5
     assert events[-1]["e2e_s"] >= events[-1]["ttft_s"] > 0
 
@@ -68,7 +78,20 @@ def test_metrics_count_what_the_events_tell(cluster: Cluster) -> None:
     before = [cluster.metric(name) for name in METRICS]
     cluster.complete(prompt_ids(40), max_tokens=5, n=2, cache_salt="metrics")
     after = [cluster.metric(name) for name in METRICS]
-    assert [new - old for new, old in zip(after, before, strict=True)] == [1, 40, 10, 3]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [1, 40, 10, 3, *[1] * 6]
+
+
+def test_workers_tell_their_transports_and_the_sums_of_their_hand_offs(cluster: Cluster) -> None:
+    cluster.complete(prompt_ids(40), max_tokens=5, cache_salt="sums")
+    cluster.wait_for_baseline(steady_s=0.6)
+    prefill, decode = cluster.worker("prefill"), cluster.worker("decode")
+    assert prefill["schemes"] == decode["schemes"] == ["shm", "tcp"]
+    sums = prefill["handoffs"]
+    assert 1 <= sums["handoffs"] <= decode["handoffs"]["handoffs"], (
+        "a request may end before its acknowledgement"
+    )
+    assert 0 < sums["first_byte_s"] <= sums["last_byte_s"] <= sums["acknowledged_s"]
+    assert decode["handoffs"]["reserve_s"] > 0 == sums["reserve_s"]
 
 
 def test_a_streamed_answer_has_each_token_once_and_ends_with_done(cluster: Cluster) -> None:

@@ -207,10 +207,10 @@ class TestFence:
             stale.outcome.wait()
 
     def test_unchecked_blocks_that_changed_after_the_senders_fence_never_land(
-        self, make_end: MakeEnd, scheme: str
+        self, make_end: MakeEnd, unchecked_scheme: str
     ) -> None:
-        sender = make_end(scheme, owner=1, checksum=False)
-        receiver = make_end(scheme, owner=2, checksum=False)
+        sender = make_end(unchecked_scheme, owner=1, checksum=False)
+        receiver = make_end(unchecked_scheme, owner=2, checksum=False)
         for turn in range(30):
             expected = receiver.expect([0, 1, 2], [3, 4, 5])
             opened = sender.open(expected.ticket)

@@ -107,9 +107,9 @@ def test_an_endpoint_that_another_start_has_taken_over_is_refused(make_end: Make
 
 
 def test_an_unknown_scheme_lists_the_choices() -> None:
-    with pytest.raises(UnknownScheme, match=r"'rdma'.*loopback, shm, tcp"):
+    with pytest.raises(UnknownScheme, match=r"'rdma'.*loopback, shm, ucx, tcp, gloo, nccl, cuda-ipc"):
         End("shm", "rdma")
-    assert known_schemes() == ("loopback", "shm", "tcp")
+    assert known_schemes() == ("loopback", "shm", "ucx", "tcp", "gloo", "nccl", "cuda-ipc")
 
 
 def test_a_forced_scheme_that_cannot_work_says_why() -> None:
@@ -163,7 +163,8 @@ def test_the_package_needs_neither_services_nor_engine() -> None:
     code = (
         "import sys, baton.kvtransfer.agent\n"
         "from baton.kvtransfer import loopback, shm, tcp\n"
-        "foreign = {'grpc', 'fastapi', 'zmq', 'baton.engine', 'baton.errors', 'baton.wire', 'baton.router'}\n"
+        "foreign = {'grpc', 'fastapi', 'zmq', 'ucxx'}\n"
+        "foreign |= {'baton.engine', 'baton.errors', 'baton.wire', 'baton.router'}\n"
         "sys.exit(', '.join(foreign & set(sys.modules)) or None)"
     )
     subprocess.run([sys.executable, "-P", "-c", code], check=True)

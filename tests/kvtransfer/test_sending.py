@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from transfer_ends import LAYOUT, Outcome
+from transfer_ends import LAYOUT, WAIT_S, Outcome
 
 from baton.kvtransfer.base import Ticket
-from baton.kvtransfer.block_array import BlockArray
+from baton.kvtransfer.block_array import BlockArray, Blocks, Ids
+from baton.kvtransfer.carrier import Lease
 from baton.kvtransfer.copying import CopyingPacker
 from baton.kvtransfer.errors import PeerLost, TransferAborted, TransferError
+from baton.kvtransfer.leases import PeerLeases, ReadLeases
 from baton.kvtransfer.link import Link
-from baton.kvtransfer.messages import Abort, Attach, Message, Push
+from baton.kvtransfer.mapping import MappingPacker
+from baton.kvtransfer.messages import Abort, Attach, Lend, Message, Push
+from baton.kvtransfer.rows import Digests
 from baton.kvtransfer.sending import SendChannel
 from baton.kvtransfer.session import Outgoing
 from baton.kvtransfer.stats import Tally
@@ -52,7 +58,7 @@ def blocks() -> BlockArray:
 
 @pytest.fixture
 def channel(link: HandCrankedLink, blocks: BlockArray) -> SendChannel:
-    return SendChannel(link, CopyingPacker(blocks, checksum=True), Tally(), on_lost=lambda: None)
+    return SendChannel("by hand", link, CopyingPacker(blocks, checksum=True), Tally(), on_lost=lambda: None)
 
 
 def make_session(blocks: BlockArray, generation: int) -> tuple[Outgoing, Outcome]:
@@ -108,6 +114,119 @@ def test_a_session_given_up_before_it_was_attached_is_attached_for_its_abort(
     assert isinstance(outcome.wait().error, TransferAborted)
     assert [type(message) for message in link.sent] == [Attach, Abort]
     assert drain(channel) == []
+
+
+class EagerLink(HandCrankedLink):
+    """Sends at once all that the channel has; then another thread gets its turn."""
+
+    channel: SendChannel
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        super().__init__()
+        self._then = then
+
+    def flush(self) -> None:
+        for frame in iter(self.channel.next_frame, None):
+            self.sent.append(frame.message)
+        self._then()
+
+
+class SlowLeases(ReadLeases):
+    """Taking a lease back begins, and ends only when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_revoking, self.may_revoke = threading.Event(), threading.Event()
+
+    def revoke(self, lease: Lease) -> None:
+        self.is_revoking.set()
+        assert self.may_revoke.wait(WAIT_S)
+        super().revoke(lease)
+
+
+def test_a_fence_while_the_first_frames_leave_takes_back_their_lease(blocks: BlockArray) -> None:
+    leases = ReadLeases()
+    session, outcome = make_session(blocks, 1)
+    session.push([0], [0])
+    stood_after_fence: list[bool] = []
+
+    def fence() -> None:
+        lends = [message for message in link.sent if isinstance(message, Lend)]
+        if lends and not outcome.is_called:
+            session.fence("the prompt was cancelled")
+            lend = lends[0]
+            stood_after_fence.append(peer.stands(Lease(lend.lease_slot, lend.lease_stamp)))
+
+    link, peer = EagerLink(then=fence), PeerLeases(leases.fd)
+    channel = link.channel = SendChannel(
+        "by hand", link, MappingPacker(blocks, True, leases), Tally(), lambda: None
+    )
+    channel.carry(session)
+    assert stood_after_fence == [False]
+    assert isinstance(outcome.wait().error, TransferAborted)
+    peer.close()
+    leases.close()
+
+
+def test_a_fence_waits_for_the_thread_that_is_ending_the_session_already(
+    link: HandCrankedLink, blocks: BlockArray
+) -> None:
+    leases = SlowLeases()
+    channel = SendChannel("by hand", link, MappingPacker(blocks, True, leases), Tally(), lambda: None)
+    session, outcome = make_session(blocks, 1)
+    channel.carry(session)
+    fenced = threading.Event()
+
+    def fence() -> None:
+        session.fence("the prompt was cancelled")
+        fenced.set()
+
+    threads = [
+        threading.Thread(target=lambda: channel.on_closed(PeerLost("gone"))),
+        threading.Thread(target=fence),
+    ]
+    threads[0].start()
+    assert leases.is_revoking.wait(WAIT_S)
+    threads[1].start()
+    assert not fenced.wait(0.05)
+    leases.may_revoke.set()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert fenced.is_set()
+    assert isinstance(outcome.wait().error, PeerLost)
+    leases.close()
+
+
+def test_a_fence_waits_for_the_frame_that_is_being_packed(link: HandCrankedLink) -> None:
+    is_reading, may_read = threading.Event(), threading.Event()
+
+    class SlowBlocks(BlockArray):
+        def gather(self, ids: Ids, buffer: Blocks, with_digests: bool) -> Digests:
+            is_reading.set()
+            assert may_read.wait(WAIT_S)
+            assert not fenced.is_set()
+            return super().gather(ids, buffer, with_digests)
+
+    blocks = SlowBlocks(np.zeros(8 * BLOCK_BYTES, np.uint8), BLOCK_BYTES)
+    channel = SendChannel("by hand", link, CopyingPacker(blocks, True), Tally(), lambda: None)
+    session, _ = make_session(blocks, 1)
+    channel.carry(session)
+    session.push([0], [0])
+    fenced = threading.Event()
+
+    def fence() -> None:
+        session.fence("the prompt was cancelled")
+        fenced.set()
+
+    threads = [threading.Thread(target=drain, args=(channel,)), threading.Thread(target=fence)]
+    threads[0].start()
+    assert is_reading.wait(WAIT_S)
+    threads[1].start()
+    assert not fenced.wait(0.05)
+    may_read.set()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert fenced.is_set()
 
 
 def test_a_channel_that_is_gone_ends_its_sessions_and_takes_no_more(

@@ -29,7 +29,21 @@ def test_a_handed_off_prompt_gives_the_tokens_of_an_undisturbed_run(
     pair.finish(ride)
     assert ride.tokens == undisturbed(oracle, ride.request)
     assert not ride.failures
-    assert [report.blocks for report in ride.handed_off] == [-(-tokens // BLOCK_SIZE)]
+    [report] = ride.handed_off
+    assert (report.blocks, report.scheme) == (-(-tokens // BLOCK_SIZE), "loopback")
+
+
+def test_both_workers_sum_up_their_own_stages_of_every_hand_off(make_pair: MakePair) -> None:
+    pair = make_pair()
+    rides = [pair.ride(prompt_ids(20, seed=seed)) for seed in range(3)]
+    pair.finish(*rides)
+    pair.step()
+    reports = [ride.handed_off[0] for ride in rides]
+    sent, received = pair.prefill.load().handoffs, pair.decode.load().handoffs
+    assert sent.handoffs == received.handoffs == 3
+    assert sent.last_byte_s == pytest.approx(sum(report.last_byte_s for report in reports))
+    assert sent.exposed_s == pytest.approx(sum(r.acknowledged_s - r.compute_s for r in reports))
+    assert received.reserve_s == pytest.approx(sum(ride.grant.waited_s for ride in rides if ride.grant))
 
 
 def test_full_blocks_leave_while_later_chunks_are_computed_and_the_rest_at_the_end(

@@ -194,11 +194,38 @@ async def test_a_dead_prefill_worker_is_passed_over_while_its_lease_runs() -> No
         await until(lambda: not router.workers.snapshot([], ()).prefill)
 
 
-@pytest.mark.parametrize("station", ["handed_off", "decoding"])
-async def test_nothing_is_retried_once_the_client_has_a_token(station: str) -> None:
-    script = Script(station, WorkerFailed("broken"))
+async def test_a_prefill_worker_that_dies_while_decode_memory_is_awaited_is_replaced_at_once() -> None:
+    fleet = FleetOfTest()
+    dying, full, good = Script("attach", WorkerFailed("died")), Script("grant"), Script()
+    async with (
+        fleet.scripted_worker("a-dying-p", Role.PREFILL, dying),
+        fleet.scripted_worker("a-full-d", Role.DECODE, full),
+        fleet.scripted_worker("good-p", Role.PREFILL, good),
+        fleet.scripted_worker("good-d", Role.DECODE, good),
+        routed(fleet) as router,
+    ):
+        await until(lambda: all(t.peer.is_connected for t in router.workers._tracked.values()))
+        async with asyncio.timeout(WAIT_S):
+            assert await router.collect(request(prompt_ids(9))) == [[0, 1, 2]]
+        assert router.transitions.count("retry") == 1
+        await _assert_workers_were_told(full, has_prefill=False)
+
+
+async def test_a_prefill_worker_that_dies_before_its_report_costs_nothing_where_decode_has_all() -> None:
+    script = Script("handed_off", WorkerFailed("died"))
     async with scripted(script) as router:
-        with pytest.raises(WorkerFailed):
+        assert await router.collect(request(prompt_ids(9), n=2)) == [[0, 1, 2], [0, 1, 2]]
+        assert router.transitions == ["place", "schedule", "first_tokens", "hand_off", "finish"]
+        assert router.events[3].attributes["scheme"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("station", "error"), [("handed_off", HandoffFailed("lost")), ("decoding", WorkerFailed("broken"))]
+)
+async def test_nothing_is_retried_once_the_client_has_a_token(station: str, error: BatonError) -> None:
+    script = Script(station, error)
+    async with scripted(script) as router:
+        with pytest.raises(type(error)):
             await router.collect(request(prompt_ids(9)))
         assert script.prefills == 1
         assert router.transitions[-1] == "fail"
@@ -237,9 +264,10 @@ async def test_cancellation_at_every_station_tells_both_workers(station: str) ->
         assert router.transitions[-1] == "cancel"
 
 
-async def _assert_workers_were_told(script: Script) -> None:
+async def _assert_workers_were_told(script: Script, has_prefill: bool = True) -> None:
     async with asyncio.timeout(WAIT_S):
-        await script.has_prefill_ended.wait()
+        if has_prefill:
+            await script.has_prefill_ended.wait()
         for request_id in script.reserved:
             assert await script.released.get() == request_id
 

@@ -25,7 +25,14 @@ Headers that requests may carry: `X-Session-ID` (requests of one session go to t
 
 def create_app(backend: Backend, text: TextProcessor, settings: ApiSettings) -> FastAPI:
     """The ASGI application. `text` belongs to the model that `backend` serves."""
-    app = FastAPI(title="Baton", version=__version__, description=_DESCRIPTION, responses=ERROR_RESPONSES)
+    app = FastAPI(
+        title="Baton",
+        version=__version__,
+        description=_DESCRIPTION,
+        responses=ERROR_RESPONSES,
+        docs_url=None,  # FastAPI's pages load their scripts from a public network
+        redoc_url=None,
+    )
     app.state.context = ApiContext(backend, text, settings)
     for module in (chat, completions, tokens, info):
         app.include_router(module.router)

@@ -1,4 +1,4 @@
-"""What /docs shows of answers. The bodies are msgspec structs, so FastAPI cannot derive it."""
+"""What /openapi.json shows of answers. The bodies are msgspec structs, so FastAPI cannot derive it."""
 
 from __future__ import annotations
 
