@@ -39,6 +39,8 @@ class ConsulApi:
         is_https = address.scheme == "consul+https"
         if not is_https and (access.ca or access.certificate):
             raise ConfigError("certificates are for consul+https:// only", field="registry")
+        if access.key and not access.certificate:
+            raise ConfigError(f"the key {access.key} is given without its certificate", field="registry_key")
         headers = {"X-Consul-Token": access.token} if access.token else {}
         self._http = httpx.AsyncClient(
             base_url=f"{'https' if is_https else 'http'}://{host_port(address.host, address.port)}",
@@ -63,10 +65,7 @@ class ConsulApi:
             raise ConsulRefusal(f"{self._where}: {error}") from error
         except TimeoutError as error:
             raise Unavailable(f"{self._where} has not answered within {timeout_s:.3g} s") from error
-        except (
-            httpx.TransportError,
-            ssl.SSLError,
-        ) as error:  # httpx passes a late refusal of TLS on as it is
+        except (httpx.HTTPError, ssl.SSLError) as error:  # TLS may be refused late, which httpx passes on
             raise Unavailable(f"{self._where}: {type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
