@@ -41,16 +41,24 @@ def consul_binary() -> str:
 class ConsulAgent:
     """From `start` to `kill`; as a context, both."""
 
-    def __init__(self, configuration: Mapping[str, Any] | None = None, scheme: str = "http") -> None:
-        """scheme: of the port that `address` names. configuration: beside the ports, in Consul's own words."""
+    def __init__(
+        self,
+        configuration: Mapping[str, Any] | None = None,
+        scheme: str = "http",
+        host: str = "127.0.0.1",
+        network: str = "",
+    ) -> None:
+        """scheme: of the port that `address` names. configuration: beside the ports, in Consul's own words.
+        network: the network namespace, one of `ip netns`, in which `host` is its address."""
         self._binary = consul_binary()
         http, server, serf = free_ports(3)
-        self.address = f"127.0.0.1:{http}"
+        self.address = f"{host}:{http}"
+        self._enter = ["ip", "netns", "exec", network] if network else []
         self._http_name = scheme
         ports = {"http": -1, "dns": -1, "grpc": -1, "server": server, "serf_lan": serf, "serf_wan": -1}
         self._configuration = {
-            "bind_addr": "127.0.0.1",
-            "client_addr": "127.0.0.1",
+            "bind_addr": host,
+            "client_addr": host,
             "ports": ports | {scheme: http},
             **(configuration or {}),
         }
@@ -77,7 +85,7 @@ class ConsulAgent:
             json.dump(self._configuration, file)
             file.flush()
             self._process = subprocess.Popen(
-                [self._binary, "agent", "-dev", f"-config-file={file.name}", "-log-level=warn"],
+                [*self._enter, self._binary, "agent", "-dev", f"-config-file={file.name}", "-log-level=warn"],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,

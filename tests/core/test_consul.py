@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
 import httpx
 import pytest
 from consul_agent import ConsulAgent
-from consul_fleet import LEASE_S, SECRET, WORKER, registry
+from consul_fleet import CONVERGENCE_S, LEASE_S, SECRET, WORKER, following, joined, registry
 
 from baton.discovery import open_registry
-from baton.discovery.base import Registry, RegistryAccess
-from baton.discovery.steady import follow
+from baton.discovery.base import RegistryAccess
 from baton.errors import ConfigError
-from baton.fleet import Fleet, WorkerInfo, WorkerLoad, WorkerState
-from baton.worker.membership import Membership
+from baton.fleet import WorkerLoad, WorkerState
 
-REJOIN_S = 1.5
-CONVERGENCE_S = 5.0
 OTHER = replace(WORKER, worker_id="decode-1")
 
 
@@ -30,56 +25,6 @@ def agent() -> Iterator[ConsulAgent]:
     """One of the test's own, to be ill-treated."""
     with ConsulAgent() as own:
         yield own
-
-
-@asynccontextmanager
-async def joined(agent: ConsulAgent, worker: WorkerInfo) -> AsyncIterator[Membership]:
-    """A worker as it keeps its membership; on leaving the context it dies without a word."""
-    client = registry(agent)
-    membership = Membership(client, worker, WorkerLoad, heartbeat_s=0.25, on_registered=lambda: None)
-    keeper = asyncio.create_task(membership.keep())
-    try:
-        yield membership
-    finally:
-        keeper.cancel()
-        await asyncio.wait([keeper])
-        await client.close()
-
-
-class Follower:
-    """A router's view: every fleet that it has been told of, in order."""
-
-    def __init__(self) -> None:
-        self.seen: list[set[str]] = []
-        self._changed = asyncio.Event()
-
-    async def run(self, client: Registry) -> None:
-        async with aclosing(follow(client, REJOIN_S)) as fleets:
-            async for fleet in fleets:
-                self.note(fleet)
-
-    def note(self, fleet: Fleet) -> None:
-        self.seen.append({member.worker.worker_id for member in fleet.members})
-        self._changed.set()
-
-    async def until(self, *worker_ids: str) -> None:
-        async with asyncio.timeout(LEASE_S + CONVERGENCE_S):
-            while not self.seen or self.seen[-1] != set(worker_ids):
-                self._changed.clear()
-                await self._changed.wait()
-
-
-@asynccontextmanager
-async def following(agent: ConsulAgent) -> AsyncIterator[Follower]:
-    client = registry(agent)
-    follower = Follower()
-    task = asyncio.create_task(follower.run(client))
-    try:
-        yield follower
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        await client.close()
 
 
 async def test_a_consul_killed_and_restarted_empty_costs_no_member_and_forgets_who_died_meanwhile(
