@@ -132,11 +132,12 @@ class ConsulRegistry:
         self._announced[worker.worker_id] = _Announced(lease, member, time.monotonic())
 
     async def _query(self, index: int, wait_s: float) -> tuple[int, Sequence[Mapping[str, Any]]]:
-        """The catalogue's entries as soon as they are newer than `index`, or after `wait_s`."""
+        """The catalogue's entries: at once where `index` is 0, else when they are newer, or after `wait_s`."""
         wait = f"{wait_s:g}s"
+        longest_s = wait_s * 17 / 16 if index else 0.0  # Consul adds up to a sixteenth
         health = self._api.consul.health
         call = health.service(f"{self._prefix}-workers", index=index or None, wait=wait)
-        answered_index, entries = await self._api.ask(call, CALL_TIMEOUT_S + wait_s * 17 / 16)
+        answered_index, entries = await self._api.ask(call, CALL_TIMEOUT_S + longest_s)
         if int(answered_index) < index:
             raise Unavailable(f"Consul has lost its memory: its index fell from {index} to {answered_index}")
         return max(1, int(answered_index)), entries

@@ -28,10 +28,11 @@ class Link:
     far: str
 
     def cut(self) -> None:
-        ip("link", "set", self.near, "down")
+        """At the far end, so that the route to it stays: packets are lost, and go nowhere else."""
+        ip("-n", self.network, "link", "set", "far", "down")
 
     def heal(self) -> None:
-        ip("link", "set", self.near, "up")
+        ip("-n", self.network, "link", "set", "far", "up")
 
 
 def ip(*words: str) -> None:
