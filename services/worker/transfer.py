@@ -49,6 +49,6 @@ def make_agent(
         raise ConfigError(str(error), field="transport") from error
     for scheme, reason in agent.unavailable.items():
         _log.info("KV transport %s is not offered: %s", scheme, reason)
-    if rows.native is None:
+    if not rows.is_native_built():
         _log.warning("KV blocks move without the native module, slower: it is built where a C compiler is found")
     return agent
