@@ -50,5 +50,7 @@ def make_agent(
     for scheme, reason in agent.unavailable.items():
         _log.info("KV transport %s is not offered: %s", scheme, reason)
     if not rows.is_native_built():
-        _log.warning("KV blocks move without the native module, slower: it is built where a C compiler is found")
+        _log.warning(
+            "KV blocks move without the native module, slower: it is built where a C compiler is found"
+        )
     return agent
