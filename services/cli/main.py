@@ -149,6 +149,11 @@ def router(
     port: opt.HttpPort = 8000,
     registry_host: opt.RegistryHost = "",
     registry_port: opt.RegistryPort = 8100,
+    registry: opt.Registry = "",
+    registry_token: opt.RegistryToken = "",
+    registry_ca: opt.RegistryCa = None,
+    registry_certificate: opt.RegistryCertificate = None,
+    registry_key: opt.RegistryKey = None,
     served_model_name: opt.ServedModelName = None,
     max_requests: opt.MaxRequests = 1024,
     queue_timeout: opt.QueueTimeout = 60.0,
@@ -161,10 +166,12 @@ def router(
     secret: opt.Secret = "",
     log_level: opt.LogLevelOption = opt.LogLevel.INFO,
 ) -> None:
-    """Run one router: HTTP API, request flow, and the embedded registry that workers join.
+    """Run one router: HTTP API, request flow, and the embedded registry that workers join, unless --registry
+    names another where they meet.
 
     Example: BATON_SECRET=... baton router --model ./model --host 0.0.0.0 --port 8000 --registry-port 8100
     """
+    from baton.discovery.base import RegistryAccess
     from baton.router.api.settings import ApiSettings
     from baton.router.config import RouterConfig
     from baton.router.request_flow import FlowLimits
@@ -179,6 +186,8 @@ def router(
         port=port,
         registry_host=registry_host or host,
         registry_port=registry_port,
+        registry=registry,
+        registry_access=RegistryAccess(registry_token, registry_ca, registry_certificate, registry_key),
         served_model_names=tuple(served_names(served_model_name, folder)),
         drain_timeout_s=drain_timeout,
         event_log=event_log,

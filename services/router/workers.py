@@ -101,7 +101,7 @@ class Workers:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def follow(self, fleets: AsyncIterator[Fleet]) -> None:
-        """Runs until cancelled, or until the registry's stream ends with Unavailable."""
+        """Runs until cancelled, or until `fleets` ends."""
         async for fleet in fleets:
             self.update(fleet)
 
