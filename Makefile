@@ -35,10 +35,14 @@ FORCE:
 run: $(VENV)/install.stamp  ## Serve the demo model with one router, one prefill and one decode worker (ARGS="--port 8001 --decode 2")
 	@$(BIN)/baton up $(ARGS)
 
-test: $(VENV)/install.stamp  ## Run all tests (ARGS="-k name" to choose)
+# A real registry for the tests; those that want one skip with the reason where it cannot be had.
+$(VENV)/consul.stamp: tests/tools/fetch_consul.sh | $(VENV)/install.stamp
+	command -v consul >/dev/null || tests/tools/fetch_consul.sh $(VENV)/consul-agent || exit 0; touch $@
+
+test: $(VENV)/install.stamp $(VENV)/consul.stamp  ## Run all tests (ARGS="-k name" to choose)
 	$(BIN)/pytest $(ARGS)
 
-soak: $(VENV)/install.stamp  ## Run the long forms of the tests
+soak: $(VENV)/install.stamp $(VENV)/consul.stamp  ## Run the long forms of the tests
 	$(BIN)/pytest -m soak --timeout 0 $(ARGS)
 
 lint: $(VENV)/install.stamp  ## Check style, types and that the generated stubs are fresh

@@ -5,6 +5,12 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field, fields
 
+DEFAULT_PREFILL_TOKENS_PER_S = 1000.0
+DEFAULT_DECODE_STEP_S = 0.02
+DEFAULT_BATCH_SLOPE = 1 / 32
+"""Assumed of a worker that announces no measured profile; the slope is the growth of a decode step with each
+further sequence, relative to the step at batch 1."""
+
 
 class Role(enum.Enum):
     PREFILL = "prefill"
@@ -73,11 +79,34 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class WorkerProfile:
-    """Speeds measured at start: prefill tokens/s, seconds of a decode step at batch 1, bytes/s of a copy."""
+    """Speeds, measured at start; 0 where unknown.
+
+    Prefill: a rate of tokens, and for attention seconds a pair of a computed and a seen token. Decode: seconds
+    of a step at batch 1 over an empty context, of each further sequence, and of each token of context in the
+    batch. copy_bytes_per_s: of a hand-off.
+    """
 
     prefill_tokens_per_s: float = 0.0
     decode_step_s: float = 0.0
     copy_bytes_per_s: float = 0.0
+    prefill_s_per_pair: float = 0.0
+    decode_s_per_sequence: float = 0.0
+    decode_s_per_context_token: float = 0.0
+
+    @property
+    def prefill_rate(self) -> float:
+        """Tokens/s, attention aside."""
+        return self.prefill_tokens_per_s or DEFAULT_PREFILL_TOKENS_PER_S
+
+    def prefill_s(self, tokens: int, context_tokens: int) -> float:
+        """Seconds to compute `tokens` that follow `context_tokens` whose KV is there already."""
+        return tokens / self.prefill_rate + tokens * (context_tokens + tokens / 2) * self.prefill_s_per_pair
+
+    def step_s(self, sequences: int, context_tokens: int) -> float:
+        """Seconds of one decode step of `sequences` that see `context_tokens` together."""
+        first_s = self.decode_step_s or DEFAULT_DECODE_STEP_S
+        further_s = (sequences - 1) * (self.decode_s_per_sequence or first_s * DEFAULT_BATCH_SLOPE)
+        return first_s + further_s + context_tokens * self.decode_s_per_context_token
 
 
 @dataclass(frozen=True, slots=True)

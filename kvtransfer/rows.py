@@ -32,6 +32,10 @@ _NO_TARGET: Rows = np.empty(0, np.dtype((np.void, 1)))
 _NO_DIGESTS: Digests = np.empty(0, np.uint64)
 
 
+def is_native_built() -> bool:
+    return native is not None
+
+
 def digest(source: Rows, ids: Ids, count: int, chunk_rows: int) -> Digests:
     """Of rows ids[0:count] of `source`, or of its first `count`."""
     digests = np.empty(-(-count // chunk_rows), np.uint64)

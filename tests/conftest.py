@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from consul_agent import ConsulAgent
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +21,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         return path if path.exists() else model_folders.make_folder(name, path)
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def consul_agent() -> Iterator[ConsulAgent]:
+    """One that all tests share; each takes a prefix of its own."""
+    with ConsulAgent() as agent:
+        yield agent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from grpc import aio
 
-from baton.errors import InvalidRequest, Unavailable
+from baton.discovery.base import RegistryAccess, RegistryAddress
+from baton.errors import ConfigError, InvalidRequest, Unavailable
 from baton.fleet import Fleet, Member, WorkerInfo, WorkerLoad, WorkerState
-from baton.rpc import CONTROL_TIMEOUT_S, Channel
+from baton.rpc import CONTROL_TIMEOUT_S, Channel, host_port
 from baton.wire import registry_pb2, registry_pb2_grpc
 from baton.wire.convert import (
     fleet_from_wire,
@@ -27,6 +28,7 @@ from baton.wire.convert import (
 )
 
 MAX_MEMBERS = 10_000
+MAX_OFFICES = 100
 WATCH_TIMEOUT_S = 3600.0
 EVICTION_GRACE_S = 0.25
 """Between the end of a lease and the eviction. Where it was this very event loop that stood still, the
@@ -44,6 +46,12 @@ class _Lease:
     ends_at_s: float
 
 
+@dataclass(slots=True)
+class _Office:
+    holder: str
+    ends_at_s: float
+
+
 class EmbeddedRegistry:
     """The fleet, on one event loop. A member whose lease has ended is gone from the next snapshot of a watch.
 
@@ -54,6 +62,8 @@ class EmbeddedRegistry:
         self.lease_s = lease_s
         self._clock = clock
         self._leases: dict[str, _Lease] = {}
+        self._offices: dict[str, _Office] = {}
+        self._elects_from_s = clock() + lease_s  # until then a holder may be left from before this process
         self._changed = asyncio.Event()
 
     def register(self, worker: WorkerInfo, state: WorkerState, load: WorkerLoad) -> None:
@@ -78,7 +88,24 @@ class EmbeddedRegistry:
     def fleet(self) -> Fleet:
         return Fleet(tuple(lease.member for lease in self._leases.values()))
 
-    async def watch(self) -> AsyncIterator[Fleet]:
+    def elect(self, office: str, candidate: str) -> float:
+        """The lease in seconds where `candidate` holds `office` from now on, else 0."""
+        now_s = self._clock()
+        self._offices = {name: held for name, held in self._offices.items() if now_s < held.ends_at_s}
+        held = self._offices.get(office)
+        if now_s < self._elects_from_s or (held is not None and held.holder != candidate):
+            return 0.0
+        if held is None and len(self._offices) >= MAX_OFFICES:
+            raise Unavailable(f"the registry holds {MAX_OFFICES} offices, its limit")
+        self._offices[office] = _Office(candidate, now_s + self.lease_s)
+        return self.lease_s
+
+    def resign(self, office: str, candidate: str) -> None:
+        held = self._offices.get(office)
+        if held is not None and held.holder == candidate:
+            del self._offices[office]
+
+    async def watch(self) -> AsyncGenerator[Fleet, None]:
         seen: Fleet | None = None
         while True:
             await self._evict_silent()
@@ -148,13 +175,36 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
 
     async def Watch(
         self, request: registry_pb2.WatchRequest, context: aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[registry_pb2.FleetSnapshot]:
+    ) -> AsyncGenerator[registry_pb2.FleetSnapshot, None]:
         async for fleet in self._registry.watch():
             yield fleet_to_wire(fleet)
+
+    async def Elect(
+        self, request: registry_pb2.ElectRequest, context: aio.ServicerContext[Any, Any]
+    ) -> registry_pb2.ElectReply:
+        return registry_pb2.ElectReply(held_s=self._registry.elect(request.office, request.candidate))
+
+    async def Resign(
+        self, request: registry_pb2.ResignRequest, context: aio.ServicerContext[Any, Any]
+    ) -> registry_pb2.ResignReply:
+        self._registry.resign(request.office, request.candidate)
+        return registry_pb2.ResignReply()
 
 
 class EmbeddedRegistryClient:
     """A worker's or another router's way to a router's embedded registry at `address` (host:port)."""
+
+    @classmethod
+    def open(cls, address: RegistryAddress, secret: bytes, access: RegistryAccess) -> Self:
+        where = host_port(address.host, address.port)
+        if address.path:
+            raise ConfigError(f"the embedded registry at {where} has no {address.path!r}", field="registry")
+        if access.token or access.ca or access.certificate:
+            raise ConfigError(
+                f"the embedded registry at {where} takes no token and no certificates, only the fleet's secret",
+                field="registry",
+            )
+        return cls(where, secret)
 
     def __init__(self, address: str, secret: bytes) -> None:
         self._channel = Channel(address, secret)
@@ -194,7 +244,7 @@ class EmbeddedRegistryClient:
         async with self._channel.errors_translated():
             await self._stub.Deregister(request, timeout=self._timeout_s, metadata=self._channel.metadata)
 
-    async def watch(self) -> AsyncIterator[Fleet]:
+    async def watch(self) -> AsyncGenerator[Fleet, None]:
         """Ends with Unavailable when the registry is gone; one call lasts at most an hour."""
         call = self._stub.Watch(
             registry_pb2.WatchRequest(), timeout=WATCH_TIMEOUT_S, metadata=self._channel.metadata
@@ -202,6 +252,17 @@ class EmbeddedRegistryClient:
         async with self._channel.errors_translated():
             async for snapshot in call:
                 yield fleet_from_wire(snapshot)
+
+    async def elect(self, office: str, candidate: str) -> float:
+        request = registry_pb2.ElectRequest(office=office, candidate=candidate)
+        async with self._channel.errors_translated():
+            reply = await self._stub.Elect(request, timeout=self._timeout_s, metadata=self._channel.metadata)
+        return reply.held_s
+
+    async def resign(self, office: str, candidate: str) -> None:
+        request = registry_pb2.ResignRequest(office=office, candidate=candidate)
+        async with self._channel.errors_translated():
+            await self._stub.Resign(request, timeout=self._timeout_s, metadata=self._channel.metadata)
 
     async def close(self) -> None:
         await self._channel.close()

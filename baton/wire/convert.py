@@ -193,6 +193,9 @@ def worker_to_wire(worker: WorkerInfo) -> registry_pb2.WorkerInfo:
             prefill_tokens_per_s=profile.prefill_tokens_per_s,
             decode_step_s=profile.decode_step_s,
             copy_bytes_per_s=profile.copy_bytes_per_s,
+            prefill_s_per_pair=profile.prefill_s_per_pair,
+            decode_s_per_sequence=profile.decode_s_per_sequence,
+            decode_s_per_context_token=profile.decode_s_per_context_token,
         ),
         version=worker.version,
         schemes=worker.schemes,
@@ -222,7 +225,14 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
         ),
         wire.kv_layout,
         wire.block_size,
-        WorkerProfile(profile.prefill_tokens_per_s, profile.decode_step_s, profile.copy_bytes_per_s),
+        WorkerProfile(
+            profile.prefill_tokens_per_s,
+            profile.decode_step_s,
+            profile.copy_bytes_per_s,
+            profile.prefill_s_per_pair,
+            profile.decode_s_per_sequence,
+            profile.decode_s_per_context_token,
+        ),
         wire.version,
         tuple(wire.schemes),
     )
@@ -238,21 +248,21 @@ def state_from_wire(wire: registry_pb2.WorkerState.ValueType) -> WorkerState:
     return _STATE_FROM_WIRE[wire]
 
 
-def fleet_to_wire(fleet: Fleet) -> registry_pb2.FleetSnapshot:
-    return registry_pb2.FleetSnapshot(
-        members=[
-            registry_pb2.Member(
-                worker=worker_to_wire(m.worker), state=state_to_wire(m.state), load=load_to_wire(m.load)
-            )
-            for m in fleet.members
-        ]
+def member_to_wire(member: Member) -> registry_pb2.Member:
+    return registry_pb2.Member(
+        worker=worker_to_wire(member.worker),
+        state=state_to_wire(member.state),
+        load=load_to_wire(member.load),
     )
+
+
+def member_from_wire(wire: registry_pb2.Member) -> Member:
+    return Member(worker_from_wire(wire.worker), state_from_wire(wire.state), load_from_wire(wire.load))
+
+
+def fleet_to_wire(fleet: Fleet) -> registry_pb2.FleetSnapshot:
+    return registry_pb2.FleetSnapshot(members=[member_to_wire(member) for member in fleet.members])
 
 
 def fleet_from_wire(wire: registry_pb2.FleetSnapshot) -> Fleet:
-    return Fleet(
-        tuple(
-            Member(worker_from_wire(m.worker), state_from_wire(m.state), load_from_wire(m.load))
-            for m in wire.members
-        )
-    )
+    return Fleet(tuple(member_from_wire(member) for member in wire.members))

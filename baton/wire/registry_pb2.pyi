@@ -163,21 +163,33 @@ class WorkerProfile(_message.Message):
     PREFILL_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     DECODE_STEP_S_FIELD_NUMBER: _builtins.int
     COPY_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    PREFILL_S_PER_PAIR_FIELD_NUMBER: _builtins.int
+    DECODE_S_PER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    DECODE_S_PER_CONTEXT_TOKEN_FIELD_NUMBER: _builtins.int
     prefill_tokens_per_s: _builtins.float
     decode_step_s: _builtins.float
     """one step at batch 1"""
     copy_bytes_per_s: _builtins.float
     """memory copy rate of this process"""
+    prefill_s_per_pair: _builtins.float
+    """attention: each computed token times each token that it sees"""
+    decode_s_per_sequence: _builtins.float
+    """of each sequence in a step after the first"""
+    decode_s_per_context_token: _builtins.float
+    """of each token of context in the batch"""
     def __init__(
         self,
         *,
         prefill_tokens_per_s: _builtins.float = ...,
         decode_step_s: _builtins.float = ...,
         copy_bytes_per_s: _builtins.float = ...,
+        prefill_s_per_pair: _builtins.float = ...,
+        decode_s_per_sequence: _builtins.float = ...,
+        decode_s_per_context_token: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes_per_s", b"copy_bytes_per_s", "decode_step_s", b"decode_step_s", "prefill_tokens_per_s", b"prefill_tokens_per_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes_per_s", b"copy_bytes_per_s", "decode_s_per_context_token", b"decode_s_per_context_token", "decode_s_per_sequence", b"decode_s_per_sequence", "decode_step_s", b"decode_step_s", "prefill_s_per_pair", b"prefill_s_per_pair", "prefill_tokens_per_s", b"prefill_tokens_per_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -377,3 +389,83 @@ class Member(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Member: _TypeAlias = Member  # noqa: Y015
+
+@_typing.final
+class ElectRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFICE_FIELD_NUMBER: _builtins.int
+    CANDIDATE_FIELD_NUMBER: _builtins.int
+    office: _builtins.str
+    candidate: _builtins.str
+    """unique to the run of a process"""
+    def __init__(
+        self,
+        *,
+        office: _builtins.str = ...,
+        candidate: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "office", b"office"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ElectRequest: _TypeAlias = ElectRequest  # noqa: Y015
+
+@_typing.final
+class ElectReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_S_FIELD_NUMBER: _builtins.int
+    held_s: _builtins.float
+    """the office is the candidate's for so long from the call on; 0: it is not"""
+    def __init__(
+        self,
+        *,
+        held_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_s", b"held_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ElectReply: _TypeAlias = ElectReply  # noqa: Y015
+
+@_typing.final
+class ResignRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFICE_FIELD_NUMBER: _builtins.int
+    CANDIDATE_FIELD_NUMBER: _builtins.int
+    office: _builtins.str
+    candidate: _builtins.str
+    def __init__(
+        self,
+        *,
+        office: _builtins.str = ...,
+        candidate: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "office", b"office"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResignRequest: _TypeAlias = ResignRequest  # noqa: Y015
+
+@_typing.final
+class ResignReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResignReply: _TypeAlias = ResignReply  # noqa: Y015

@@ -55,6 +55,16 @@ class RegistryStub:
                 request_serializer=baton_dot_wire_dot_registry__pb2.WatchRequest.SerializeToString,
                 response_deserializer=baton_dot_wire_dot_registry__pb2.FleetSnapshot.FromString,
                 _registered_method=True)
+        self.Elect = channel.unary_unary(
+                '/baton.v1.Registry/Elect',
+                request_serializer=baton_dot_wire_dot_registry__pb2.ElectRequest.SerializeToString,
+                response_deserializer=baton_dot_wire_dot_registry__pb2.ElectReply.FromString,
+                _registered_method=True)
+        self.Resign = channel.unary_unary(
+                '/baton.v1.Registry/Resign',
+                request_serializer=baton_dot_wire_dot_registry__pb2.ResignRequest.SerializeToString,
+                response_deserializer=baton_dot_wire_dot_registry__pb2.ResignReply.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -89,6 +99,20 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Elect(self, request, context):
+        """Asks for an office that one candidate at a time holds, or keeps it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resign(self, request, context):
+        """Gives an office up at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +135,16 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=baton_dot_wire_dot_registry__pb2.WatchRequest.FromString,
                     response_serializer=baton_dot_wire_dot_registry__pb2.FleetSnapshot.SerializeToString,
+            ),
+            'Elect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Elect,
+                    request_deserializer=baton_dot_wire_dot_registry__pb2.ElectRequest.FromString,
+                    response_serializer=baton_dot_wire_dot_registry__pb2.ElectReply.SerializeToString,
+            ),
+            'Resign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resign,
+                    request_deserializer=baton_dot_wire_dot_registry__pb2.ResignRequest.FromString,
+                    response_serializer=baton_dot_wire_dot_registry__pb2.ResignReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +256,60 @@ class Registry:
             '/baton.v1.Registry/Watch',
             baton_dot_wire_dot_registry__pb2.WatchRequest.SerializeToString,
             baton_dot_wire_dot_registry__pb2.FleetSnapshot.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Elect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Registry/Elect',
+            baton_dot_wire_dot_registry__pb2.ElectRequest.SerializeToString,
+            baton_dot_wire_dot_registry__pb2.ElectReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Registry/Resign',
+            baton_dot_wire_dot_registry__pb2.ResignRequest.SerializeToString,
+            baton_dot_wire_dot_registry__pb2.ResignReply.FromString,
             options,
             channel_credentials,
             insecure,

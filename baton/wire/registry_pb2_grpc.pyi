@@ -41,6 +41,10 @@ class RegistryStub:
     """Leaves the fleet at once."""
     Watch: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.FleetSnapshot]
     """The fleet now, and again after each change of membership or state."""
+    Elect: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ElectRequest, _registry_pb2.ElectReply]
+    """Asks for an office that one candidate at a time holds, or keeps it."""
+    Resign: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ResignRequest, _registry_pb2.ResignReply]
+    """Gives an office up at once."""
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -55,6 +59,10 @@ class RegistryAsyncStub(RegistryStub):
     """Leaves the fleet at once."""
     Watch: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.FleetSnapshot]  # type: ignore[assignment]
     """The fleet now, and again after each change of membership or state."""
+    Elect: _aio.UnaryUnaryMultiCallable[_registry_pb2.ElectRequest, _registry_pb2.ElectReply]  # type: ignore[assignment]
+    """Asks for an office that one candidate at a time holds, or keeps it."""
+    Resign: _aio.UnaryUnaryMultiCallable[_registry_pb2.ResignRequest, _registry_pb2.ResignReply]  # type: ignore[assignment]
+    """Gives an office up at once."""
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     """The embedded registry, served by the router: who is in the fleet."""
@@ -90,5 +98,21 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.FleetSnapshot], _abc.AsyncIterator[_registry_pb2.FleetSnapshot]]:
         """The fleet now, and again after each change of membership or state."""
+
+    @_abc_1.abstractmethod
+    def Elect(
+        self,
+        request: _registry_pb2.ElectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ElectReply, _abc.Awaitable[_registry_pb2.ElectReply]]:
+        """Asks for an office that one candidate at a time holds, or keeps it."""
+
+    @_abc_1.abstractmethod
+    def Resign(
+        self,
+        request: _registry_pb2.ResignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ResignReply, _abc.Awaitable[_registry_pb2.ResignReply]]:
+        """Gives an office up at once."""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

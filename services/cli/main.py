@@ -13,10 +13,18 @@ from typer.core import TyperGroup
 
 from baton import __version__
 from baton.cli import options as opt
-from baton.cli.process_setup import checked_secret, log_to_stderr, model_folder, served_names
+from baton.cli.process_setup import (
+    checked_policy,
+    checked_secret,
+    log_to_stderr,
+    model_folder,
+    served_names,
+)
 from baton.cli.settings import CONFIG_VARIABLE, check_environment, read_config_file
+from baton.cli.sim import sim
 from baton.cli.worker import worker_command
 from baton.errors import BatonError
+from baton.router.policies import DEFAULT_POLICY
 
 app = typer.Typer(
     name="baton",
@@ -81,6 +89,7 @@ def up(
     queue_timeout: opt.QueueTimeout = 60.0,
     request_timeout: opt.RequestTimeout = 600.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
+    policy: opt.Policy = DEFAULT_POLICY,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
     log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
@@ -100,6 +109,7 @@ def up(
         "queue-timeout": queue_timeout,
         "request-timeout": request_timeout,
         "local-prefill-tokens": local_prefill_tokens,
+        "policy": checked_policy(policy),
         "api-key": api_key,
         "event-log": event_log,
         "log-level": log_level.value,
@@ -139,21 +149,29 @@ def router(
     port: opt.HttpPort = 8000,
     registry_host: opt.RegistryHost = "",
     registry_port: opt.RegistryPort = 8100,
+    registry: opt.Registry = "",
+    registry_token: opt.RegistryToken = "",
+    registry_ca: opt.RegistryCa = None,
+    registry_certificate: opt.RegistryCertificate = None,
+    registry_key: opt.RegistryKey = None,
     served_model_name: opt.ServedModelName = None,
     max_requests: opt.MaxRequests = 1024,
     queue_timeout: opt.QueueTimeout = 60.0,
     request_timeout: opt.RequestTimeout = 600.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
+    policy: opt.Policy = DEFAULT_POLICY,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
     drain_timeout: opt.DrainTimeout = 30.0,
     secret: opt.Secret = "",
     log_level: opt.LogLevelOption = opt.LogLevel.INFO,
 ) -> None:
-    """Run one router: HTTP API, request flow, and the embedded registry that workers join.
+    """Run one router: HTTP API, request flow, and the embedded registry that workers join, unless --registry
+    names another where they meet.
 
     Example: BATON_SECRET=... baton router --model ./model --host 0.0.0.0 --port 8000 --registry-port 8100
     """
+    from baton.discovery.base import RegistryAccess
     from baton.router.api.settings import ApiSettings
     from baton.router.config import RouterConfig
     from baton.router.request_flow import FlowLimits
@@ -168,11 +186,18 @@ def router(
         port=port,
         registry_host=registry_host or host,
         registry_port=registry_port,
+        registry=registry,
+        registry_access=RegistryAccess(registry_token, registry_ca, registry_certificate, registry_key),
         served_model_names=tuple(served_names(served_model_name, folder)),
         drain_timeout_s=drain_timeout,
         event_log=event_log,
         api=ApiSettings(api_keys=tuple(api_key or ()), request_deadline_s=request_timeout),
-        flow=FlowLimits(max_requests, queue_timeout, local_prefill_tokens=local_prefill_tokens),
+        flow=FlowLimits(
+            max_requests,
+            queue_timeout,
+            local_prefill_tokens=local_prefill_tokens,
+            policy=checked_policy(policy),
+        ),
     )
     uvloop.run(run_router(config))
 
@@ -183,6 +208,8 @@ app.command(
 app.command(
     "decode", help="Run one decode worker: receives KV blocks, generates a token a sequence and step."
 )(worker_command("decode"))
+
+app.command()(sim)
 
 
 @app.command()

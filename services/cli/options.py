@@ -67,7 +67,34 @@ RegistryPort = Annotated[
     int, _option(help="Port of the embedded registry.", envvar="BATON_REGISTRY_PORT", min=1, max=65535)
 ]
 Registry = Annotated[
-    str, _option(help="host:port of the router's embedded registry.", envvar="BATON_REGISTRY")
+    str,
+    _option(
+        help="Where the fleet meets: host:port of a router's embedded registry, or consul://host:port/prefix "
+        "(with TLS: consul+https://), the prefix telling this fleet from others on that Consul.",
+        envvar="BATON_REGISTRY",
+    ),
+]
+RegistryToken = Annotated[
+    str,
+    _option(
+        help="Consul's ACL token, with service:write for the prefix. Best given as BATON_REGISTRY_TOKEN.",
+        envvar="BATON_REGISTRY_TOKEN",
+        show_default=False,
+    ),
+]
+RegistryCa = Annotated[
+    Path | None,
+    _option(
+        help="PEM file that a consul+https:// certificate is checked against. Default: the system's.",
+        envvar="BATON_REGISTRY_CA",
+    ),
+]
+RegistryCertificate = Annotated[
+    Path | None,
+    _option(help="PEM file shown to a Consul that asks for one.", envvar="BATON_REGISTRY_CERTIFICATE"),
+]
+RegistryKey = Annotated[
+    Path | None, _option(help="PEM file with its private key.", envvar="BATON_REGISTRY_KEY")
 ]
 Advertise = Annotated[
     str, _option(help="Host that others dial, where it differs from --host.", envvar="BATON_ADVERTISE")
@@ -141,6 +168,15 @@ LocalPrefillTokens = Annotated[
         help="Uncached tokens that a decode worker which caches the beginning prefills itself.",
         envvar="BATON_LOCAL_PREFILL_TOKENS",
         min=0,
+    ),
+]
+Policy = Annotated[
+    str,
+    _option(
+        help="How a request's workers are chosen. predicted: the least predicted time, from queues, caches and "
+        "measured speeds. prefix: where most of the prompt is cached. session: by the session's key. "
+        "least_loaded, power_of_two (the better of two drawn), round_robin: as they say.",
+        envvar="BATON_POLICY",
     ),
 ]
 ApiKey = Annotated[

@@ -8,6 +8,7 @@ from pathlib import Path
 from baton import demo_model
 from baton.cli.options import LogLevel
 from baton.errors import ConfigError
+from baton.router.policies import load_policy
 
 DEMO_NAME = "baton-demo"
 _MIN_SECRET_CHARS = 16
@@ -33,6 +34,12 @@ def checked_advertise(host: str, advertise: str) -> str:
             field="advertise",
         )
     return advertise
+
+
+def checked_policy(name: str) -> str:
+    """Raises ConfigError listing the choices where there is no such policy."""
+    load_policy(name)
+    return name
 
 
 def model_folder(given: Path | None) -> Path:

@@ -24,6 +24,10 @@ def worker_command(role: str) -> Callable[..., None]:
     def run(
         model: opt.Model = None,
         registry: opt.Registry = "127.0.0.1:8100",
+        registry_token: opt.RegistryToken = "",
+        registry_ca: opt.RegistryCa = None,
+        registry_certificate: opt.RegistryCertificate = None,
+        registry_key: opt.RegistryKey = None,
         worker_id: opt.WorkerId = "",
         host: opt.Host = "127.0.0.1",
         port: opt.WorkerPort = 0,
@@ -45,6 +49,7 @@ def worker_command(role: str) -> Callable[..., None]:
         log_level: opt.LogLevelOption = opt.LogLevel.INFO,
     ) -> None:
         from baton.decode.scheduler import DecodeLimits
+        from baton.discovery.base import RegistryAccess
         from baton.engine.engine import EngineConfig
         from baton.fleet import Role
         from baton.prefill.scheduler import PrefillLimits
@@ -60,6 +65,7 @@ def worker_command(role: str) -> Callable[..., None]:
                 folder, dtype.value, device, block_size, kv_blocks, max_model_len, attention, threads, tp
             ),
             registry=registry,
+            registry_access=RegistryAccess(registry_token, registry_ca, registry_certificate, registry_key),
             secret=checked_secret(secret),
             host=host,
             port=port,

@@ -21,6 +21,8 @@ from baton.lifecycle import Transition
 from baton.router.handoff_metrics import HandoffMetrics
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_TTFT_ERROR_BUCKETS_S = (-10, -2.5, -1, -0.25, -0.1, -0.025, 0, 0.025, 0.1, 0.25, 1, 2.5, 10)
+_TPOT_ERROR_BUCKETS_S = (-0.2, -0.05, -0.02, -0.005, -0.001, 0, 0.001, 0.005, 0.02, 0.05, 0.2)
 _TPOT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
 
 _ALIASES = {
@@ -63,6 +65,16 @@ class RequestMetrics:
         self._tpot_s = histogram(
             "baton_time_per_output_token_seconds", "Mean per later token", _TPOT_BUCKETS_S
         )
+        self._ttft_error_s = histogram(
+            "baton_ttft_prediction_error_seconds",
+            "Placement to first token, less predicted",
+            _TTFT_ERROR_BUCKETS_S,
+        )
+        self._tpot_error_s = histogram(
+            "baton_tpot_prediction_error_seconds",
+            "Mean per later token, less predicted",
+            _TPOT_ERROR_BUCKETS_S,
+        )
         self._e2e_s = histogram("baton_request_duration_seconds", "Arrival to last token", _LATENCY_BUCKETS_S)
 
     def on_event(self, event: Event) -> None:
@@ -90,8 +102,13 @@ class RequestMetrics:
         self._finished.inc()
         self._e2e_s.observe(float(values["e2e_s"]))
         self._ttft_s.observe(float(values["ttft_s"]))
-        if "tpot_s" in values:
-            self._tpot_s.observe(float(values["tpot_s"]))
+        for figure, metric in (
+            ("tpot_s", self._tpot_s),
+            ("ttft_error_s", self._ttft_error_s),
+            ("tpot_error_s", self._tpot_error_s),
+        ):
+            if figure in values:
+                metric.observe(float(values[figure]))
 
 
 class FleetCollector(Collector):

@@ -8,17 +8,20 @@ worker. A leg that fails before the client has seen a token is tried once more e
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from baton.errors import HandoffFailed, Overloaded, Unavailable, WorkerFailed
 from baton.events import EventStream
 from baton.lifecycle import Transition
 from baton.request import GenerationRequest, TokenOutput
 from baton.router.handoff_metrics import timeline
-from baton.router.placement import Demand, Placement, Refusal, place
+from baton.router.placement import Placement, Refusal, place
+from baton.router.policies import DEFAULT_POLICY, load_policy
 from baton.router.run import Run
+from baton.router.snapshot import Demand
 from baton.router.workers import Lease, Workers
 
 _RETRYABLE = (HandoffFailed, WorkerFailed, Unavailable)
@@ -27,21 +30,27 @@ _RETRYABLE = (HandoffFailed, WorkerFailed, Unavailable)
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
     """max_requests: under way at once, more are refused with 429. queue_timeout_s: until a prompt's turn comes.
-    attempts: placements tried for one request. local_prefill_tokens: see `placement.Demand`."""
+    attempts: placements tried for one request. local_prefill_tokens: see `snapshot.Demand`. policy: how pairs
+    are chosen, by name. seed: of policies that leave something to
+    chance; another one for each router, lest all draw alike."""
 
     max_requests: int = 1024
     queue_timeout_s: float = 60.0
     attempts: int = 2
     local_prefill_tokens: int = 64
+    policy: str = DEFAULT_POLICY
+    seed: int = field(default_factory=lambda: secrets.randbits(63))
 
 
 class RequestFlow:
-    """Runs requests over the fleet; one object a router."""
+    """Runs requests over the fleet; one object a router. Raises ConfigError for a policy that does not exist."""
 
     def __init__(self, workers: Workers, events: EventStream, limits: FlowLimits) -> None:
         self._workers = workers
         self._events = events
         self._limits = limits
+        self._policy = load_policy(limits.policy)
+        self._placements = 0
         self._under_way = 0
 
     @asynccontextmanager
@@ -91,11 +100,16 @@ class RequestFlow:
             choices=request.n,
             session_key=request.session_id,
             local_prefill_tokens=self._limits.local_prefill_tokens,
+            ordinal=self._placements,
+            seed=self._limits.seed,
         )
-        placement = place(snapshot, demand)
+        self._placements += 1
+        placement = place(snapshot, demand, self._policy)
         if isinstance(placement, Refusal):
             run.life.move(Transition.REFUSE, code=Unavailable.code, reason=placement.reason)
             raise Unavailable(placement.reason)
+        if placement.prefill is not None:  # who queues behind it will find it computed
+            self._workers.note_cached(placement.prefill, hashes)
         run.route.prefill_worker = placement.prefill or "local"
         run.route.decode_worker = placement.decode
         run.route.reasons = list(placement.reasons)
@@ -103,8 +117,8 @@ class RequestFlow:
             Transition.PLACE,
             prefill=run.route.prefill_worker,
             decode=placement.decode,
-            predicted_ttft_s=placement.predicted_ttft_s,
             prompt_tokens=len(request.token_ids),
+            **run.predicted(placement.prediction),
         )
         return placement
 

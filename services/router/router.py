@@ -1,4 +1,4 @@
-"""The router process: embedded registry, workers, request flow, HTTP."""
+"""The router process: registry, workers, request flow, HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from functools import partial
 import uvicorn
 
 from baton.background import run_forever
+from baton.discovery import open_registry
+from baton.discovery.base import Membership
 from baton.discovery.embedded import SERVICE, EmbeddedRegistry, RegistryServicer
+from baton.discovery.steady import follow
 from baton.errors import Unavailable
 from baton.events import EventStream
 from baton.router.api.app import create_app
@@ -39,16 +42,12 @@ async def run_router(config: RouterConfig) -> None:
     http_socket = _bind(config.host, config.port)
     async with AsyncExitStack() as cleanup:
         cleanup.callback(http_socket.close)
-        registry = EmbeddedRegistry(config.lease_s)
-        server = Server(config.registry_host, config.registry_port, config.secret)
-        server.add(SERVICE, RegistryServicer(registry).mount)
-        await server.start()
-        cleanup.push_async_callback(server.stop, _GRPC_GRACE_S)
+        registry = await _open_registry(config, cleanup)
         crash: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         on_crash = partial(_set_first, crash)
         workers = Workers(config.secret, config.router_id, on_crash)
         cleanup.push_async_callback(workers.close)
-        follower = run_forever(workers.follow(registry.watch()), "the registry's watcher", on_crash)
+        follower = run_forever(workers.follow(follow(registry)), "the registry's watcher", on_crash)
         cleanup.callback(follower.cancel)
         events = EventStream()
         backend = FleetBackend(workers, RequestFlow(workers, events, config.flow), config)
@@ -64,6 +63,20 @@ async def run_router(config: RouterConfig) -> None:
         await http.serve(sockets=[http_socket])
         if crash.done():
             raise crash.result()
+
+
+async def _open_registry(config: RouterConfig, cleanup: AsyncExitStack) -> Membership:
+    """A client of the registry that the configuration names, or the router's own, served to its workers."""
+    if config.registry:
+        client = open_registry(config.registry, config.secret, config.registry_access)
+        cleanup.push_async_callback(client.close)
+        return client
+    registry = EmbeddedRegistry(config.lease_s)
+    server = Server(config.registry_host, config.registry_port, config.secret)
+    server.add(SERVICE, RegistryServicer(registry).mount)
+    await server.start()
+    cleanup.push_async_callback(server.stop, _GRPC_GRACE_S)
+    return registry
 
 
 def _set_first(crash: asyncio.Future[BaseException], error: BaseException) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 
 from baton.errors import BatonError, DeadlineExceeded, QueueTimeout
 from baton.events import EventStream, Lifecycle
 from baton.lifecycle import Transition
 from baton.request import GenerationRequest, Route, TokenOutput
 from baton.router.peers import DecodeLeg
+from baton.router.prediction import Prediction
 
 
 class Run:
@@ -28,6 +30,15 @@ class Run:
         self._first_output_at_s = 0.0
         self._output_tokens = 0
         self._open_choices = set(range(request.n))
+        self._prediction: Prediction | None = None
+        self._placed_at_s = 0.0
+
+    def predicted(self, prediction: Prediction) -> dict[str, float]:
+        """Notes what the placement made just now predicts, to be held against what comes; returns the terms."""
+        self._prediction = prediction
+        self._placed_at_s = time.monotonic()
+        terms = {"ttft_s": prediction.ttft_s, "tpot_s": prediction.tpot_s, **asdict(prediction)}
+        return {f"predicted_{name}": value for name, value in terms.items()}
 
     @asynccontextmanager
     async def over(self, tokens: AsyncGenerator[TokenOutput, None]) -> AsyncIterator[None]:
@@ -126,4 +137,15 @@ class Run:
             per_choice = self._output_tokens / self.request.n
             if per_choice > 1:
                 figures["tpot_s"] = (now_s - self._first_output_at_s) / (per_choice - 1)
+            figures |= self._prediction_errors(figures)
         return figures
+
+    def _prediction_errors(self, figures: dict[str, float]) -> dict[str, float]:
+        """Realised less predicted, of the placement that served; its clock starts when it was made."""
+        if self._prediction is None:
+            return {}
+        realised_ttft_s = self._first_output_at_s - self._placed_at_s
+        errors = {"ttft_error_s": realised_ttft_s - self._prediction.ttft_s}
+        if "tpot_s" in figures:
+            errors["tpot_error_s"] = figures["tpot_s"] - self._prediction.tpot_s
+        return errors

@@ -21,8 +21,10 @@ from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
 from baton.router.peers import DecodePeer, PrefillPeer
-from baton.router.placement import Candidate, Placement, Snapshot
+from baton.router.placement import Placement
+from baton.router.prediction import Prediction
 from baton.router.prefix_index import PrefixIndex
+from baton.router.snapshot import Candidate, Snapshot
 
 _DEFAULT_BLOCK_SIZE = 16
 """Where nobody is there to count by."""
@@ -35,16 +37,20 @@ _log = logging.getLogger(__name__)
 class Tracked:
     """One worker: what it reported last, and what this router has under way there.
 
+    prefill_tokens, prefill_s: uncached, of prompts not computed yet, and the seconds predicted for these.
     is_member: False once the registry has forgotten it; it gets nothing new then, and is kept only while
     requests that run there go on. A worker that was merely silent for too long loses none of them so.
+    kv_bytes_per_token: of a hand-off, all ranks together.
     """
 
     member: Member
     peer: PrefillPeer | DecodePeer
-    prompt_tokens: int = 0
+    prefill_tokens: int = 0
+    prefill_s: float = 0.0
     sequences: int = 0
     leases: int = 0
     is_member: bool = True
+    kv_bytes_per_token: float = 0.0
 
     @property
     def worker(self) -> WorkerInfo:
@@ -54,22 +60,26 @@ class Tracked:
 class Lease:
     """A request's hold on its two workers, which are one where the prefill is local."""
 
-    def __init__(self, prefill: Tracked, decode: Tracked, prompt_tokens: int, sequences: int) -> None:
+    def __init__(self, prefill: Tracked, decode: Tracked, prediction: Prediction, sequences: int) -> None:
         assert isinstance(decode.peer, DecodePeer), f"{decode.worker.worker_id} is no decode worker"
         self.decode = decode.peer
         self.prefill = prefill.peer if isinstance(prefill.peer, PrefillPeer) else None
         self.tracked = (prefill, decode)
-        self._prompt_tokens = prompt_tokens
+        self._prefill_tokens = prediction.prefill_tokens
+        self._prefill_s = prediction.prefill_s
         self._sequences = sequences
-        prefill.prompt_tokens += prompt_tokens
+        prefill.prefill_tokens += self._prefill_tokens
+        prefill.prefill_s += self._prefill_s
         decode.sequences += sequences
         for tracked in self.tracked:
             tracked.leases += 1
 
     def prefill_done(self) -> None:
         """The prompt is computed and no longer queues before others."""
-        self.tracked[0].prompt_tokens -= self._prompt_tokens
-        self._prompt_tokens = 0
+        prefill = self.tracked[0]
+        prefill.prefill_tokens -= self._prefill_tokens
+        prefill.prefill_s = prefill.prefill_s - self._prefill_s if prefill.prefill_tokens else 0.0
+        self._prefill_tokens, self._prefill_s = 0, 0.0
 
     def end(self) -> None:
         self.prefill_done()
@@ -91,7 +101,7 @@ class Workers:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def follow(self, fleets: AsyncIterator[Fleet]) -> None:
-        """Runs until cancelled, or until the registry's stream ends with Unavailable."""
+        """Runs until cancelled, or until `fleets` ends."""
         async for fleet in fleets:
             self.update(fleet)
 
@@ -112,7 +122,9 @@ class Workers:
             elif (mismatch := self._mismatch(member.worker)) is not None:
                 self._refuse(member.worker, mismatch)
             else:
-                self._tracked[worker_id] = Tracked(member, self._connect(member.worker))
+                peer = self._connect(member.worker)
+                kv_bytes = _kv_bytes_per_token(member.worker)
+                self._tracked[worker_id] = Tracked(member, peer, kv_bytes_per_token=kv_bytes)
 
     async def close(self) -> None:
         for worker_id in list(self._tracked):
@@ -150,7 +162,7 @@ class Workers:
         """Counts `request` as under way on its workers for as long as the context is open."""
         decode = self._tracked[placement.decode]
         prefill = decode if placement.prefill is None else self._tracked[placement.prefill]
-        lease = Lease(prefill, decode, len(request.token_ids), request.n)
+        lease = Lease(prefill, decode, placement.prediction, request.n)
         try:
             yield lease
         finally:
@@ -184,15 +196,18 @@ class Workers:
 
     def _candidate(self, tracked: Tracked, hashes: Sequence[bytes]) -> Candidate:
         worker, load = tracked.worker, tracked.member.load
+        held_blocks = load.kv_blocks.used + load.kv_blocks.reserved
         matched_tokens = self._prefixes.match(worker.worker_id, hashes) * self._block_size
         return Candidate(
             worker.worker_id,
-            queued_tokens=max(load.queued_tokens, tracked.prompt_tokens),
+            queued_tokens=max(load.queued_tokens, tracked.prefill_tokens),
+            queued_s=tracked.prefill_s,
             sequences=max(load.running + load.waiting, tracked.sequences),
+            context_tokens=held_blocks * worker.block_size,
             available_blocks=self._in_own_blocks(load.kv_blocks.free + load.kv_blocks.cached, worker),
             cached_tokens=matched_tokens // worker.block_size * worker.block_size,
-            prefill_tokens_per_s=worker.profile.prefill_tokens_per_s,
-            decode_step_s=worker.profile.decode_step_s,
+            kv_bytes_per_token=tracked.kv_bytes_per_token,
+            profile=worker.profile,
         )
 
     def _mismatch(self, worker: WorkerInfo) -> str | None:
@@ -231,6 +246,15 @@ class Workers:
         task = asyncio.create_task(tracked.peer.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _kv_bytes_per_token(worker: WorkerInfo) -> float:
+    """0 where its layout cannot be read; hand-offs to it will then be refused, not mispredicted."""
+    try:
+        layout = _decode_layout(worker.kv_layout)
+        return 2 * layout.layers * layout.kv_heads * layout.head_dim * layout.value_bytes
+    except (LayoutMismatch, msgspec.DecodeError):
+        return 0.0
 
 
 def _is_usable(tracked: Tracked, role: Role) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from baton.decode.scheduler import DecodeLimits
+from baton.discovery.base import RegistryAccess
 from baton.engine.engine import EngineConfig
 from baton.fleet import Role
 from baton.prefill.scheduler import PrefillLimits
@@ -13,10 +14,9 @@ from baton.prefill.scheduler import PrefillLimits
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """host, port: where gRPC listens (port 0: chosen by the system). kv_port: where the tcp transport does.
-    advertise_host: what others dial, empty
-    for `host`. registry: host:port of the router. secret: shared by the whole fleet. schemes: KV transports,
-    in order of preference; empty for all that work here. drain_timeout_s: how long SIGTERM lets requests
-    finish."""
+    advertise_host: what others dial, empty for `host`. registry: URI or host:port, as
+    `baton.discovery.open_registry` takes it. secret: shared by the whole fleet. schemes: KV transports, in order of
+    preference; empty for all that work here. drain_timeout_s: how long SIGTERM lets requests finish."""
 
     role: Role
     worker_id: str
@@ -31,5 +31,6 @@ class WorkerConfig:
     schemes: tuple[str, ...] = ()
     drain_timeout_s: float = 30.0
     heartbeat_s: float = 0.25
+    registry_access: RegistryAccess = field(default_factory=RegistryAccess)
     prefill: PrefillLimits = field(default_factory=PrefillLimits)
     decode: DecodeLimits = field(default_factory=DecodeLimits)

@@ -63,7 +63,6 @@ class Membership:
             await self._registry.deregister(self._worker)
         except BatonError as error:
             _log.warning("could not deregister, the lease will end by itself: %s", error.message)
-        await self._registry.close()
 
     def _complain(self, error: BatonError) -> None:
         """Once for each new reason, not four times a second."""

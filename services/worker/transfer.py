@@ -9,6 +9,7 @@ from baton.engine.kv_pool import KVPool
 from baton.engine.model_config import ModelConfig
 from baton.engine.parallel import Shard
 from baton.errors import ConfigError
+from baton.kvtransfer import rows
 from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.base import KVLayout, KVMemory
 from baton.kvtransfer.errors import TransferError
@@ -48,4 +49,8 @@ def make_agent(
         raise ConfigError(str(error), field="transport") from error
     for scheme, reason in agent.unavailable.items():
         _log.info("KV transport %s is not offered: %s", scheme, reason)
+    if not rows.is_native_built():
+        _log.warning(
+            "KV blocks move without the native module, slower: it is built where a C compiler is found"
+        )
     return agent

@@ -15,7 +15,8 @@ import msgspec
 
 from baton import __version__
 from baton.background import run_forever
-from baton.discovery.embedded import EmbeddedRegistryClient
+from baton.discovery import open_registry
+from baton.discovery.base import Registration
 from baton.engine.engine import Engine, complete
 from baton.engine.loop import EngineLoop
 from baton.engine.parallel import Shard
@@ -40,6 +41,8 @@ async def run_worker(config: WorkerConfig) -> None:
     starting, or what crashed its engine or its membership."""
     stop = _StopSignal()
     async with AsyncExitStack() as cleanup:
+        registry = open_registry(config.registry, config.secret, config.registry_access)
+        cleanup.push_async_callback(registry.close)
         engine, ranks = await _load(config, stop, cleanup)
         profile = await asyncio.to_thread(measure_profile, engine)
         if stop.first.is_set():  # while the model was being loaded
@@ -55,7 +58,7 @@ async def run_worker(config: WorkerConfig) -> None:
         await server.start()
         cleanup.push_async_callback(server.stop, _SERVER_GRACE_S)
         worker = _describe(config, engine, agent, server.port, profile)
-        membership = _make_membership(config, worker, role)
+        membership = _make_membership(config, registry, worker, role)
         keeper = run_forever(membership.keep(), "membership", stop.crash)
         await stop.first.wait()
         await server.set_serving(False)
@@ -145,11 +148,12 @@ def _describe(
     )
 
 
-def _make_membership(config: WorkerConfig, worker: WorkerInfo, role: MountedRole) -> Membership:
+def _make_membership(
+    config: WorkerConfig, registry: Registration, worker: WorkerInfo, role: MountedRole
+) -> Membership:
     def on_registered() -> None:
         _log.info("%s %s serves at %s", worker.role.value, worker.worker_id, worker.address)
 
-    registry = EmbeddedRegistryClient(config.registry, config.secret)
     return Membership(registry, worker, role.load, config.heartbeat_s, on_registered)
 
 

@@ -14,6 +14,7 @@ FOLDERS = {
     "baton.prefill": "services/prefill",
     "baton.decode": "services/decode",
     "baton.worker": "services/worker",
+    "baton.sim": "services/sim",
     "baton.cli": "services/cli",
 }
 LEAVES = {
@@ -24,7 +25,7 @@ LEAVES = {
     "baton.block_hash",
     "baton.events",
 }
-SERVICES = {"baton.router", "baton.prefill", "baton.decode", "baton.worker", "baton.cli"}
+SERVICES = {"baton.router", "baton.prefill", "baton.decode", "baton.worker", "baton.sim", "baton.cli"}
 BARE_MACHINE = {"torch", "numpy", "safetensors", "msgspec", "xxhash", "baton"}
 WHERE_ASKED_FOR = {"ucxx"}
 """Extras: whoever does not choose what needs them never imports them."""
@@ -86,7 +87,9 @@ def test_roles_never_import_one_another(role: str) -> None:
 
 
 def test_only_the_composition_roots_import_roles() -> None:
-    assert violations(modules_of("baton.worker"), {"baton.router", "baton.cli"}) == []
+    assert violations(modules_of("baton.worker"), {"baton.router", "baton.sim", "baton.cli"}) == []
+    running = {"baton.prefill", "baton.decode", "baton.worker", "baton.cli"}
+    assert violations(modules_of("baton.sim"), running) == []
 
 
 def test_engine_and_kvtransfer_need_no_web_framework() -> None:

@@ -21,7 +21,8 @@ from typer.core import TyperGroup
 from baton import __version__
 from baton.cli.main import app
 from baton.cli.process_setup import DEMO_NAME
-from baton.cli.settings import read_config_file
+from baton.cli.settings import check_environment, read_config_file
+from baton.discovery import parse_address
 from baton.rpc import Server
 
 ROOT = Path(__file__).parents[2]
@@ -55,9 +56,9 @@ def command_lines(text: str) -> list[list[str]]:
     return found
 
 
-def services() -> dict[str, dict[str, Any]]:
+def services(file: str = "compose.yaml") -> dict[str, dict[str, Any]]:
     """Compose's services, with each `${NAME:-default}` as its default and `$$` as `$`."""
-    text = re.sub(r"\$\{\w+:[-?]([^}]*)\}", r"\1", (ROOT / "compose/compose.yaml").read_text())
+    text = re.sub(r"\$\{\w+:[-?]([^}]*)\}", r"\1", (ROOT / "compose" / file).read_text())
     found = yaml.safe_load(text.replace("$$", "$"))["services"]
     assert isinstance(found, dict)
     return found
@@ -155,9 +156,10 @@ def test_every_dependency_is_pinned_to_a_version_that_any_index_can_have() -> No
 # --- compose -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("file", ["compose.yaml", "consul.yaml"])
 @pytest.mark.parametrize("name", ["router", "prefill", "decode"])
-def test_every_service_starts_with_options_that_its_command_accepts(name: str) -> None:
-    service = services()[name]
+def test_every_service_starts_with_options_that_its_command_accepts(name: str, file: str) -> None:
+    service = services()[name] | services(file)[name]
     role, *arguments = service["command"]
     assert role == name
     extra = re.findall(r"(--[\w-]+)=", " ".join(service.get("entrypoint", [])))
@@ -173,6 +175,16 @@ def test_workers_find_the_registry_where_the_router_serves_it() -> None:
     port = next(word for word in services()["router"]["command"] if word.startswith("--registry-port="))
     for role in ("prefill", "decode"):
         assert f"--registry=router:{port.partition('=')[2]}" in services()[role]["command"]
+
+
+def test_on_consul_all_meet_where_consul_is_and_know_their_variables() -> None:
+    on_consul = services("consul.yaml")
+    for name in ("router", "prefill", "decode"):
+        environment = on_consul[name]["environment"]
+        check_environment(commands(), environment)
+        address = parse_address(environment["BATON_REGISTRY"])
+        assert (address.scheme, address.host, address.path) == ("consul", "consul", "baton")
+        assert not [word for word in on_consul[name]["command"] if "registry" in word]
 
 
 def test_the_image_is_built_from_files_that_exist_and_that_the_context_has() -> None:

@@ -47,6 +47,23 @@ def test_every_figure_comes_from_the_event_stream() -> None:
     assert read['vllm:time_to_first_token_seconds_count{model_name="m"}'] == 1
 
 
+def test_the_error_of_a_prediction_is_signed_realised_less_predicted() -> None:
+    metrics = RouterMetrics(lambda: [MEMBER], lambda: "m")
+    stream = EventStream()
+    stream.subscribe(metrics.on_event)
+    for name, error_s in (("late", 0.2), ("early", -0.02)):
+        request = Lifecycle(name, stream)
+        request.move(Transition.PLACE, prompt_tokens=1)
+        request.move(Transition.SCHEDULE)
+        request.move(Transition.FIRST_TOKENS, cached_tokens=0)
+        request.move(Transition.HAND_OFF, blocks=1, bytes=1, scheme="shm")
+        request.move(Transition.FINISH, output_tokens=2, e2e_s=1.0, ttft_s=1.0, ttft_error_s=error_s)
+    read = values(metrics)
+    bucket = "baton_ttft_prediction_error_seconds_bucket"
+    assert [read[f'{bucket}{{le="{le}"}}'] for le in ("-0.025", "0.0", "0.1", "0.25")] == [0, 1, 1, 2]
+    assert read["baton_tpot_prediction_error_seconds_count"] == 0
+
+
 def test_a_hand_off_of_which_the_prefill_worker_could_not_tell_is_counted_and_not_timed() -> None:
     metrics = RouterMetrics(lambda: [MEMBER], lambda: "m")
     stream = EventStream()

@@ -1,17 +1,24 @@
-from baton.router.placement import Candidate, Demand, Placement, Refusal, Snapshot, place
+import math
+
+import pytest
+
+from baton.fleet import WorkerProfile
+from baton.router.placement import Placement, Refusal, place
+from baton.router.policies import load_policy
+from baton.router.snapshot import Candidate, Demand, Snapshot
+
+PREDICTED = load_policy("predicted")
+DEMAND = Demand(prompt_tokens=400, blocks=25, local_prefill_tokens=64)
 
 
 def placed(snapshot: Snapshot, demand: Demand) -> Placement:
-    placement = place(snapshot, demand)
+    placement = place(snapshot, demand, PREDICTED)
     assert isinstance(placement, Placement)
     return placement
 
 
-def candidate(worker_id: str, **figures: float) -> Candidate:
+def candidate(worker_id: str, **figures: object) -> Candidate:
     return Candidate(worker_id, **{"available_blocks": 100, **figures})  # type: ignore[arg-type]
-
-
-DEMAND = Demand(prompt_tokens=400, blocks=25, local_prefill_tokens=64)
 
 
 def test_the_shortest_prefill_queue_wins() -> None:
@@ -22,8 +29,8 @@ def test_the_shortest_prefill_queue_wins() -> None:
 
 
 def test_a_longer_queue_wins_on_a_faster_worker() -> None:
-    slow = candidate("p0", queued_tokens=100, prefill_tokens_per_s=100)
-    fast = candidate("p1", queued_tokens=900, prefill_tokens_per_s=2000)
+    slow = candidate("p0", queued_tokens=100, profile=WorkerProfile(prefill_tokens_per_s=100))
+    fast = candidate("p1", queued_tokens=900, profile=WorkerProfile(prefill_tokens_per_s=2000))
     assert placed(Snapshot([slow, fast], [candidate("d0")]), DEMAND).prefill == "p1"
 
 
@@ -39,6 +46,12 @@ def test_decode_prefers_the_smaller_batch_and_avoids_a_full_pool() -> None:
     busy, free = candidate("d0", sequences=30), candidate("d1", sequences=2)
     full = candidate("d2", sequences=0, available_blocks=1)
     assert placed(Snapshot([candidate("p0")], [busy, free, full]), DEMAND).decode == "d1"
+
+
+def test_the_faster_of_two_equally_loaded_decode_workers_wins() -> None:
+    slow = candidate("d0", sequences=4, profile=WorkerProfile(decode_step_s=0.03))
+    fast = candidate("d1", sequences=4, profile=WorkerProfile(decode_step_s=0.02))
+    assert placed(Snapshot([candidate("p0")], [slow, fast]), DEMAND).decode == "d1"
 
 
 def test_a_session_keeps_its_decode_worker() -> None:
@@ -66,5 +79,58 @@ def test_without_prefill_workers_decode_prefills_locally() -> None:
 
 
 def test_without_decode_workers_the_request_is_refused_with_a_reason() -> None:
-    refusal = place(Snapshot([candidate("p0")], []), DEMAND)
+    refusal = place(Snapshot([candidate("p0")], []), DEMAND, PREDICTED)
     assert refusal == Refusal("no decode worker is ready")
+
+
+# --- the terms of a prediction -----------------------------------------------------------------------------
+
+PROFILE = WorkerProfile(
+    prefill_tokens_per_s=1000,
+    decode_step_s=0.02,
+    copy_bytes_per_s=1e6,
+    prefill_s_per_pair=1e-6,
+    decode_s_per_sequence=0.001,
+    decode_s_per_context_token=1e-5,
+)
+
+
+def test_each_term_comes_from_the_profile_of_the_worker_that_does_the_work() -> None:
+    prefill = candidate("p0", queued_tokens=500, cached_tokens=100, profile=PROFILE)
+    decode = candidate(
+        "d0", sequences=3, context_tokens=1000, cached_tokens=200, kv_bytes_per_token=5000, profile=PROFILE
+    )
+    prediction = placed(Snapshot([prefill], [decode]), DEMAND).prediction
+    assert prediction.queue_s == 0.5
+    assert prediction.prefill_tokens == 300
+    assert prediction.prefill_s == pytest.approx(0.3 + 300 * (100 + 150) * 1e-6)
+    assert prediction.reserve_s == 0
+    assert prediction.handoff_s == pytest.approx(200 * 5000 / 1e6 - prediction.prefill_s)
+    assert prediction.step_s == pytest.approx(0.02 + 3 * 0.001 + 1400 * 1e-5)
+    assert prediction.ttft_s == prediction.queue_s + prediction.prefill_s
+    assert prediction.second_token_s == pytest.approx(
+        prediction.ttft_s + prediction.handoff_s + prediction.tpot_s
+    )
+
+
+def test_the_queue_is_what_the_router_knows_or_what_the_worker_reports_whichever_is_longer() -> None:
+    own = candidate("p0", queued_tokens=500, queued_s=2.0, profile=PROFILE)
+    reported = candidate("p0", queued_tokens=5000, queued_s=2.0, profile=PROFILE)
+    waits = [
+        placed(Snapshot([prefill], [candidate("d0")]), DEMAND).prediction.queue_s
+        for prefill in (own, reported)
+    ]
+    assert waits == [2.0, 5.0]
+
+
+def test_the_first_token_waits_for_decode_memory_where_that_takes_longer_than_the_prompt() -> None:
+    decode = candidate("d0", sequences=1, available_blocks=0, profile=PROFILE)
+    prediction = placed(Snapshot([candidate("p0", profile=PROFILE)], [decode]), DEMAND).prediction
+    assert prediction.reserve_s == pytest.approx(25 * 0.02)
+    assert prediction.ttft_s == prediction.reserve_s
+
+
+def test_a_worker_without_a_profile_is_predicted_all_the_same() -> None:
+    prediction = placed(Snapshot([candidate("p0")], [candidate("d0")]), DEMAND).prediction
+    assert 0 < prediction.ttft_s < math.inf
+    assert 0 < prediction.tpot_s < math.inf

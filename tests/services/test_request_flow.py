@@ -63,7 +63,8 @@ class Router:
 
     def assert_nothing_under_way(self) -> None:
         for tracked in self.workers._tracked.values():
-            assert (tracked.leases, tracked.prompt_tokens, tracked.sequences) == (0, 0, 0)
+            assert (tracked.leases, tracked.prefill_tokens, tracked.sequences) == (0, 0, 0)
+            assert tracked.prefill_s == 0
 
 
 @asynccontextmanager
@@ -121,6 +122,14 @@ async def test_a_whole_life_follows_the_table(engines: tuple[Engine, Engine, Eng
     ):
         await router.collect(request(prompt_ids(9)))
         assert router.transitions == ["place", "schedule", "first_tokens", "hand_off", "finish"]
+        predicted, realised = router.events[0].attributes, router.events[-1].attributes
+        terms = [
+            predicted[f"predicted_{term}_s"] for term in ("queue", "prefill", "reserve", "handoff", "step")
+        ]
+        assert all(float(term) >= 0 for term in terms)
+        error_s = float(realised["ttft_s"]) - float(predicted["predicted_ttft_s"])
+        assert float(realised["ttft_error_s"]) <= error_s, "the request arrived before it was placed"
+        assert "tpot_error_s" in realised
     async with fleet.whole_worker("d0", Role.DECODE, decode):
         del fleet.members["p0"]
         async with routed(fleet) as router:

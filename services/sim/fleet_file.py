@@ -1,0 +1,150 @@
+"""The fleet that is simulated, as a TOML file:
+
+    chunk-tokens = 8192
+
+    [objectives]
+    ttft = 2.0
+    tpot = 0.05
+
+    [[pool]]
+    role = "prefill"
+    workers = 16
+    profile = "h100-80g-llama-8b"
+
+Keys have the names, meanings and defaults of `baton up`. A profile is one of Baton's own by name, or a file of the
+same form by its path from the fleet's file.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from baton.errors import ConfigError
+from baton.fleet import Role, WorkerProfile
+from baton.sim.toml_file import read_toml
+
+_PROFILES = Path(str(files("baton.sim"))) / "profiles"
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """A kind of worker: speeds as `baton.fleet.WorkerProfile` has them, its memory, its price (USD an hour)."""
+
+    prefill_tokens_per_s: _Positive
+    decode_step_s: _Positive
+    copy_bytes_per_s: _Positive
+    kv_bytes_per_token: _Positive
+    kv_tokens: _Count
+    prefill_s_per_pair: _NotNegative = 0.0
+    decode_s_per_sequence: _NotNegative = 0.0
+    decode_s_per_context_token: _NotNegative = 0.0
+    cost_per_hour: _NotNegative = 0.0
+
+    def speeds(self) -> WorkerProfile:
+        return WorkerProfile(
+            self.prefill_tokens_per_s,
+            self.decode_step_s,
+            self.copy_bytes_per_s,
+            self.prefill_s_per_pair,
+            self.decode_s_per_sequence,
+            self.decode_s_per_context_token,
+        )
+
+
+class _PoolTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    role: Role
+    workers: _Count
+    profile: str
+    name: str = ""
+    cost_per_hour: _NotNegative | None = None
+
+
+class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Seconds; a request that meets both counts as good."""
+
+    ttft: _Positive = 2.0
+    tpot: _Positive = 0.1
+
+
+class _FleetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    pool: Annotated[list[_PoolTable], msgspec.Meta(min_length=1)]
+    objectives: Objectives = Objectives()
+    chunk_tokens: _Count = 512
+    max_running: _Count = 256
+    max_requests: _Count = 1024
+    queue_timeout: _Positive = 60.0
+    local_prefill_tokens: Annotated[int, msgspec.Meta(ge=0)] = 64
+
+
+class Pool(msgspec.Struct, frozen=True):
+    name: str
+    role: Role
+    workers: int
+    hardware: HardwareProfile
+    cost_per_hour: float
+
+
+class FleetSpec(msgspec.Struct, frozen=True):
+    """Everything about the fleet that is not the request's: pools, and the limits of router and schedulers."""
+
+    pools: tuple[Pool, ...]
+    objectives: Objectives
+    chunk_tokens: int
+    max_running: int
+    max_requests: int
+    queue_timeout_s: float
+    local_prefill_tokens: int
+
+
+def read_fleet(path: Path) -> FleetSpec:
+    """Raises ConfigError naming file, line and field."""
+    table = read_toml(path, _FleetTable)
+    pools = tuple(_pool(path, number, pool) for number, pool in enumerate(table.pool))
+    names = [pool.name for pool in pools]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"{path}: pools need names of their own, these are {', '.join(names)}", field="name"
+        )
+    if not any(pool.role is Role.DECODE for pool in pools):
+        raise ConfigError(f'{path}: a fleet needs a pool with role = "decode"', field="pool")
+    return FleetSpec(
+        pools=pools,
+        objectives=table.objectives,
+        chunk_tokens=table.chunk_tokens,
+        max_running=table.max_running,
+        max_requests=table.max_requests,
+        queue_timeout_s=table.queue_timeout,
+        local_prefill_tokens=table.local_prefill_tokens,
+    )
+
+
+def profile_names() -> list[str]:
+    return sorted(path.stem for path in _PROFILES.glob("*.toml"))
+
+
+def read_profile(name: str, beside: Path) -> HardwareProfile:
+    """One of Baton's own by name, or a file by its path from the folder `beside`."""
+    if name in profile_names():
+        return read_toml(_PROFILES / f"{name}.toml", HardwareProfile)
+    if not name.endswith(".toml"):
+        raise ConfigError(
+            f"profile {name!r} is unknown (choices: {', '.join(profile_names())}, or a .toml file)",
+            field="profile",
+        )
+    return read_toml(beside / name, HardwareProfile)
+
+
+def _pool(path: Path, number: int, table: _PoolTable) -> Pool:
+    try:
+        hardware = read_profile(table.profile, path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: pool {number}: {error.message}", field=error.field) from error
+    cost = hardware.cost_per_hour if table.cost_per_hour is None else table.cost_per_hour
+    name = table.name or f"{table.role.value}-{table.profile.removesuffix('.toml')}"
+    return Pool(name, table.role, table.workers, hardware, cost)

@@ -1,0 +1,61 @@
+"""What simulated workers of both roles have: a pool under the real block manager, the router's own account of what
+it sent here, and busy time."""
+
+from __future__ import annotations
+
+from baton.engine.block_manager import BlockManager
+from baton.router.prediction import Prediction
+from baton.router.snapshot import Candidate
+from baton.sim.clock import Clock
+from baton.sim.fleet_file import Pool
+
+
+class SimWorker:
+    """queued_tokens, queued_s, leased_sequences: as `baton.router.workers.Tracked` counts them."""
+
+    def __init__(self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock) -> None:
+        self.worker_id = worker_id
+        self.pool = pool
+        self.clock = clock
+        self.block_tokens = block_tokens
+        self.speeds = pool.hardware.speeds()
+        self.blocks = BlockManager(max(1, pool.hardware.kv_tokens // block_tokens), block_tokens)
+        self.queued_tokens = 0
+        self.queued_s = 0.0
+        self.leased_sequences = 0
+        self.busy_s = 0.0
+        self.served_requests = 0
+
+    def blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.block_tokens)
+
+    def candidate(self, matched_blocks: int) -> Candidate:
+        available = self.blocks.available
+        return Candidate(
+            self.worker_id,
+            queued_tokens=self.queued_tokens,
+            queued_s=self.queued_s,
+            sequences=self.leased_sequences,
+            context_tokens=(self.blocks.num_blocks - available) * self.block_tokens,
+            available_blocks=available,
+            cached_tokens=matched_blocks * self.block_tokens,
+            kv_bytes_per_token=self.pool.hardware.kv_bytes_per_token,
+            profile=self.speeds,
+        )
+
+    def lease(self, prediction: Prediction) -> None:
+        self.queued_tokens += prediction.prefill_tokens
+        self.queued_s += prediction.prefill_s
+
+    def prefill_done(self, prediction: Prediction) -> None:
+        self.queued_tokens -= prediction.prefill_tokens
+        self.queued_s = self.queued_s - prediction.prefill_s if self.queued_tokens else 0.0
+
+    def publish(
+        self, block_ids: list[int], hashes: tuple[bytes, ...], computed_tokens: int, first: int
+    ) -> int:
+        """Makes full blocks from position `first` on reusable; returns how many are now."""
+        full = max(first, min(computed_tokens // self.block_tokens, len(hashes), len(block_ids)))
+        for position in range(first, full):
+            self.blocks.publish(block_ids[position], hashes[position])
+        return full

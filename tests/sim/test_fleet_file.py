@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from baton.errors import ConfigError
+from baton.fleet import Role
+from baton.sim.fleet_file import profile_names, read_fleet, read_profile
+
+FLEET = """\
+chunk-tokens = 8192
+
+[objectives]
+ttft = 1.0
+
+[[pool]]
+role = "prefill"
+workers = 2
+profile = "h100-80g-llama-8b"
+
+[[pool]]
+role = "decode"
+workers = 3
+profile = "h200-141g-llama-8b"
+cost-per-hour = 1.5
+"""
+
+
+def fleet_file(folder: Path, text: str) -> Path:
+    path = folder / "fleet.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_fleet_is_its_pools_and_the_limits_of_router_and_schedulers(tmp_path: Path) -> None:
+    spec = read_fleet(fleet_file(tmp_path, FLEET))
+    assert [(pool.role, pool.workers) for pool in spec.pools] == [(Role.PREFILL, 2), (Role.DECODE, 3)]
+    assert [pool.cost_per_hour for pool in spec.pools] == [2.99, 1.5]
+    assert (spec.chunk_tokens, spec.max_running, spec.objectives.ttft) == (8192, 256, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("workers = 3", "workers = 0", r"line 13: .*>= 1.* \[pool.1.workers\]"),
+        ("workers = 2", 'workers = "2"', r"line 8: .*int.* \[pool.0.workers\]"),
+        ('role = "decode"', 'role = "decoder"', r"line 12: .*'decoder'.* \[pool.1.role\]"),
+        ("workers = 3", "", r"line 11: .*workers.* \[pool.1\]"),
+        ("workers = 3", "workers = 3\nworker = 3", r"line 14: .*worker.* \[pool.1.worker\]"),
+        ("ttft = 1.0", "tfft = 1.0", r"line 4: .*tfft.* \[objectives.tfft\]"),
+        ("ttft = 1.0", "ttft = 0", r"line 4: .* \[objectives.ttft\]"),
+        ("[objectives]", "[objectives", r"line 3"),
+        ("h200-141g-llama-8b", "h300", r"pool 1: profile 'h300' is unknown .*h100-80g-llama-70b"),
+        ("h200-141g-llama-8b", "own.toml", r"own\.toml"),
+        ('role = "decode"', 'role = "prefill"', r"decode"),
+    ],
+)
+def test_a_malformed_fleet_is_refused_by_line_and_field(
+    tmp_path: Path, old: str, new: str, named: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"fleet\.toml") as raised:
+        read_fleet(fleet_file(tmp_path, FLEET.replace(old, new)))
+    assert re.search(named, f"{raised.value.message} [{raised.value.field}]")
+
+
+def test_a_profile_of_ones_own_lies_beside_the_fleet(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(
+        "prefill-tokens-per-s = 1000\ndecode-step-s = 0.02\ncopy-bytes-per-s = 1e9\n"
+        "kv-bytes-per-token = 1e5\nkv-tokens = 10000\n"
+    )
+    spec = read_fleet(fleet_file(tmp_path, FLEET.replace("h200-141g-llama-8b", "own.toml")))
+    assert spec.pools[1].hardware.kv_tokens == 10_000
+
+
+# Published: dense bf16 FLOP/s, bytes and bytes/s of memory of one GPU; parameters, layers, heads of the models.
+GPUS = {"h100-80g": (989.4e12, 80e9, 3.35e12), "h200-141g": (989.4e12, 141e9, 4.8e12)}
+MODELS = {"llama-8b": (8.03e9, 32, 32), "llama-70b": (70.6e9, 80, 64)}
+GPUS_A_WORKER = {"h100-80g-llama-70b": 4, "h200-141g-llama-70b": 2}
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_a_stored_profile_follows_from_the_published_figures(name: str) -> None:
+    gpu, model = next((g, m) for g in GPUS for m in MODELS if name == f"{g}-{m}")
+    (flops, memory_bytes, bytes_per_s), (parameters, layers, heads) = GPUS[gpu], MODELS[model]
+    count = GPUS_A_WORKER.get(name, 1)
+    share = count * (0.85 if count > 1 else 1.0)
+    flops_in_use, bytes_in_use = flops * 0.5 * share, bytes_per_s * 0.6 * share
+    kv_bytes = 2 * layers * 8 * 128 * 2
+    profile = read_profile(name, Path())
+    assert profile.prefill_tokens_per_s == pytest.approx(flops_in_use / (2 * parameters), rel=0.01)
+    assert profile.prefill_s_per_pair == pytest.approx(4 * layers * heads * 128 / flops_in_use, rel=0.01)
+    assert profile.decode_step_s == pytest.approx(2 * parameters / bytes_in_use, rel=0.01)
+    assert profile.decode_s_per_sequence == pytest.approx(2 * parameters / flops_in_use, rel=0.01)
+    assert profile.decode_s_per_context_token == pytest.approx(kv_bytes / bytes_in_use, rel=0.01)
+    assert profile.copy_bytes_per_s == pytest.approx(50e9 * 0.7 * count)
+    assert profile.kv_bytes_per_token == kv_bytes
+    free_bytes = memory_bytes * 0.9 * count - 2 * parameters
+    assert profile.kv_tokens == pytest.approx(free_bytes / kv_bytes, rel=0.01)
