@@ -39,9 +39,14 @@ SETTINGS = [
     Setting("llama-four-kv-heads", 1, 2, "tcp"),
     Setting("llama-mqa-biased", 2, 2),
 ]
+LONG = [Setting("llama-four-kv-heads", 4, 1), Setting("llama-four-kv-heads", 1, 4)]
 
 
-@pytest.fixture(scope="module", params=SETTINGS, ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[*SETTINGS, *(pytest.param(setting, marks=pytest.mark.soak) for setting in LONG)],
+    ids=str,
+)
 def setting(request: pytest.FixtureRequest) -> Setting:
     setting: Setting = request.param
     return setting

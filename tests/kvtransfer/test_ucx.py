@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -53,6 +55,19 @@ def test_where_ucx_cannot_work_a_forced_choice_says_why_and_a_free_one_goes_on(
     said = [line for line in run.stdout.splitlines() if reason in line]
     assert len(said) == 2
     assert said[1].startswith("['tcp']")
+
+
+def test_the_contract_holds_over_ucx_with_tcp_alone() -> None:
+    """In this process UCX shares memory; here it may not, as between hosts."""
+    suite = Path(__file__).with_name("test_contract.py")
+    run = subprocess.run(
+        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "ucx", str(suite)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"UCX_TLS": "tcp"},
+    )
+    assert run.returncode == 0, run.stdout
+    assert re.search(r"[4-9]\d passed", run.stdout), run.stdout
 
 
 def test_it_listens_beside_tcp_where_a_port_is_asked_for(make_end: MakeEnd) -> None:
