@@ -89,6 +89,7 @@ class TestHandle:
     params=[
         pytest.param(("cuda-ipc", "cuda:0"), marks=needs_gpu, id="cuda-ipc"),
         pytest.param(("tcp", "cuda:0"), marks=needs_gpu, id="tcp"),
+        pytest.param(("ucx", "cuda:0"), marks=needs_gpu, id="ucx"),
         pytest.param(("gloo", "cuda:0"), marks=needs_gpu, id="gloo"),
         pytest.param(("nccl", "cuda:1"), marks=needs_two_gpus, id="nccl"),
     ]
