@@ -17,6 +17,8 @@ help:  ## Show these commands
 # The package is installed file by file, so a file added or removed makes the install stale.
 PACKAGE_FILES := $(shell find baton kvtransfer services -name '*.py' -o -path 'baton/demo_model/*' -type f | LC_ALL=C sort)
 
+NATIVE_SOURCES := $(shell find baton kvtransfer -name '*.[ch]' | LC_ALL=C sort)
+
 $(VENV)/requirements.stamp: constraints.txt pyproject.toml
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=24" "setuptools>=77" wheel
@@ -24,7 +26,7 @@ $(VENV)/requirements.stamp: constraints.txt pyproject.toml
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' --no-build-isolation --config-settings editable_mode=strict
 	@touch $@
 
-$(VENV)/install.stamp: $(VENV)/requirements.stamp $(VENV)/package-files.txt
+$(VENV)/install.stamp: $(VENV)/requirements.stamp $(VENV)/package-files.txt $(NATIVE_SOURCES)
 	$(BIN)/pip install --quiet -e . --no-deps --no-build-isolation --config-settings editable_mode=strict
 	@touch $@
 
