@@ -15,7 +15,6 @@ go unchecked. Keep them inside a network that you trust.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from baton.kvtransfer.carrier import Packer, Unpacker
 from baton.kvtransfer.courier import Courier
 from baton.kvtransfer.cuda_ipc import require_cuda
 from baton.kvtransfer.device_staging import DeviceStagingPacker, DeviceStagingUnpacker
-from baton.kvtransfer.errors import PeerLost, SchemeUnavailable
+from baton.kvtransfer.errors import SchemeUnavailable
 from baton.kvtransfer.link import LinkOwner
 from baton.kvtransfer.messages import Proof
 from baton.kvtransfer.pair_group import GlooGroup, LinkStore, NcclGroup, PairGroup
@@ -72,14 +71,9 @@ class GroupTransport(TcpTransport, ABC):
         self._couriers.append(end.courier)
         return end
 
-    async def _shake_hands(self, link: StreamLink, epoch: bytes) -> SendChannel:
-        channel = await super()._shake_hands(link, epoch)
-        assert isinstance(link.owner, StagedSender)
-        try:
-            await link.owner.met()
-        except asyncio.CancelledError:
-            link.close(PeerLost("nobody waits for this connection any more"))
-            raise
+    async def _opened(self, channel: SendChannel, end: LinkOwner) -> SendChannel:
+        assert isinstance(end, StagedSender)
+        await end.met()
         return channel
 
     def close(self) -> None:

@@ -77,7 +77,6 @@ def move(
     for index, start in enumerate(range(0, len(target_ids), chunk_rows)):
         chunk = _pick(source, source_ids, start, min(len(target_ids), start + chunk_rows))
         if with_digests:
-            chunk = chunk.copy() if np.may_share_memory(chunk, source) else chunk
             digests[index] = xxh3_64_intdigest(chunk.data)
         target.put(target_ids[start : start + len(chunk)], chunk, mode="clip")
     return digests

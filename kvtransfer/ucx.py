@@ -12,12 +12,11 @@ and all else that UCX takes from the environment hold.
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from baton.kvtransfer import ucp
 from baton.kvtransfer.carrier import Packer, Unpacker
-from baton.kvtransfer.errors import PeerLost, SchemeUnavailable
+from baton.kvtransfer.errors import SchemeUnavailable
 from baton.kvtransfer.link import LinkOwner
 from baton.kvtransfer.receiving import ReceiveChannel
 from baton.kvtransfer.sending import SendChannel
@@ -62,14 +61,9 @@ class UcxTransport(TcpTransport):
     ) -> LinkOwner:
         return UcxSender(link, channel, self._context, self.worker.io, frame_bytes)
 
-    async def _shake_hands(self, link: StreamLink, epoch: bytes) -> SendChannel:
-        channel = await super()._shake_hands(link, epoch)
-        assert isinstance(link.owner, UcxSender)
-        try:
-            await link.owner.wired()
-        except asyncio.CancelledError:
-            link.close(PeerLost("nobody waits for this connection any more"))
-            raise
+    async def _opened(self, channel: SendChannel, end: LinkOwner) -> SendChannel:
+        assert isinstance(end, UcxSender)
+        await end.wired()
         return channel
 
     def close(self) -> None:
