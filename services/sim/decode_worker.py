@@ -62,7 +62,6 @@ class DecodeWorker(SimWorker):
         self._steps = 0
         self._lacking: _Milestones = []
         self._ending: _Milestones = []
-        self._is_stepping = False
 
     @property
     def num_running(self) -> int:
@@ -87,10 +86,6 @@ class DecodeWorker(SimWorker):
         self._receiving.discard(ride)
         self._free(ride)
         self._wake()
-
-    def _wake(self) -> None:
-        if not self._is_stepping:
-            self._step()
 
     def _step(self) -> None:
         self._is_stepping = True

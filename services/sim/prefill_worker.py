@@ -35,7 +35,6 @@ class PrefillWorker(SimWorker):
         self._listener = listener
         self._waiting: deque[Ride] = deque()
         self._computing: list[Ride] = []
-        self._is_stepping = False
 
     def submit(self, ride: Ride) -> None:
         self._waiting.append(ride)
@@ -56,10 +55,6 @@ class PrefillWorker(SimWorker):
         self.blocks.release(ride.prefill_blocks)
         ride.prefill_blocks = []
         self._wake()
-
-    def _wake(self) -> None:
-        if not self._is_stepping:
-            self._step()
 
     def _step(self) -> None:
         self._is_stepping = True

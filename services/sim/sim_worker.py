@@ -3,6 +3,8 @@ it sent here, and busy time."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from baton.engine.block_manager import BlockManager
 from baton.router.prediction import Prediction
 from baton.router.snapshot import Candidate
@@ -10,7 +12,7 @@ from baton.sim.clock import Clock
 from baton.sim.fleet_file import Pool
 
 
-class SimWorker:
+class SimWorker(ABC):
     """queued_tokens, queued_s, leased_sequences: as `baton.router.workers.Tracked` counts them."""
 
     def __init__(self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock) -> None:
@@ -25,6 +27,16 @@ class SimWorker:
         self.leased_sequences = 0
         self.busy_s = 0.0
         self.served_requests = 0
+        self._is_stepping = False
+
+    @abstractmethod
+    def _step(self) -> None:
+        """Takes the next step, if there is work; `_is_stepping` until it is over."""
+
+    def _wake(self) -> None:
+        """There may be work."""
+        if not self._is_stepping:
+            self._step()
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_tokens)
