@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import rows
+from contender_process import ContenderProcess
 from engine_work import Work, make_folder
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -52,42 +51,16 @@ MAX_REPETITIONS = 24
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
-class Process:
+class Process(ContenderProcess):
     """A contender's process; see `engine_work.answer`."""
 
     def __init__(self, name: str, folder: Path, threads: int) -> None:
-        self.name = name
-        environment = dict(os.environ)
-        environment.pop("PYTHONSAFEPATH", None)
-        self._process = subprocess.Popen(
-            [sys.executable, HERE / SCRIPTS[name], folder, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None if name == BATON else subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        self._read()
+        command: list[str | Path] = [sys.executable, HERE / SCRIPTS[name], folder, str(threads)]
+        super().__init__(name, command, is_quiet=name != BATON)
+        self.read()
 
     def burst(self, work: Work, repetitions: int, realtime: bool) -> list[float]:
-        assert self._process.stdin is not None
-        print(json.dumps([work, repetitions, realtime]), file=self._process.stdin, flush=True)
-        seconds: list[float] = self._read()
-        return seconds
-
-    def _read(self) -> list[float]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(
-                f"{self.name} ended with status {self._process.wait()} in the middle of its work"
-            )
-        answer: list[float] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        return self.ask([work, repetitions, realtime])
 
 
 def main() -> None:

@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,6 +15,7 @@ from typing import NamedTuple
 
 import kv_memcpy
 import rows
+from contender_process import ContenderProcess
 from kv_pair import CASES, Case
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -83,45 +81,22 @@ CONTENDERS = (
 )
 
 
-class Pair:
-    """A contender's two processes."""
+class Pair(ContenderProcess):
+    """A contender's two processes, of which the first speaks and ends with the other."""
 
     def __init__(self, contender: Contender) -> None:
-        environment = os.environ | {"NIXL_LOG_LEVEL": "ERROR", "UCX_WARN_UNUSED_ENV_VARS": "n"}
-        environment.pop("PYTHONSAFEPATH", None)
+        environment = {"NIXL_LOG_LEVEL": "ERROR", "UCX_WARN_UNUSED_ENV_VARS": "n"}
         if contender.transports is not None:
             environment["UCX_TLS"] = contender.transports
-        self.name = contender.name
-        self._process = subprocess.Popen(
-            [contender.python, HERE / contender.script, *contender.arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if contender.home else None,
-            text=True,
-            env=environment,
-        )
+        command: list[str | Path] = [contender.python, HERE / contender.script, *contender.arguments]
+        super().__init__(contender.name, command, environment, is_quiet=bool(contender.home))
 
     def prepare(self, case: Case) -> None:
-        self._ask({"word": "prepare", "case": case})
+        self.ask({"word": "prepare", "case": case})
 
     def burst(self, repetitions: int, realtime: bool) -> list[float]:
         """Seconds of each hand-off."""
-        return self._ask({"word": "burst", "repetitions": repetitions, "realtime": realtime})
-
-    def _ask(self, question: dict[str, object]) -> list[float]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps(question), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"{self.name} ended with status {self._process.wait()} in the middle of a burst")
-        seconds: list[float] = json.loads(answer)
-        return seconds
-
-    def close(self) -> None:
-        """Ends both processes, which is all that is left to do: over TCP, UCX can take minutes to close."""
-        self._process.kill()
-        self._process.communicate()
+        return self.ask({"word": "burst", "repetitions": repetitions, "realtime": realtime})
 
 
 def main() -> None:
