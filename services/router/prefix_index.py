@@ -29,7 +29,7 @@ MAX_PAIRS = 10_000_000
 MAX_WORKERS = 8192
 
 Hashes: TypeAlias = bytes | Sequence[bytes]
-"""Block hashes in the order of their prompt, 16 bytes each: packed into one `bytes`, the fast way, or one by one."""
+"""Block hashes in the order of their prompt, 16 bytes each: packed into one `bytes` (fast), or one by one."""
 
 
 @dataclass(frozen=True, slots=True)
