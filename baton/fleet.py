@@ -115,7 +115,8 @@ class WorkerInfo:
 
     epoch: 8 random bytes made at each start of its process. address: host:port of its gRPC server.
     kv_layout: msgpack of `baton.kvtransfer.layout.KVLayout`, of rank 0. block_size: tokens a block.
-    schemes: KV transports that are open there, fastest first.
+    schemes: KV transports that are open there, fastest first. kv_events_address, kv_replay_address: host:port of
+    the sockets of `baton.kv_events`; empty where these are off.
     """
 
     worker_id: str
@@ -129,6 +130,8 @@ class WorkerInfo:
     profile: WorkerProfile
     version: str
     schemes: tuple[str, ...] = ()
+    kv_events_address: str = ""
+    kv_replay_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

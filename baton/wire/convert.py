@@ -199,6 +199,8 @@ def worker_to_wire(worker: WorkerInfo) -> registry_pb2.WorkerInfo:
         ),
         version=worker.version,
         schemes=worker.schemes,
+        kv_events_address=worker.kv_events_address,
+        kv_replay_address=worker.kv_replay_address,
     )
 
 
@@ -235,6 +237,8 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
         ),
         wire.version,
         tuple(wire.schemes),
+        wire.kv_events_address,
+        wire.kv_replay_address,
     )
 
 

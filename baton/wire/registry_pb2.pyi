@@ -75,6 +75,8 @@ class WorkerInfo(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     SCHEMES_FIELD_NUMBER: _builtins.int
+    KV_EVENTS_ADDRESS_FIELD_NUMBER: _builtins.int
+    KV_REPLAY_ADDRESS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.bytes
     """8 random bytes made at each start of the process"""
@@ -88,6 +90,10 @@ class WorkerInfo(_message.Message):
     """tokens a block"""
     version: _builtins.str
     """of Baton"""
+    kv_events_address: _builtins.str
+    """host:port where KV events are published; empty: they are off"""
+    kv_replay_address: _builtins.str
+    """host:port that answers for missed ones"""
     @_builtins.property
     def model(self) -> Global___ModelInfo: ...
     @_builtins.property
@@ -110,10 +116,12 @@ class WorkerInfo(_message.Message):
         profile: Global___WorkerProfile | None = ...,
         version: _builtins.str = ...,
         schemes: _abc.Iterable[_builtins.str] | None = ...,
+        kv_events_address: _builtins.str = ...,
+        kv_replay_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_size", b"block_size", "epoch", b"epoch", "kv_layout", b"kv_layout", "model", b"model", "pid", b"pid", "profile", b"profile", "role", b"role", "schemes", b"schemes", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_size", b"block_size", "epoch", b"epoch", "kv_events_address", b"kv_events_address", "kv_layout", b"kv_layout", "kv_replay_address", b"kv_replay_address", "model", b"model", "pid", b"pid", "profile", b"profile", "role", b"role", "schemes", b"schemes", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

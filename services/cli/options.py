@@ -29,6 +29,11 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class Switch(StrEnum):
+    ON = "on"
+    OFF = "off"
+
+
 Model = Annotated[
     Path | None,
     _option(help="Hugging Face model folder; the demo model where none is given.", envvar="BATON_MODEL"),
@@ -55,6 +60,22 @@ KvPort = Annotated[
         envvar="BATON_KV_PORT",
         min=0,
         max=65535,
+    ),
+]
+KvEvents = Annotated[
+    Switch,
+    _option(
+        help="Publish what each worker's prefix cache gains and loses; off, routers guess from their routing.",
+        envvar="BATON_KV_EVENTS",
+    ),
+]
+KvEventsPort = Annotated[
+    int,
+    _option(
+        help="Port where KV events are published, the replay socket has the next; 0 takes free ones.",
+        envvar="BATON_KV_EVENTS_PORT",
+        min=0,
+        max=65534,
     ),
 ]
 RegistryHost = Annotated[

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import msgspec
 
@@ -25,6 +26,7 @@ from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.group import TransferGroup
 from baton.rpc import Server, host_port
 from baton.worker.config import WorkerConfig
+from baton.worker.kv_publisher import KvEventsConfig, KvPublisher
 from baton.worker.membership import Membership
 from baton.worker.profile import measure_profile
 from baton.worker.ranks import RankGroup, RankProcess
@@ -51,13 +53,17 @@ async def run_worker(config: WorkerConfig) -> None:
         cleanup.callback(agent.close)
         handoffs = TransferGroup([agent, *ranks])
         loop = EngineLoop(stop.crash)
+        epoch = secrets.token_bytes(8)
+        publisher = _publish_events(config, engine, epoch, stop, cleanup)
         role = mount_role(config, engine, loop, handoffs)
         cleanup.push_async_callback(asyncio.to_thread, loop.stop)
         server = Server(config.host, config.port, config.secret)
         server.add(role.service, role.mount)
         await server.start()
         cleanup.push_async_callback(server.stop, _SERVER_GRACE_S)
-        worker = _describe(config, engine, agent, server.port, profile)
+        worker = _announce_events(
+            _describe(config, engine, agent, server.port, profile, epoch), config, publisher
+        )
         membership = _make_membership(config, registry, worker, role)
         keeper = run_forever(membership.keep(), "membership", stop.crash)
         await stop.first.wait()
@@ -124,12 +130,42 @@ def _make_agent(config: WorkerConfig, engine: Engine) -> TransferAgent:
     return make_agent(engine.model, engine.pool, shard, config.secret, config.schemes, host, config.kv_port)
 
 
+def _publish_events(
+    config: WorkerConfig, engine: Engine, epoch: bytes, stop: _StopSignal, cleanup: AsyncExitStack
+) -> KvPublisher | None:
+    """Before the engine's thread starts, so that no change of its cache is missed."""
+    if not config.kv_events:
+        return None
+    own = KvEventsConfig(
+        config.host, config.kv_events_port, config.secret, config.worker_id, epoch, config.model_name
+    )
+    publisher = KvPublisher(own, engine.blocks, stop.crash)
+    cleanup.push_async_callback(asyncio.to_thread, publisher.close)
+    return publisher
+
+
+def _announce_events(worker: WorkerInfo, config: WorkerConfig, publisher: KvPublisher | None) -> WorkerInfo:
+    if publisher is None:
+        return worker
+    host = config.advertise_host or config.host
+    return replace(
+        worker,
+        kv_events_address=host_port(host, publisher.port),
+        kv_replay_address=host_port(host, publisher.replay_port),
+    )
+
+
 def _describe(
-    config: WorkerConfig, engine: Engine, agent: TransferAgent, port: int, profile: WorkerProfile
+    config: WorkerConfig,
+    engine: Engine,
+    agent: TransferAgent,
+    port: int,
+    profile: WorkerProfile,
+    epoch: bytes,
 ) -> WorkerInfo:
     return WorkerInfo(
         worker_id=config.worker_id,
-        epoch=secrets.token_bytes(8),
+        epoch=epoch,
         role=config.role,
         address=host_port(config.advertise_host or config.host, port),
         pid=os.getpid(),
