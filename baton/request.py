@@ -51,6 +51,8 @@ class GenerationRequest:
     """One tokenized request for `n` choices over one prompt.
 
     request_id: unique inside the fleet, made by the router (the client's own id is only echoed and logged).
+    generated_tokens: how many of the last `token_ids` are output already: the request goes on where another worker
+    left it, which is possible for one choice at a time.
     cache_salt: tenant namespace of the prefix cache. deadline_s: seconds from arrival to forced end.
     priority: lower runs first. slo_ttft_s, slo_tpot_s: objectives in seconds, None where none was given.
     """
@@ -65,6 +67,11 @@ class GenerationRequest:
     deadline_s: float = 600.0
     slo_ttft_s: float | None = None
     slo_tpot_s: float | None = None
+    generated_tokens: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.token_ids) - self.generated_tokens
 
 
 @dataclass(frozen=True, slots=True)

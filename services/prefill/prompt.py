@@ -71,6 +71,11 @@ class Prompt:
         return self.choices[0]
 
     @property
+    def tokens(self) -> int:
+        """To be computed and handed over: those of the prompt and of output that exists already."""
+        return len(self.request.token_ids)
+
+    @property
     def deadline_s(self) -> float:
         return self.arrived_at_s + self.request.deadline_s
 
