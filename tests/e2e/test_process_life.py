@@ -118,9 +118,7 @@ def _wait_until_busy(cluster: Cluster) -> None:
     wait_until(is_busy, BASELINE_S + 8.0, cluster.workers)
 
 
-def _assert_truthful(
-    answer: Future[httpx.Response], output_tokens: int
-) -> None:
+def _assert_truthful(answer: Future[httpx.Response], output_tokens: int) -> None:
     """Either all tokens or an error with a code; a server that is being stopped may also just hang up."""
     try:
         response = answer.result(timeout=60)

@@ -36,7 +36,12 @@ REQUESTS: list[Mapping[str, Any]] = [
 
 
 def test_a_killed_decode_worker_changes_no_token_of_any_stream(llama: Path, tmp_path: Path) -> None:
-    options = {"kv_blocks": 1024, "decode": 2, "policy": "round_robin", "event_log": tmp_path / "events.jsonl"}
+    options = {
+        "kv_blocks": 1024,
+        "decode": 2,
+        "policy": "round_robin",
+        "event_log": tmp_path / "events.jsonl",
+    }
     with Cluster(model=llama, **options) as cluster, ThreadPoolExecutor(2 * len(REQUESTS)) as threads:
         undisturbed = [cluster.complete(**body) for body in REQUESTS]
         pids = cluster.pids()
