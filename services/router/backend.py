@@ -21,7 +21,8 @@ from baton.router.workers import Workers
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One worker in the answer of /workers."""
+    """One worker in the answer of /workers. kv_events: where it publishes them, empty where it does not.
+    prefix_knowledge: what the router has of its prefix cache, "exact" from these or "approximate" from routing."""
 
     id: str
     role: str
@@ -42,6 +43,8 @@ class WorkerView:
     block_size: int
     epoch: str
     version: str
+    kv_events: str
+    prefix_knowledge: str
 
 
 class FleetBackend:
@@ -75,7 +78,8 @@ class FleetBackend:
         return self._flow.start(request)
 
     def fleet(self) -> Sequence[WorkerView]:
-        return [_view(member) for member in self._workers.members]
+        caches = self._workers.caches
+        return [_view(member, caches.is_exact(member.worker.worker_id)) for member in self._workers.members]
 
     def is_ready(self) -> bool:
         return self._workers.can_serve()
@@ -93,7 +97,7 @@ class FleetBackend:
         }
 
 
-def _view(member: Member) -> WorkerView:
+def _view(member: Member, is_exact: bool) -> WorkerView:
     worker, load = member.worker, member.load
     return WorkerView(
         id=worker.worker_id,
@@ -115,4 +119,6 @@ def _view(member: Member) -> WorkerView:
         block_size=worker.block_size,
         epoch=worker.epoch.hex(),
         version=worker.version,
+        kv_events=worker.kv_events_address,
+        prefix_knowledge="exact" if is_exact else "approximate",
     )

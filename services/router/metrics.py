@@ -169,11 +169,14 @@ class AliasCollector(Collector):
 class RouterMetrics:
     """Everything under /metrics."""
 
-    def __init__(self, members: Callable[[], Iterable[Member]], model_name: Callable[[], str]) -> None:
+    def __init__(
+        self, members: Callable[[], Iterable[Member]], model_name: Callable[[], str], *others: Collector
+    ) -> None:
         self._registry = CollectorRegistry()
         self._aliases = CollectorRegistry()
         self._projections = RequestMetrics(self._registry), HandoffMetrics(self._registry)
-        self._registry.register(FleetCollector(members))
+        for collector in (FleetCollector(members), *others):
+            self._registry.register(collector)
         self._aliases.register(AliasCollector(self._registry, model_name))
 
     def on_event(self, event: Event) -> None:

@@ -23,6 +23,7 @@ from baton.router.api.app import create_app
 from baton.router.backend import FleetBackend
 from baton.router.config import RouterConfig
 from baton.router.event_log import EventLog
+from baton.router.kv_index_metrics import KvIndexCollector
 from baton.router.metrics import RouterMetrics
 from baton.router.request_flow import RequestFlow
 from baton.router.tokenizer import TextProcessor
@@ -51,7 +52,11 @@ async def run_router(config: RouterConfig) -> None:
         cleanup.callback(follower.cancel)
         events = EventStream()
         backend = FleetBackend(workers, RequestFlow(workers, events, config.flow), config)
-        metrics = RouterMetrics(lambda: workers.members, lambda: config.served_model_names[0])
+        metrics = RouterMetrics(
+            lambda: workers.members,
+            lambda: config.served_model_names[0],
+            KvIndexCollector(lambda: workers.caches.stats),
+        )
         events.subscribe(metrics.on_event)
         if config.event_log is not None:
             log = EventLog(config.event_log)

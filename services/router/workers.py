@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
 
 from baton.background import OnCrash
-from baton.block_hash import block_hashes, namespace
 from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
 from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
+from baton.router.caches import Caches, Expectation
 from baton.router.peers import DecodePeer, PrefillPeer
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
-from baton.router.prefix_index import PrefixIndex
+from baton.router.prompt_hashes import PromptHashes
 from baton.router.snapshot import Candidate, Snapshot
 
 _DEFAULT_BLOCK_SIZE = 16
@@ -56,11 +56,22 @@ class Tracked:
     def worker(self) -> WorkerInfo:
         return self.member.worker
 
+    def pool_blocks(self) -> int:
+        return self.member.load.kv_blocks.total
+
 
 class Lease:
     """A request's hold on its two workers, which are one where the prefill is local."""
 
-    def __init__(self, prefill: Tracked, decode: Tracked, prediction: Prediction, sequences: int) -> None:
+    def __init__(
+        self,
+        prefill: Tracked,
+        decode: Tracked,
+        prediction: Prediction,
+        sequences: int,
+        expectation: Expectation | None,
+    ) -> None:
+        """expectation: that the prompt will be cached on its prefill worker."""
         assert isinstance(decode.peer, DecodePeer), f"{decode.worker.worker_id} is no decode worker"
         self.decode = decode.peer
         self.prefill = prefill.peer if isinstance(prefill.peer, PrefillPeer) else None
@@ -68,6 +79,7 @@ class Lease:
         self._prefill_tokens = prediction.prefill_tokens
         self._prefill_s = prediction.prefill_s
         self._sequences = sequences
+        self._expectation = expectation
         prefill.prefill_tokens += self._prefill_tokens
         prefill.prefill_s += self._prefill_s
         decode.sequences += sequences
@@ -80,6 +92,8 @@ class Lease:
         prefill.prefill_tokens -= self._prefill_tokens
         prefill.prefill_s = prefill.prefill_s - self._prefill_s if prefill.prefill_tokens else 0.0
         self._prefill_tokens, self._prefill_s = 0, 0.0
+        if self._expectation is not None:
+            self._expectation.end()
 
     def end(self) -> None:
         self.prefill_done()
@@ -96,7 +110,7 @@ class Workers:
         self._secret = secret
         self._router_id = router_id
         self._tracked: dict[str, Tracked] = {}
-        self._prefixes = PrefixIndex()
+        self.caches = Caches(secret, on_crash)
         self._refused: dict[str, bytes] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -125,7 +139,9 @@ class Workers:
             else:
                 peer = self._connect(member.worker)
                 kv_bytes = _kv_bytes_per_token(member.worker)
-                self._tracked[worker_id] = Tracked(member, peer, kv_bytes_per_token=kv_bytes)
+                tracked = Tracked(member, peer, kv_bytes_per_token=kv_bytes)
+                self._tracked[worker_id] = tracked
+                self.caches.add(member.worker, tracked.pool_blocks)
         self._notify()
 
     async def changed(self) -> None:
@@ -135,7 +151,7 @@ class Workers:
     async def close(self) -> None:
         for worker_id in list(self._tracked):
             self._drop(worker_id)
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self._closing, self.caches.close())
 
     @property
     def members(self) -> list[Member]:
@@ -150,7 +166,7 @@ class Workers:
     def can_serve(self) -> bool:
         return any(_is_usable(tracked, Role.DECODE) for tracked in self._tracked.values())
 
-    def snapshot(self, hashes: Sequence[bytes], excluded: Collection[str]) -> Snapshot:
+    def snapshot(self, hashes: PromptHashes, excluded: Collection[str]) -> Snapshot:
         """The candidates for a prompt with these block hashes, without those that have just failed it."""
         usable = {
             role: [
@@ -164,11 +180,15 @@ class Workers:
         return Snapshot(prefill, decode)
 
     @contextmanager
-    def lease(self, placement: Placement, request: GenerationRequest) -> Iterator[Lease]:
-        """Counts `request` as under way on its workers for as long as the context is open."""
+    def lease(
+        self, placement: Placement, request: GenerationRequest, hashes: PromptHashes
+    ) -> Iterator[Lease]:
+        """Counts `request` as under way on its workers for as long as the context is open, and its prompt as
+        cached on the prefill worker: who queues behind it will find it computed."""
         decode = self._tracked[placement.decode]
         prefill = decode if placement.prefill is None else self._tracked[placement.prefill]
-        lease = Lease(prefill, decode, placement.prediction, request.n)
+        expectation = None if placement.prefill is None else self.caches.expect(placement.prefill, hashes)
+        lease = Lease(prefill, decode, placement.prediction, request.n, expectation)
         try:
             yield lease
         finally:
@@ -176,20 +196,8 @@ class Workers:
             for tracked in lease.tracked:
                 self._drop_if_idle(tracked)
 
-    def note_cached(self, worker_id: str, hashes: Sequence[bytes]) -> None:
-        """`worker_id` has just held these blocks."""
-        tracked = self._tracked.get(worker_id)
-        if tracked is not None:
-            total = tracked.member.load.kv_blocks.total
-            self._prefixes.add(worker_id, hashes, self._in_own_blocks(total, tracked.worker))
-
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self._block_size)
-
-    def hashes(self, request: GenerationRequest) -> list[bytes]:
-        """Hashes of the prompt's full blocks, in this router's own namespace."""
-        seed = namespace("router", cache_salt=request.cache_salt)
-        return block_hashes(seed, request.token_ids, self._block_size)
 
     @property
     def _block_size(self) -> int:
@@ -200,10 +208,9 @@ class Workers:
     def _in_own_blocks(self, blocks: int, worker: WorkerInfo) -> int:
         return blocks * worker.block_size // self._block_size
 
-    def _candidate(self, tracked: Tracked, hashes: Sequence[bytes]) -> Candidate:
+    def _candidate(self, tracked: Tracked, hashes: PromptHashes) -> Candidate:
         worker, load = tracked.worker, tracked.member.load
         held_blocks = load.kv_blocks.used + load.kv_blocks.reserved
-        matched_tokens = self._prefixes.match(worker.worker_id, hashes) * self._block_size
         return Candidate(
             worker.worker_id,
             queued_tokens=max(load.queued_tokens, tracked.prefill_tokens),
@@ -211,7 +218,7 @@ class Workers:
             sequences=max(load.running + load.waiting, tracked.sequences),
             context_tokens=held_blocks * worker.block_size,
             available_blocks=self._in_own_blocks(load.kv_blocks.free + load.kv_blocks.cached, worker),
-            cached_tokens=matched_tokens // worker.block_size * worker.block_size,
+            cached_tokens=self.caches.matched_tokens(worker.worker_id, hashes),
             kv_bytes_per_token=tracked.kv_bytes_per_token,
             profile=worker.profile,
         )
@@ -252,7 +259,7 @@ class Workers:
     def _drop(self, worker_id: str) -> None:
         _log.info("worker %s has left", worker_id)
         tracked = self._tracked.pop(worker_id)
-        self._prefixes.forget(worker_id)
+        self.caches.remove(worker_id)
         task = asyncio.create_task(tracked.peer.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
