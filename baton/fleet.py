@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, fields
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 DEFAULT_PREFILL_TOKENS_PER_S = 1000.0
 DEFAULT_DECODE_STEP_S = 0.02
 DEFAULT_BATCH_SLOPE = 1 / 32
 """Assumed of a worker that announces no measured profile; the slope is the growth of a decode step with each
 further sequence, relative to the step at batch 1."""
+
+Amount = TypeVar("Amount", float, npt.NDArray[np.float64])
+"""One worker's, or a column of one for each worker."""
 
 
 class Role(enum.Enum):
@@ -98,15 +105,22 @@ class WorkerProfile:
         """Tokens/s, attention aside."""
         return self.prefill_tokens_per_s or DEFAULT_PREFILL_TOKENS_PER_S
 
-    def prefill_s(self, tokens: int, context_tokens: int) -> float:
+    @property
+    def first_sequence_s(self) -> float:
+        return self.decode_step_s or DEFAULT_DECODE_STEP_S
+
+    @property
+    def further_sequence_s(self) -> float:
+        return self.decode_s_per_sequence or self.first_sequence_s * DEFAULT_BATCH_SLOPE
+
+    def prefill_s(self, tokens: Amount, context_tokens: Amount) -> Amount:
         """Seconds to compute `tokens` that follow `context_tokens` whose KV is there already."""
         return tokens / self.prefill_rate + tokens * (context_tokens + tokens / 2) * self.prefill_s_per_pair
 
-    def step_s(self, sequences: int, context_tokens: int) -> float:
+    def step_s(self, sequences: Amount, context_tokens: Amount) -> Amount:
         """Seconds of one decode step of `sequences` that see `context_tokens` together."""
-        first_s = self.decode_step_s or DEFAULT_DECODE_STEP_S
-        further_s = (sequences - 1) * (self.decode_s_per_sequence or first_s * DEFAULT_BATCH_SLOPE)
-        return first_s + further_s + context_tokens * self.decode_s_per_context_token
+        further_s = (sequences - 1) * self.further_sequence_s
+        return self.first_sequence_s + further_s + context_tokens * self.decode_s_per_context_token
 
 
 @dataclass(frozen=True, slots=True)

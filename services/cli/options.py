@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from baton.router.snapshot import Disaggregation
+
 
 def _option(*, envvar: str, **settings: Any) -> Any:
     """An option that the environment can give as well. The variable is BATON_ and the option's name, so help
@@ -168,6 +170,15 @@ LocalPrefillTokens = Annotated[
         help="Uncached tokens that a decode worker which caches the beginning prefills itself.",
         envvar="BATON_LOCAL_PREFILL_TOKENS",
         min=0,
+    ),
+]
+DisaggregationOption = Annotated[
+    Disaggregation,
+    _option(
+        help="Where prompts are computed. auto: on the decode worker itself where that is predicted to be better and "
+        "its streams stay within their objectives, else on a prefill worker. always: on prefill workers. never: on "
+        "decode workers.",
+        envvar="BATON_DISAGGREGATION",
     ),
 ]
 Policy = Annotated[

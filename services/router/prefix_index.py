@@ -9,12 +9,24 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 
 class PrefixIndex:
     """Least recently used block hashes of each worker."""
 
     def __init__(self) -> None:
         self._blocks: dict[str, OrderedDict[bytes, None]] = {}
+        self._slots: dict[str, int] = {}
+
+    def slot(self, worker_id: str) -> int:
+        """Where `match_all` has this worker."""
+        return self._slots.setdefault(worker_id, len(self._slots))
+
+    def match_all(self, hashes: Sequence[bytes]) -> npt.NDArray[np.int32]:
+        """(slots,), how many leading blocks each worker probably caches."""
+        return np.array([self.match(worker_id, hashes) for worker_id in self._slots], np.int32)
 
     def add(self, worker_id: str, hashes: Sequence[bytes], capacity_blocks: int) -> None:
         """Notes that `worker_id`, whose pool has `capacity_blocks`, has just held these blocks."""

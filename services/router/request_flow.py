@@ -21,7 +21,7 @@ from baton.router.handoff_metrics import timeline
 from baton.router.placement import Placement, Refusal, place
 from baton.router.policies import DEFAULT_POLICY, load_policy
 from baton.router.run import Run
-from baton.router.snapshot import Demand
+from baton.router.snapshot import Demand, Disaggregation, prefix_key
 from baton.router.workers import Lease, Workers
 
 _RETRYABLE = (HandoffFailed, WorkerFailed, Unavailable)
@@ -30,7 +30,7 @@ _RETRYABLE = (HandoffFailed, WorkerFailed, Unavailable)
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
     """max_requests: under way at once, more are refused with 429. queue_timeout_s: until a prompt's turn comes.
-    attempts: placements tried for one request. local_prefill_tokens: see `snapshot.Demand`. policy: how pairs
+    attempts: placements tried for one request. local_prefill_tokens, disaggregation: see `snapshot.Demand`. policy: how pairs
     are chosen, by name. seed: of policies that leave something to
     chance; another one for each router, lest all draw alike."""
 
@@ -38,6 +38,7 @@ class FlowLimits:
     queue_timeout_s: float = 60.0
     attempts: int = 2
     local_prefill_tokens: int = 64
+    disaggregation: Disaggregation = Disaggregation.AUTO
     policy: str = DEFAULT_POLICY
     seed: int = field(default_factory=lambda: secrets.randbits(63))
 
@@ -92,7 +93,7 @@ class RequestFlow:
     def _place(self, run: Run, excluded: set[str]) -> Placement:
         request, hashes = run.request, run.hashes
         snapshot = self._workers.snapshot(hashes, excluded)
-        if not snapshot.decode:  # better a worker that has just failed than none
+        if not len(snapshot.decode):  # better a worker that has just failed than none
             snapshot = replace(snapshot, decode=self._workers.snapshot(hashes, ()).decode)
         demand = Demand(
             prompt_tokens=len(request.token_ids),
@@ -100,6 +101,10 @@ class RequestFlow:
             choices=request.n,
             session_key=request.session_id,
             local_prefill_tokens=self._limits.local_prefill_tokens,
+            ttft_s=request.slo_ttft_s,
+            tpot_s=request.slo_tpot_s,
+            disaggregation=self._limits.disaggregation,
+            prefix_key=prefix_key(hashes, self._workers.blocks_for(snapshot.most_cached_tokens())),
             ordinal=self._placements,
             seed=self._limits.seed,
         )
@@ -117,6 +122,7 @@ class RequestFlow:
             Transition.PLACE,
             prefill=run.route.prefill_worker,
             decode=placement.decode,
+            site=placement.site.value,
             prompt_tokens=len(request.token_ids),
             **run.predicted(placement.prediction),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,11 +20,13 @@ from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
 from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
+from baton.router.candidates import Candidate
+from baton.router.fleet_columns import FleetColumns
 from baton.router.peers import DecodePeer, PrefillPeer
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
 from baton.router.prefix_index import PrefixIndex
-from baton.router.snapshot import Candidate, Snapshot
+from baton.router.snapshot import Snapshot
 
 _DEFAULT_BLOCK_SIZE = 16
 """Where nobody is there to count by."""
@@ -60,7 +62,15 @@ class Tracked:
 class Lease:
     """A request's hold on its two workers, which are one where the prefill is local."""
 
-    def __init__(self, prefill: Tracked, decode: Tracked, prediction: Prediction, sequences: int) -> None:
+    def __init__(
+        self,
+        prefill: Tracked,
+        decode: Tracked,
+        prediction: Prediction,
+        sequences: int,
+        on_change: Callable[[Tracked], None],
+    ) -> None:
+        """on_change: hears of each worker whose load this lease has changed."""
         assert isinstance(decode.peer, DecodePeer), f"{decode.worker.worker_id} is no decode worker"
         self.decode = decode.peer
         self.prefill = prefill.peer if isinstance(prefill.peer, PrefillPeer) else None
@@ -68,11 +78,13 @@ class Lease:
         self._prefill_tokens = prediction.prefill_tokens
         self._prefill_s = prediction.prefill_s
         self._sequences = sequences
+        self._on_change = on_change
         prefill.prefill_tokens += self._prefill_tokens
         prefill.prefill_s += self._prefill_s
         decode.sequences += sequences
         for tracked in self.tracked:
             tracked.leases += 1
+            on_change(tracked)
 
     def prefill_done(self) -> None:
         """The prompt is computed and no longer queues before others."""
@@ -80,12 +92,14 @@ class Lease:
         prefill.prefill_tokens -= self._prefill_tokens
         prefill.prefill_s = prefill.prefill_s - self._prefill_s if prefill.prefill_tokens else 0.0
         self._prefill_tokens, self._prefill_s = 0, 0.0
+        self._on_change(prefill)
 
     def end(self) -> None:
         self.prefill_done()
         self.tracked[1].sequences -= self._sequences
         for tracked in self.tracked:
             tracked.leases -= 1
+        self._on_change(self.tracked[1])
 
 
 class Workers:
@@ -97,6 +111,8 @@ class Workers:
         self._router_id = router_id
         self._tracked: dict[str, Tracked] = {}
         self._prefixes = PrefixIndex()
+        self._columns: FleetColumns | None = None
+        self._connected: list[bool] = []
         self._refused: dict[str, bytes] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -112,19 +128,28 @@ class Workers:
             member = present.get(worker_id)
             if member is None:
                 tracked.is_member = False
+                self._columns = None
                 self._drop_if_idle(tracked)
             elif member.worker.epoch != tracked.worker.epoch:
                 self._drop(worker_id)
         for worker_id, member in present.items():
             if worker_id in self._tracked:
-                self._tracked[worker_id].member = member
-                self._tracked[worker_id].is_member = True
+                self._hear(self._tracked[worker_id], member)
             elif (mismatch := self._mismatch(member.worker)) is not None:
                 self._refuse(member.worker, mismatch)
             else:
                 peer = self._connect(member.worker)
                 kv_bytes = _kv_bytes_per_token(member.worker)
                 self._tracked[worker_id] = Tracked(member, peer, kv_bytes_per_token=kv_bytes)
+                self._columns = None
+
+    def _hear(self, tracked: Tracked, member: Member) -> None:
+        known, tracked.member = tracked.member, member
+        if (known.worker, known.state, tracked.is_member) != (member.worker, member.state, True):
+            tracked.is_member = True
+            self._columns = None
+        elif known.load != member.load:
+            self._note_load(tracked)
 
     async def close(self) -> None:
         for worker_id in list(self._tracked):
@@ -146,23 +171,18 @@ class Workers:
 
     def snapshot(self, hashes: Sequence[bytes], excluded: Collection[str]) -> Snapshot:
         """The candidates for a prompt with these block hashes, without those that have just failed it."""
-        usable = {
-            role: [
-                tracked
-                for tracked in self._tracked.values()
-                if _is_usable(tracked, role) and tracked.worker.worker_id not in excluded
-            ]
-            for role in Role
-        }
-        prefill, decode = ([self._candidate(t, hashes) for t in usable[role]] for role in Role)
-        return Snapshot(prefill, decode)
+        connected = [tracked.peer.is_connected for tracked in self._tracked.values()]
+        if self._columns is None or connected != self._connected:
+            self._connected = connected
+            self._columns = self._made_columns()
+        return self._columns.snapshot(hashes, frozenset(excluded))
 
     @contextmanager
     def lease(self, placement: Placement, request: GenerationRequest) -> Iterator[Lease]:
         """Counts `request` as under way on its workers for as long as the context is open."""
         decode = self._tracked[placement.decode]
         prefill = decode if placement.prefill is None else self._tracked[placement.prefill]
-        lease = Lease(prefill, decode, placement.prediction, request.n)
+        lease = Lease(prefill, decode, placement.prediction, request.n, self._note_load)
         try:
             yield lease
         finally:
@@ -194,10 +214,19 @@ class Workers:
     def _in_own_blocks(self, blocks: int, worker: WorkerInfo) -> int:
         return blocks * worker.block_size // self._block_size
 
-    def _candidate(self, tracked: Tracked, hashes: Sequence[bytes]) -> Candidate:
+    def _made_columns(self) -> FleetColumns:
+        usable = {
+            role: [self._candidate(t) for t in self._tracked.values() if _is_usable(t, role)] for role in Role
+        }
+        return FleetColumns(usable, self._prefixes, self._block_size)
+
+    def _note_load(self, tracked: Tracked) -> None:
+        if self._columns is not None:
+            self._columns.write(self._candidate(tracked))
+
+    def _candidate(self, tracked: Tracked) -> Candidate:
         worker, load = tracked.worker, tracked.member.load
         held_blocks = load.kv_blocks.used + load.kv_blocks.reserved
-        matched_tokens = self._prefixes.match(worker.worker_id, hashes) * self._block_size
         return Candidate(
             worker.worker_id,
             queued_tokens=max(load.queued_tokens, tracked.prefill_tokens),
@@ -205,8 +234,8 @@ class Workers:
             sequences=max(load.running + load.waiting, tracked.sequences),
             context_tokens=held_blocks * worker.block_size,
             available_blocks=self._in_own_blocks(load.kv_blocks.free + load.kv_blocks.cached, worker),
-            cached_tokens=matched_tokens // worker.block_size * worker.block_size,
             kv_bytes_per_token=tracked.kv_bytes_per_token,
+            block_tokens=worker.block_size,
             profile=worker.profile,
         )
 
@@ -230,7 +259,7 @@ class Workers:
     def _connect(self, worker: WorkerInfo) -> PrefillPeer | DecodePeer:
         _log.info("%s worker %s has joined (%s)", worker.role.value, worker.worker_id, worker.address)
         if worker.role is Role.PREFILL:
-            return PrefillPeer(worker, self._secret)
+            return PrefillPeer(worker, self._secret, self._on_crash)
         return DecodePeer(worker, self._secret, self._router_id, self._on_crash)
 
     def _drop_if_idle(self, tracked: Tracked) -> None:
@@ -242,6 +271,7 @@ class Workers:
     def _drop(self, worker_id: str) -> None:
         _log.info("worker %s has left", worker_id)
         tracked = self._tracked.pop(worker_id)
+        self._columns = None
         self._prefixes.forget(worker_id)
         task = asyncio.create_task(tracked.peer.close())
         self._closing.add(task)

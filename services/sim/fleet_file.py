@@ -25,6 +25,7 @@ import msgspec
 
 from baton.errors import ConfigError
 from baton.fleet import Role, WorkerProfile
+from baton.router.snapshot import Disaggregation
 from baton.sim.toml_file import read_toml
 
 _PROFILES = Path(str(files("baton.sim"))) / "profiles"
@@ -80,6 +81,9 @@ class _FleetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     max_requests: _Count = 1024
     queue_timeout: _Positive = 60.0
     local_prefill_tokens: Annotated[int, msgspec.Meta(ge=0)] = 64
+    disaggregation: Disaggregation = Disaggregation.AUTO
+    routers: _Count = 1
+    heartbeat: _NotNegative = 0.0
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -100,6 +104,9 @@ class FleetSpec(msgspec.Struct, frozen=True):
     max_requests: int
     queue_timeout_s: float
     local_prefill_tokens: int
+    disaggregation: Disaggregation = Disaggregation.AUTO
+    routers: int = 1
+    heartbeat_s: float = 0.0
 
 
 def read_fleet(path: Path) -> FleetSpec:
@@ -121,6 +128,9 @@ def read_fleet(path: Path) -> FleetSpec:
         max_requests=table.max_requests,
         queue_timeout_s=table.queue_timeout,
         local_prefill_tokens=table.local_prefill_tokens,
+        disaggregation=table.disaggregation,
+        routers=table.routers,
+        heartbeat_s=table.heartbeat,
     )
 
 

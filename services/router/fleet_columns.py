@@ -1,0 +1,51 @@
+"""The usable workers of both roles as columns that are kept, so that a placement copies nothing of them: a worker's
+row is written when its load changes, and what a prompt finds cached is written before each placement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from baton.fleet import Role
+from baton.router.candidates import Candidate, Candidates
+from baton.router.prefix_index import PrefixIndex
+from baton.router.snapshot import Snapshot
+
+
+class FleetColumns:
+    """Made anew when a worker joins, leaves, or can be used no longer."""
+
+    def __init__(
+        self, workers: Mapping[Role, Sequence[Candidate]], prefixes: PrefixIndex, block_tokens: int
+    ) -> None:
+        """block_tokens: what a hash of the index stands for."""
+        self._prefixes = prefixes
+        self._block_tokens = block_tokens
+        self._pools = {role: Candidates.of(workers.get(role, ())) for role in Role}
+        self._rows = {
+            worker_id: (pool, row)
+            for pool in self._pools.values()
+            for row, worker_id in enumerate(pool.worker_ids)
+        }
+        self._slots = {
+            role: np.array([prefixes.slot(worker_id) for worker_id in pool.worker_ids], np.intp)
+            for role, pool in self._pools.items()
+        }
+
+    def write(self, worker: Candidate) -> None:
+        """Its load has changed; a worker that is not usable is passed over."""
+        pool, row = self._rows.get(worker.worker_id, (None, 0))
+        if pool is not None:
+            pool.write(row, worker.load())
+
+    def snapshot(self, hashes: Sequence[bytes], excluded: frozenset[str] = frozenset()) -> Snapshot:
+        """For a prompt with these block hashes, without the workers `excluded`. Good until the next one is taken:
+        both look at the same columns."""
+        matched_blocks = self._prefixes.match_all(hashes)
+        for role, pool in self._pools.items():
+            pool.write_cached(matched_blocks[self._slots[role]] * self._block_tokens)
+        prefill, decode = self._pools[Role.PREFILL], self._pools[Role.DECODE]
+        if excluded:
+            prefill, decode = prefill.without(excluded), decode.without(excluded)
+        return Snapshot(prefill, decode)
