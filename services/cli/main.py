@@ -25,6 +25,7 @@ from baton.cli.sim import sim
 from baton.cli.worker import worker_command
 from baton.errors import BatonError
 from baton.router.policies import DEFAULT_POLICY
+from baton.router.snapshot import Disaggregation
 
 app = typer.Typer(
     name="baton",
@@ -89,7 +90,7 @@ def up(
     queue_timeout: opt.QueueTimeout = 60.0,
     request_timeout: opt.RequestTimeout = 600.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
-    disaggregation: opt.DisaggregationOption = opt.Disaggregation.AUTO,
+    disaggregation: opt.DisaggregationOption = Disaggregation.AUTO,
     policy: opt.Policy = DEFAULT_POLICY,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
@@ -161,7 +162,7 @@ def router(
     queue_timeout: opt.QueueTimeout = 60.0,
     request_timeout: opt.RequestTimeout = 600.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
-    disaggregation: opt.DisaggregationOption = opt.Disaggregation.AUTO,
+    disaggregation: opt.DisaggregationOption = Disaggregation.AUTO,
     policy: opt.Policy = DEFAULT_POLICY,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,

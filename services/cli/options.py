@@ -175,9 +175,9 @@ LocalPrefillTokens = Annotated[
 DisaggregationOption = Annotated[
     Disaggregation,
     _option(
-        help="Where prompts are computed. auto: on the decode worker itself where that is predicted to be better and "
-        "its streams stay within their objectives, else on a prefill worker. always: on prefill workers. never: on "
-        "decode workers.",
+        help="Where prompts are computed. auto: on the decode worker itself where that is predicted to be better "
+        "and its streams stay within their objectives, else on a prefill worker. always: on prefill workers. "
+        "never: on decode workers.",
         envvar="BATON_DISAGGREGATION",
     ),
 ]

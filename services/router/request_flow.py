@@ -30,9 +30,9 @@ _RETRYABLE = (HandoffFailed, WorkerFailed, Unavailable)
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
     """max_requests: under way at once, more are refused with 429. queue_timeout_s: until a prompt's turn comes.
-    attempts: placements tried for one request. local_prefill_tokens, disaggregation: see `snapshot.Demand`. policy: how pairs
-    are chosen, by name. seed: of policies that leave something to
-    chance; another one for each router, lest all draw alike."""
+    attempts: placements tried for one request. local_prefill_tokens, disaggregation: see `snapshot.Demand`.
+    policy: how pairs are chosen, by name. seed: of policies that leave something to chance; another one for each
+    router, lest all draw alike."""
 
     max_requests: int = 1024
     queue_timeout_s: float = 60.0

@@ -12,8 +12,8 @@ from baton.router.candidates import Candidate, Candidates
 
 
 class Disaggregation(enum.Enum):
-    """Where prompts are computed. AUTO: on whichever side is predicted to be better. ALWAYS: on prefill workers while
-    there are any. NEVER: on the decode worker itself."""
+    """Where prompts are computed. AUTO: on whichever side is predicted to be better. ALWAYS: on prefill workers
+    while there are any. NEVER: on the decode worker itself."""
 
     AUTO = "auto"
     ALWAYS = "always"

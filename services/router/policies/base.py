@@ -19,8 +19,8 @@ from baton.router.snapshot import Demand, Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Indices into the snapshot's candidates. prefill is None where the snapshot has no prefill worker, or where the
-    decode worker had better compute the prompt itself."""
+    """Indices into the snapshot's candidates. prefill is None where the snapshot has no prefill worker, or where
+    the decode worker had better compute the prompt itself."""
 
     prefill: int | None
     decode: int
