@@ -89,8 +89,8 @@ class Channel:
         self._is_closed = False
 
     async def keep_connected(self) -> None:
-        """Tries to connect whenever there is no connection, until cancelled. `is_reachable` is False from an attempt
-        that fails to one that succeeds."""
+        """Tries to connect whenever there is no connection, until cancelled. `is_reachable` is False from an
+        attempt that fails to one that succeeds."""
         while True:
             state = self.grpc.get_state(try_to_connect=True)
             if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
