@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from baton import __version__
 from baton.cli import options as opt
+from baton.cli.measure import profile
 from baton.cli.process_setup import (
     checked_policy,
     checked_secret,
@@ -89,9 +90,11 @@ def up(
     max_requests: opt.MaxRequests = 1024,
     queue_timeout: opt.QueueTimeout = 60.0,
     request_timeout: opt.RequestTimeout = 600.0,
+    rejoin_timeout: opt.RejoinTimeout = 30.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
     disaggregation: opt.DisaggregationOption = Disaggregation.AUTO,
     policy: opt.Policy = DEFAULT_POLICY,
+    cost_per_hour: opt.CostPerHour = 0.0,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
     log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
@@ -110,6 +113,7 @@ def up(
         "max-requests": max_requests,
         "queue-timeout": queue_timeout,
         "request-timeout": request_timeout,
+        "rejoin-timeout": rejoin_timeout,
         "local-prefill-tokens": local_prefill_tokens,
         "disaggregation": disaggregation.value,
         "policy": checked_policy(policy),
@@ -129,6 +133,7 @@ def up(
         "transport": transport,
         "threads": threads or max(1, (os.cpu_count() or 1) // max(1, processes)),
         "chunk-tokens": chunk_tokens,
+        "cost-per-hour": cost_per_hour,
         "log-level": log_level.value,
     }
     config = ClusterConfig(
@@ -161,6 +166,7 @@ def router(
     max_requests: opt.MaxRequests = 1024,
     queue_timeout: opt.QueueTimeout = 60.0,
     request_timeout: opt.RequestTimeout = 600.0,
+    rejoin_timeout: opt.RejoinTimeout = 30.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
     disaggregation: opt.DisaggregationOption = Disaggregation.AUTO,
     policy: opt.Policy = DEFAULT_POLICY,
@@ -199,6 +205,7 @@ def router(
         flow=FlowLimits(
             max_requests,
             queue_timeout,
+            rejoin_timeout_s=rejoin_timeout,
             local_prefill_tokens=local_prefill_tokens,
             disaggregation=disaggregation,
             policy=checked_policy(policy),
@@ -215,6 +222,7 @@ app.command(
 )(worker_command("decode"))
 
 app.command()(sim)
+app.command()(profile)
 
 
 @app.command()

@@ -13,6 +13,7 @@ Cancel, deadline and a failed push strike anywhere and release at once.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from baton.engine.batch import Chunk
@@ -24,7 +25,7 @@ from baton.errors import BatonError, DeadlineExceeded, HandoffFailed, InvalidReq
 from baton.fleet import HandoffTotals, WorkerLoad
 from baton.kvtransfer.base import SendSession, TransferResult, TransferState
 from baton.kvtransfer.group import Handoffs
-from baton.prefill.prompt import Prompt
+from baton.prefill.prompt import Prompt, Tail
 from baton.request import TokenOutput
 
 
@@ -40,7 +41,15 @@ class PrefillLimits:
 class PrefillScheduler:
     """Implements `baton.engine.loop.Scheduler`."""
 
-    def __init__(self, engine: Engine, agent: Handoffs, limits: PrefillLimits) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        agent: Handoffs,
+        limits: PrefillLimits,
+        on_tail: Callable[[Tail], None] = lambda tail: None,
+    ) -> None:
+        """on_tail: hears of each hand-off's tail once it is acknowledged, on the engine's thread."""
+        self._on_tail = on_tail
         self._engine = engine
         self._agent = agent
         self._limits = limits
@@ -96,7 +105,7 @@ class PrefillScheduler:
             self._fail(self._prompts[error.request_id], error)
             return
         for prompt in self._queue.admitted:
-            if prompt.sequence.computed_tokens == prompt.sequence.prompt_tokens:
+            if prompt.sequence.computed_tokens == prompt.tokens:
                 self._first_tokens(
                     prompt, [o for s, o in outputs if s.request_id == prompt.request.request_id]
                 )
@@ -121,7 +130,7 @@ class PrefillScheduler:
         return WorkerLoad(
             running=len(prompts) - waiting,
             waiting=waiting,
-            queued_tokens=sum(max(0, p.sequence.prompt_tokens - p.sequence.computed_tokens) for p in prompts),
+            queued_tokens=sum(max(0, p.tokens - p.sequence.computed_tokens) for p in prompts),
             kv_blocks=self._engine.blocks.usage(),
             kv_bytes_sent=stats.bytes_sent,
             kv_bytes_received=stats.bytes_received,
@@ -148,9 +157,9 @@ class PrefillScheduler:
     def _admit(self, prompt: Prompt) -> bool:
         """Takes all blocks of a prompt whose first chunk is next, unless there are too few."""
         sequence = prompt.sequence
-        cached_tokens = self._engine.take_cached_prefix(sequence, sequence.prompt_tokens - 1)
+        cached_tokens = self._engine.take_cached_prefix(sequence, prompt.tokens - 1)
         try:
-            self._engine.grow(sequence, sequence.prompt_tokens)
+            self._engine.grow(sequence, prompt.tokens)
         except OutOfBlocks:
             self._engine.free(sequence)
             return False
@@ -162,7 +171,7 @@ class PrefillScheduler:
     def _first_tokens(self, prompt: Prompt, outputs: list[TokenOutput]) -> None:
         self._queue.remove(prompt)
         prompt.computed_at_s = time.monotonic()
-        self._engine.clear_tail(prompt.sequence, prompt.sequence.prompt_tokens)
+        self._engine.clear_tail(prompt.sequence, prompt.tokens)
         prompt.listener.on_first_tokens(outputs)
         self._push(prompt)
         self._finish_if_done(prompt)
@@ -177,6 +186,8 @@ class PrefillScheduler:
         else:
             ready = sequence.computed_tokens // self._engine.block_size
         if ready > prompt.pushed_blocks:
+            if prompt.is_computed:
+                prompt.tail_blocks, prompt.tail_pushed_at_s = ready - prompt.pushed_blocks, time.monotonic()
             positions = range(prompt.pushed_blocks, ready)
             prompt.session.push(positions, sequence.block_ids[prompt.pushed_blocks : ready])
             prompt.pushed_blocks = ready
@@ -187,6 +198,8 @@ class PrefillScheduler:
             self._forget(prompt)
             report = prompt.report(prompt.result)
             self._handoffs += report.totals
+            if (tail := prompt.tail(prompt.result)) is not None:
+                self._on_tail(tail)
             prompt.listener.on_handed_off(report)
 
     def _expire(self) -> None:

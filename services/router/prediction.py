@@ -84,8 +84,9 @@ def step_s(decode: Candidates, demand: Demand) -> Column:
 
 def handoff_s(prefill: Candidates, decode: Candidates, demand: Demand, prompt_s: Column) -> Column:
     """Blocks leave while the next ones are computed; of a link that keeps up only the last one is left over.
-    0 where the bandwidth or the size is unknown."""
+    The latency alone where the bandwidth or the size is unknown."""
     bandwidth = np.minimum(prefill.profile.copy_bytes_per_s, decode.profile.copy_bytes_per_s)
     lacking_tokens = np.maximum(0.0, demand.prompt_tokens - decode.cached_tokens)
     transfer_s: Column = lacking_tokens * decode.kv_bytes_per_token / bandwidth
-    return np.maximum(transfer_s - prompt_s, transfer_s / max(1, demand.blocks))
+    left_over_s = np.maximum(transfer_s - prompt_s, transfer_s / max(1, demand.blocks))
+    return prefill.profile.handoff_latency_s + left_over_s

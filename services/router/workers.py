@@ -115,6 +115,7 @@ class Workers:
         self._connected: list[bool] = []
         self._refused: dict[str, bytes] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
 
     async def follow(self, fleets: AsyncIterator[Fleet]) -> None:
         """Runs until cancelled, or until `fleets` ends."""
@@ -142,6 +143,7 @@ class Workers:
                 kv_bytes = _kv_bytes_per_token(member.worker)
                 self._tracked[worker_id] = Tracked(member, peer, kv_bytes_per_token=kv_bytes)
                 self._columns = None
+        self._notify()
 
     def _hear(self, tracked: Tracked, member: Member) -> None:
         known, tracked.member = tracked.member, member
@@ -150,6 +152,10 @@ class Workers:
             self._columns = None
         elif known.load != member.load:
             self._note_load(tracked)
+
+    async def changed(self) -> None:
+        """Waits until a worker reports, joins, leaves or can be reached again."""
+        await self._changed.wait()
 
     async def close(self) -> None:
         for worker_id in list(self._tracked):
@@ -260,7 +266,11 @@ class Workers:
         _log.info("%s worker %s has joined (%s)", worker.role.value, worker.worker_id, worker.address)
         if worker.role is Role.PREFILL:
             return PrefillPeer(worker, self._secret, self._on_crash)
-        return DecodePeer(worker, self._secret, self._router_id, self._on_crash)
+        return DecodePeer(worker, self._secret, self._router_id, self._on_crash, self._notify)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _drop_if_idle(self, tracked: Tracked) -> None:
         """Lets go of a worker that the registry has forgotten, once no request runs there any more."""
