@@ -85,12 +85,19 @@ class Channel:
         self.address = address
         self.metadata = ((_TOKEN_HEADER, rpc_token(secret)),)
         self.grpc = aio.insecure_channel(address, options=list(_CHANNEL_OPTIONS))
+        self.is_reachable = True
         self._is_closed = False
 
-    @property
-    def is_reachable(self) -> bool:
-        """False while attempts to connect fail; asking starts one where there is no connection."""
-        return self.grpc.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE
+    async def keep_connected(self) -> None:
+        """Tries to connect whenever there is no connection, until cancelled. `is_reachable` is False from an
+        attempt that fails to one that succeeds."""
+        while True:
+            state = self.grpc.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                self.is_reachable = False
+            elif state is grpc.ChannelConnectivity.READY:
+                self.is_reachable = True
+            await self.grpc.wait_for_state_change(state)
 
     @asynccontextmanager
     async def errors_translated(self) -> AsyncIterator[None]:

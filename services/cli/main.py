@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from baton import __version__
 from baton.cli import options as opt
+from baton.cli.measure import profile
 from baton.cli.process_setup import (
     checked_policy,
     checked_secret,
@@ -25,6 +26,7 @@ from baton.cli.sim import sim
 from baton.cli.worker import worker_command
 from baton.errors import BatonError
 from baton.router.policies import DEFAULT_POLICY
+from baton.router.snapshot import Disaggregation
 
 app = typer.Typer(
     name="baton",
@@ -91,7 +93,9 @@ def up(
     request_timeout: opt.RequestTimeout = 600.0,
     rejoin_timeout: opt.RejoinTimeout = 30.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
+    disaggregation: opt.DisaggregationOption = Disaggregation.AUTO,
     policy: opt.Policy = DEFAULT_POLICY,
+    cost_per_hour: opt.CostPerHour = 0.0,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
     log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
@@ -112,6 +116,7 @@ def up(
         "request-timeout": request_timeout,
         "rejoin-timeout": rejoin_timeout,
         "local-prefill-tokens": local_prefill_tokens,
+        "disaggregation": disaggregation.value,
         "policy": checked_policy(policy),
         "api-key": api_key,
         "event-log": event_log,
@@ -130,6 +135,7 @@ def up(
         "kv-events": kv_events.value,
         "threads": threads or max(1, (os.cpu_count() or 1) // max(1, processes)),
         "chunk-tokens": chunk_tokens,
+        "cost-per-hour": cost_per_hour,
         "log-level": log_level.value,
     }
     config = ClusterConfig(
@@ -164,6 +170,7 @@ def router(
     request_timeout: opt.RequestTimeout = 600.0,
     rejoin_timeout: opt.RejoinTimeout = 30.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
+    disaggregation: opt.DisaggregationOption = Disaggregation.AUTO,
     policy: opt.Policy = DEFAULT_POLICY,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
@@ -202,6 +209,7 @@ def router(
             queue_timeout,
             rejoin_timeout_s=rejoin_timeout,
             local_prefill_tokens=local_prefill_tokens,
+            disaggregation=disaggregation,
             policy=checked_policy(policy),
         ),
     )
@@ -216,6 +224,7 @@ app.command(
 )(worker_command("decode"))
 
 app.command()(sim)
+app.command()(profile)
 
 
 @app.command()

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from baton.router.snapshot import Disaggregation
+
 
 def _option(*, envvar: str, **settings: Any) -> Any:
     """An option that the environment can give as well. The variable is BATON_ and the option's name, so help
@@ -161,6 +163,14 @@ Transport = Annotated[
 Threads = Annotated[
     int | None, _option(help="Compute threads of each worker.", envvar="BATON_THREADS", min=1)
 ]
+CostPerHour = Annotated[
+    float,
+    _option(
+        help="What a worker costs an hour, in your currency; for reports.",
+        envvar="BATON_COST_PER_HOUR",
+        min=0,
+    ),
+]
 ChunkTokens = Annotated[
     int,
     _option(help="Prompt tokens computed a step.", envvar="BATON_CHUNK_TOKENS", min=1, max=1_000_000),
@@ -197,6 +207,15 @@ LocalPrefillTokens = Annotated[
         help="Uncached tokens that a decode worker which caches the beginning prefills itself.",
         envvar="BATON_LOCAL_PREFILL_TOKENS",
         min=0,
+    ),
+]
+DisaggregationOption = Annotated[
+    Disaggregation,
+    _option(
+        help="Where prompts are computed. auto: on the decode worker itself where that is predicted to be better "
+        "and its streams stay within their objectives, else on a prefill worker. always: on prefill workers. "
+        "never: on decode workers.",
+        envvar="BATON_DISAGGREGATION",
     ),
 ]
 Policy = Annotated[

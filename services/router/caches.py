@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import astuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from baton.background import OnCrash
+from baton.block_hash import HASH_BYTES
 from baton.fleet import WorkerInfo
 from baton.router.kv_events.replica import EventCounts
 from baton.router.kv_events.subscribers import Subscribers
 from baton.router.prefix_index import IndexStats, PrefixIndex
 from baton.router.prompt_hashes import Hashing, PromptHashes
+from baton.router.snapshot import prefix_key
 
 _EVENT_LAG_S = 0.5
 """So long an expectation outlives its prompt's computation; the events that make it true are on their way then."""
@@ -28,11 +34,13 @@ class Caches:
         self.index = PrefixIndex()
         self._subscribers = Subscribers(secret, self.index, on_crash)
         self._hashings: dict[str, Hashing] = {}
+        self._distinct: list[Hashing] = []  # one, unless workers are unlike
         self._capacity_blocks: dict[str, Callable[[], int]] = {}
 
     def add(self, worker: WorkerInfo, capacity_blocks: Callable[[], int]) -> None:
         """capacity_blocks: of its pool, as it reported last."""
         self._hashings[worker.worker_id] = Hashing.of(worker)
+        self._distinct = sorted(set(self._hashings.values()), key=astuple)
         self._capacity_blocks[worker.worker_id] = capacity_blocks
         self._subscribers.add(worker, capacity_blocks)
 
@@ -41,14 +49,26 @@ class Caches:
         self._subscribers.remove(worker_id)
         self.index.forget(worker_id)
         del self._hashings[worker_id], self._capacity_blocks[worker_id]
+        self._distinct = sorted(set(self._hashings.values()), key=astuple)
 
     async def close(self) -> None:
         await self._subscribers.close()
 
-    def matched_tokens(self, worker_id: str, hashes: PromptHashes) -> int:
-        """How many of the prompt's first tokens are cached there, in full blocks."""
-        hashing = self._hashings[worker_id]
-        return self.index.match(worker_id, hashes.of(hashing)) * hashing.block_size
+    def matched_tokens(self, hashes: PromptHashes) -> NDArray[np.int32]:
+        """How many of the prompt's first tokens each worker has cached in full blocks, by its slot in the index."""
+        tokens = None
+        for hashing in self._distinct:
+            matched = self.index.match_all(hashes.of(hashing)) * np.int32(hashing.block_size)
+            tokens = matched if tokens is None else np.maximum(tokens, matched)
+        return np.zeros(0, np.int32) if tokens is None else tokens
+
+    def prefix_key(self, hashes: PromptHashes, matched_tokens: int) -> int:
+        """`Demand.prefix_key` of a prompt of which so many tokens are cached somewhere; every router's is the
+        same."""
+        if not self._distinct or not (packed := hashes.of(hashing := self._distinct[0])):
+            return 0
+        position = min(matched_tokens // hashing.block_size, len(packed) // HASH_BYTES - 1) * HASH_BYTES
+        return prefix_key([packed[position : position + HASH_BYTES]], 0)
 
     def note_cached(self, worker_id: str, hashes: PromptHashes) -> None:
         """The worker has just held the prompt's blocks: news of one whose events do not arrive."""

@@ -55,6 +55,9 @@ class RequestMetrics:
             "baton_requests_unfinished", "Requests that ended otherwise", "state", "code"
         )
         self._retries = counter("baton_request_retries", "Legs tried once more elsewhere", "code")
+        self._sites = counter(
+            "baton_prompt_sites", "Placements by where the prompt is computed, and why there", "site"
+        )
         self._resumed = counter(
             "baton_request_resumes", "Streams that went on elsewhere after a failure", "code"
         )
@@ -85,6 +88,7 @@ class RequestMetrics:
         match event.transition:
             case Transition.PLACE:
                 self._placed.inc()
+                self._sites.labels(values["site"]).inc()
                 self._prompt_tokens.inc(float(values["prompt_tokens"]))
             case Transition.FIRST_TOKENS:
                 self._cached_tokens.inc(float(values["cached_tokens"]))

@@ -30,10 +30,13 @@ Awaited = TypeVar("Awaited")
 class PrefillPeer:
     """A prefill worker."""
 
-    def __init__(self, worker: WorkerInfo, secret: bytes) -> None:
+    def __init__(self, worker: WorkerInfo, secret: bytes, on_crash: OnCrash) -> None:
         self.worker = worker
         self._channel = Channel(worker.address, secret)
         self._stub = prefill_pb2_grpc.PrefillStub(self._channel.grpc)
+        self._watch = run_forever(
+            self._channel.keep_connected(), f"connection to {worker.worker_id}", on_crash
+        )
 
     @property
     def is_connected(self) -> bool:
@@ -51,6 +54,8 @@ class PrefillPeer:
                 call.cancel()
 
     async def close(self) -> None:
+        self._watch.cancel()
+        await asyncio.wait([self._watch])
         await self._channel.close()
 
 

@@ -1,16 +1,28 @@
 """Where a request runs. Pure: a snapshot and a request in, a placement or a refusal out; no clock, no I/O.
 
-A policy (`baton.router.policies`) chooses the pair. Common to all of them: a decode worker that lacks only a few
-tokens of the prompt computes these itself, and without prefill workers it computes all.
+A policy (`baton.router.policies`) chooses the workers. Common to all of them: without prefill workers, or where
+disaggregation is off, the decode worker computes the prompt; and so it does where it lacks only a few tokens of it.
 """
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
-from baton.router.policies.base import Policy
+from baton.router.candidates import Candidates
+from baton.router.policies.base import Choice, Policy
 from baton.router.prediction import Prediction, predict
-from baton.router.snapshot import Demand, Snapshot
+from baton.router.snapshot import Demand, Disaggregation, Snapshot
+
+
+class PrefillSite(enum.Enum):
+    """Where the prompt is computed, and why there."""
+
+    REMOTE = "remote"
+    LOCAL_ALONE = "local_no_prefill_worker"
+    LOCAL_NEVER = "local_disaggregation_off"
+    LOCAL_CACHED = "local_almost_cached"
+    LOCAL_PREDICTED = "local_predicted_better"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +32,7 @@ class Placement:
     prefill: str | None
     decode: str
     prediction: Prediction
+    site: PrefillSite
     reasons: tuple[str, ...]
 
 
@@ -29,19 +42,28 @@ class Refusal:
 
 
 def place(snapshot: Snapshot, demand: Demand, policy: Policy) -> Placement | Refusal:
-    if not snapshot.decode:
+    if not len(snapshot.decode):
         return Refusal("no decode worker is ready")
     choice = policy.choose(snapshot, demand)
-    prefill, decode, reasons = choice.prefill, choice.decode, choice.reasons
-    if prefill is None:
-        reasons = (*reasons, "local prefill: no prefill worker is ready")
-    elif demand.may_prefill_on(decode):
-        uncached_tokens = demand.prompt_tokens - decode.cached_tokens
-        prefill = None
-        reasons = (*reasons, f"local prefill: only {uncached_tokens} tokens are not cached there")
+    decode = snapshot.decode.row(choice.decode)
+    site = _site(snapshot, choice, decode, demand)
+    prefill = None
+    if site is PrefillSite.REMOTE and choice.prefill is not None:
+        prefill = snapshot.prefill.row(choice.prefill)
     return Placement(
-        prefill=None if prefill is None else prefill.worker_id,
-        decode=decode.worker_id,
+        prefill=None if prefill is None else prefill.worker_ids[0],
+        decode=decode.worker_ids[0],
         prediction=predict(prefill, decode, demand),
-        reasons=reasons,
+        site=site,
+        reasons=(*choice.reasons, f"prompt: {site.value}"),
     )
+
+
+def _site(snapshot: Snapshot, choice: Choice, decode: Candidates, demand: Demand) -> PrefillSite:
+    if not len(snapshot.prefill):
+        return PrefillSite.LOCAL_ALONE
+    if demand.disaggregation is Disaggregation.NEVER:
+        return PrefillSite.LOCAL_NEVER
+    if demand.disaggregation is Disaggregation.AUTO and demand.is_almost_cached(float(decode.cached_tokens)):
+        return PrefillSite.LOCAL_CACHED
+    return PrefillSite.LOCAL_PREDICTED if choice.prefill is None else PrefillSite.REMOTE

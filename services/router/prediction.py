@@ -1,10 +1,16 @@
-"""How long a request would take on a pair of workers, term by term, from their own measured profiles."""
+"""How long a request would take on a pair of workers, term by term, from their own measured profiles.
+
+The terms take one worker (`Candidates.row`) and give a number, or take all and give a column.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baton.router.snapshot import Candidate, Demand
+import numpy as np
+
+from baton.router.candidates import Candidates, Column
+from baton.router.snapshot import Demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,53 +43,50 @@ class Prediction:
         return self.step_s
 
 
-def predict(prefill: Candidate | None, decode: Candidate, demand: Demand) -> Prediction:
-    """For a hand-off from `prefill`, or with None for a local prefill on `decode`."""
+def predict(prefill: Candidates | None, decode: Candidates, demand: Demand) -> Prediction:
+    """Of one worker each: for a hand-off from `prefill`, or with None for a local prefill on `decode`."""
     prompt_s = prefill_s(prefill or decode, demand)
     return Prediction(
-        prefill_tokens=prefill_tokens(prefill or decode, demand),
-        queue_s=queue_s(prefill or decode),
-        prefill_s=prompt_s,
-        reserve_s=reserve_s(decode, demand),
-        handoff_s=0.0 if prefill is None else handoff_s(prefill, decode, demand, prompt_s),
-        step_s=step_s(decode, demand),
+        prefill_tokens=int(prefill_tokens(prefill or decode, demand)),
+        queue_s=float(queue_s(prefill or decode)),
+        prefill_s=float(prompt_s),
+        reserve_s=float(reserve_s(decode, demand)),
+        handoff_s=0.0 if prefill is None else float(handoff_s(prefill, decode, demand, prompt_s)),
+        step_s=float(step_s(decode, demand)),
     )
 
 
-def queue_s(candidate: Candidate) -> float:
+def queue_s(workers: Candidates) -> Column:
     """What the router knows of its own prompts, or what the worker reports: others' prompts, of lengths unknown."""
-    return max(candidate.queued_s, candidate.queued_tokens / candidate.profile.prefill_rate)
+    return np.maximum(workers.queued_s, workers.queued_tokens / workers.profile.prefill_rate)
 
 
-def prefill_tokens(candidate: Candidate, demand: Demand) -> int:
+def prefill_tokens(workers: Candidates, demand: Demand) -> Column:
     """The tokens that are not cached; the last one always is computed, for its logits."""
-    return max(1, demand.prompt_tokens - candidate.cached_tokens)
+    return np.maximum(1.0, demand.prompt_tokens - workers.cached_tokens)
 
 
-def prefill_s(candidate: Candidate, demand: Demand) -> float:
-    uncached_tokens = prefill_tokens(candidate, demand)
-    return candidate.profile.prefill_s(uncached_tokens, demand.prompt_tokens - uncached_tokens)
+def prefill_s(workers: Candidates, demand: Demand) -> Column:
+    uncached_tokens = prefill_tokens(workers, demand)
+    return workers.profile.prefill_s(uncached_tokens, demand.prompt_tokens - uncached_tokens)
 
 
-def reserve_s(decode: Candidate, demand: Demand) -> float:
+def reserve_s(decode: Candidates, demand: Demand) -> Column:
     """Each block that is lacking waits a step: about the rate at which a batch of a block's length returns them."""
-    lacking_blocks = demand.blocks - decode.available_blocks
-    if lacking_blocks <= 0:
-        return 0.0
+    lacking_blocks = np.maximum(0.0, demand.blocks - decode.available_blocks)
     return lacking_blocks * decode.profile.step_s(decode.sequences, decode.context_tokens)
 
 
-def step_s(decode: Candidate, demand: Demand) -> float:
+def step_s(decode: Candidates, demand: Demand) -> Column:
     sequences = decode.sequences + demand.choices
     return decode.profile.step_s(sequences, decode.context_tokens + demand.prompt_tokens)
 
 
-def handoff_s(prefill: Candidate, decode: Candidate, demand: Demand, prompt_s: float) -> float:
+def handoff_s(prefill: Candidates, decode: Candidates, demand: Demand, prompt_s: Column) -> Column:
     """Blocks leave while the next ones are computed; of a link that keeps up only the last one is left over.
-    0 where the bandwidth or the size is unknown."""
-    bandwidth = min(prefill.profile.copy_bytes_per_s, decode.profile.copy_bytes_per_s)
-    if not bandwidth:
-        return 0.0
-    lacking_tokens = max(0, demand.prompt_tokens - decode.cached_tokens)
-    transfer_s = lacking_tokens * decode.kv_bytes_per_token / bandwidth
-    return max(transfer_s - prompt_s, transfer_s / max(1, demand.blocks))
+    The latency alone where the bandwidth or the size is unknown."""
+    bandwidth = np.minimum(prefill.profile.copy_bytes_per_s, decode.profile.copy_bytes_per_s)
+    lacking_tokens = np.maximum(0.0, demand.prompt_tokens - decode.cached_tokens)
+    transfer_s: Column = lacking_tokens * decode.kv_bytes_per_token / bandwidth
+    left_over_s = np.maximum(transfer_s - prompt_s, transfer_s / max(1, demand.blocks))
+    return prefill.profile.handoff_latency_s + left_over_s

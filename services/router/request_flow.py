@@ -27,7 +27,7 @@ from baton.router.policies import DEFAULT_POLICY, load_policy
 from baton.router.prompt_hashes import PromptHashes
 from baton.router.retry_budget import RetryBudget
 from baton.router.run import Run
-from baton.router.snapshot import Demand
+from baton.router.snapshot import Demand, Disaggregation
 from baton.router.tries import Tries
 from baton.router.workers import Lease, Workers
 
@@ -37,8 +37,8 @@ class FlowLimits:
     """max_requests: under way at once, more are refused with 429. queue_timeout_s: until a prompt's turn comes.
     attempts: placements of a request that may fail without a token between them. retry_ratio: further attempts, a
     request, on average over all. rejoin_timeout_s: of waiting for a decode worker where none is there.
-    local_prefill_tokens: see `snapshot.Demand`. policy: how pairs are chosen, by name. seed: of policies that leave
-    something to chance; another one for each router, lest all draw alike."""
+    local_prefill_tokens, disaggregation: see `snapshot.Demand`. policy: how pairs are chosen, by name. seed: of
+    policies that leave something to chance; another one for each router, lest all draw alike."""
 
     max_requests: int = 1024
     queue_timeout_s: float = 60.0
@@ -46,6 +46,7 @@ class FlowLimits:
     retry_ratio: float = 1.0
     rejoin_timeout_s: float = 30.0
     local_prefill_tokens: int = 64
+    disaggregation: Disaggregation = Disaggregation.AUTO
     policy: str = DEFAULT_POLICY
     seed: int = field(default_factory=lambda: secrets.randbits(63))
 
@@ -132,7 +133,7 @@ class RequestFlow:
         self, request: GenerationRequest, hashes: PromptHashes, excluded: frozenset[str]
     ) -> Placement | Refusal:
         snapshot = self._workers.snapshot(hashes, excluded)
-        if not snapshot.decode:  # better a worker that has just failed than none
+        if not len(snapshot.decode):  # better a worker that has just failed than none
             snapshot = replace(snapshot, decode=self._workers.snapshot(hashes, ()).decode)
         demand = Demand(
             prompt_tokens=len(request.token_ids),
@@ -140,6 +141,10 @@ class RequestFlow:
             choices=request.n,
             session_key=request.session_id,
             local_prefill_tokens=self._limits.local_prefill_tokens,
+            ttft_s=request.objectives.ttft_s,
+            tpot_s=request.objectives.tpot_s,
+            disaggregation=self._limits.disaggregation,
+            prefix_key=self._workers.caches.prefix_key(hashes, snapshot.most_cached_tokens()),
             ordinal=self._placements,
             seed=self._limits.seed,
         )

@@ -57,7 +57,9 @@ class Run:
         self._placed_at_s = time.monotonic()
         terms = {"ttft_s": prediction.ttft_s, "tpot_s": prediction.tpot_s, **asdict(prediction)}
         told = where | {f"predicted_{name}": value for name, value in terms.items()}
-        self.life.move(Transition.PLACE, **told, prompt_tokens=len(request.token_ids))
+        self.life.move(
+            Transition.PLACE, **told, site=placement.site.value, prompt_tokens=len(request.token_ids)
+        )
 
     def progress(
         self, request: GenerationRequest, transition: Transition, **attributes: str | int | float

@@ -2,56 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from baton.fleet import WorkerProfile
+import xxhash
+
+from baton.router.candidates import Candidate, Candidates
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One worker, as far as this request is concerned.
+class Disaggregation(enum.Enum):
+    """Where prompts are computed. AUTO: on whichever side is predicted to be better. ALWAYS: on prefill workers
+    while there are any. NEVER: on the decode worker itself."""
 
-    queued_tokens: prompt tokens ahead of this one. queued_s: seconds that these are predicted to take, where
-    the router knows better than by their number. sequences: running or about to. context_tokens: that these
-    hold in KV. available_blocks: free or evictable, in blocks as the router counts. cached_tokens: of this
-    prompt, probably. kv_bytes_per_token: of a hand-off to here; 0: unknown.
-    """
-
-    worker_id: str
-    queued_tokens: int = 0
-    queued_s: float = 0.0
-    sequences: int = 0
-    context_tokens: int = 0
-    available_blocks: int = 0
-    cached_tokens: int = 0
-    kv_bytes_per_token: float = 0.0
-    profile: WorkerProfile = field(default_factory=WorkerProfile)
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The workers that may take this request: ready, reachable, with KV layouts that fit each other."""
 
-    prefill: Sequence[Candidate]
-    decode: Sequence[Candidate]
+    prefill: Candidates
+    decode: Candidates
+
+    @classmethod
+    def of(cls, prefill: Iterable[Candidate], decode: Iterable[Candidate]) -> Snapshot:
+        return cls(Candidates.of(prefill), Candidates.of(decode))
+
+    def most_cached_tokens(self) -> int:
+        """Of the prompt, on any one worker."""
+        pools = (pool.cached_tokens for pool in (self.prefill, self.decode) if len(pool))
+        return int(max((column.max() for column in pools), default=0))
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What is asked for. blocks: of the whole prompt. local_prefill_tokens: how many uncached tokens a decode
-    worker that caches the beginning may compute itself. ordinal, seed: the number of this placement at its
-    router, and the router's seed; policies that take turns or chance go by these, and by nothing else."""
+    worker that caches the beginning may compute itself, whatever its predictions. ttft_s, tpot_s: the request's
+    objectives, where it has any. prefix_key: 64 bits that are equal for prompts which go on alike after what is
+    cached; routers that know the same send these to the same of several equal workers. ordinal, seed: the number of
+    this placement at its router, and the router's seed; policies that take turns or chance go by these, and by
+    nothing else."""
 
     prompt_tokens: int
     blocks: int
     choices: int = 1
     session_key: str | None = None
     local_prefill_tokens: int = 0
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    disaggregation: Disaggregation = Disaggregation.AUTO
+    prefix_key: int = 0
     ordinal: int = 0
     seed: int = 0
 
-    def may_prefill_on(self, decode: Candidate) -> bool:
-        """Whether so little is missing on `decode` that it computes the rest itself, without a hand-off."""
-        uncached_tokens = self.prompt_tokens - decode.cached_tokens
-        return decode.cached_tokens > 0 and uncached_tokens <= self.local_prefill_tokens
+    def is_almost_cached(self, cached_tokens: float) -> bool:
+        """Whether so little is missing where this much is cached that a decode worker computes it by the way."""
+        return 0 < cached_tokens >= self.prompt_tokens - self.local_prefill_tokens
+
+
+def prefix_key(hashes: Sequence[bytes], matched_blocks: int) -> int:
+    """`Demand.prefix_key` of a prompt of which `matched_blocks` are cached somewhere; 0 where it fills no block."""
+    return xxhash.xxh3_64_intdigest(hashes[min(matched_blocks, len(hashes) - 1)]) if hashes else 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,11 +20,13 @@ from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
 from baton.router.caches import Caches, Expectation
+from baton.router.candidates import Candidate
+from baton.router.fleet_columns import FleetColumns
 from baton.router.peers import DecodePeer, PrefillPeer
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
 from baton.router.prompt_hashes import PromptHashes
-from baton.router.snapshot import Candidate, Snapshot
+from baton.router.snapshot import Snapshot
 
 _DEFAULT_BLOCK_SIZE = 16
 """Where nobody is there to count by."""
@@ -70,8 +72,10 @@ class Lease:
         prediction: Prediction,
         sequences: int,
         expectation: Expectation | None,
+        on_change: Callable[[Tracked], None],
     ) -> None:
-        """expectation: that the prompt will be cached on its prefill worker."""
+        """expectation: that the prompt will be cached on its prefill worker. on_change: hears of each worker whose
+        load this lease has changed."""
         assert isinstance(decode.peer, DecodePeer), f"{decode.worker.worker_id} is no decode worker"
         self.decode = decode.peer
         self.prefill = prefill.peer if isinstance(prefill.peer, PrefillPeer) else None
@@ -80,11 +84,13 @@ class Lease:
         self._prefill_s = prediction.prefill_s
         self._sequences = sequences
         self._expectation = expectation
+        self._on_change = on_change
         prefill.prefill_tokens += self._prefill_tokens
         prefill.prefill_s += self._prefill_s
         decode.sequences += sequences
         for tracked in self.tracked:
             tracked.leases += 1
+            on_change(tracked)
 
     def prefill_done(self) -> None:
         """The prompt is computed and no longer queues before others."""
@@ -94,12 +100,14 @@ class Lease:
         self._prefill_tokens, self._prefill_s = 0, 0.0
         if self._expectation is not None:
             self._expectation.end()
+        self._on_change(prefill)
 
     def end(self) -> None:
         self.prefill_done()
         self.tracked[1].sequences -= self._sequences
         for tracked in self.tracked:
             tracked.leases -= 1
+        self._on_change(self.tracked[1])
 
 
 class Workers:
@@ -111,6 +119,8 @@ class Workers:
         self._router_id = router_id
         self._tracked: dict[str, Tracked] = {}
         self.caches = Caches(secret, on_crash)
+        self._columns: FleetColumns | None = None
+        self._connected: list[bool] = []
         self._refused: dict[str, bytes] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -127,13 +137,13 @@ class Workers:
             member = present.get(worker_id)
             if member is None:
                 tracked.is_member = False
+                self._columns = None
                 self._drop_if_idle(tracked)
             elif member.worker.epoch != tracked.worker.epoch:
                 self._drop(worker_id)
         for worker_id, member in present.items():
             if worker_id in self._tracked:
-                self._tracked[worker_id].member = member
-                self._tracked[worker_id].is_member = True
+                self._hear(self._tracked[worker_id], member)
             elif (mismatch := self._mismatch(member.worker)) is not None:
                 self._refuse(member.worker, mismatch)
             else:
@@ -142,7 +152,16 @@ class Workers:
                 tracked = Tracked(member, peer, kv_bytes_per_token=kv_bytes)
                 self._tracked[worker_id] = tracked
                 self.caches.add(member.worker, tracked.pool_blocks)
+                self._columns = None
         self._notify()
+
+    def _hear(self, tracked: Tracked, member: Member) -> None:
+        known, tracked.member = tracked.member, member
+        if (known.worker, known.state, tracked.is_member) != (member.worker, member.state, True):
+            tracked.is_member = True
+            self._columns = None
+        elif known.load != member.load:
+            self._note_load(tracked)
 
     async def changed(self) -> None:
         """Waits until a worker reports, joins, leaves or can be reached again."""
@@ -168,16 +187,11 @@ class Workers:
 
     def snapshot(self, hashes: PromptHashes, excluded: Collection[str]) -> Snapshot:
         """The candidates for a prompt with these block hashes, without those that have just failed it."""
-        usable = {
-            role: [
-                tracked
-                for tracked in self._tracked.values()
-                if _is_usable(tracked, role) and tracked.worker.worker_id not in excluded
-            ]
-            for role in Role
-        }
-        prefill, decode = ([self._candidate(t, hashes) for t in usable[role]] for role in Role)
-        return Snapshot(prefill, decode)
+        connected = [tracked.peer.is_connected for tracked in self._tracked.values()]
+        if self._columns is None or connected != self._connected:
+            self._connected = connected
+            self._columns = self._made_columns()
+        return self._columns.snapshot(self.caches.matched_tokens(hashes), frozenset(excluded))
 
     @contextmanager
     def lease(
@@ -188,7 +202,7 @@ class Workers:
         decode = self._tracked[placement.decode]
         prefill = decode if placement.prefill is None else self._tracked[placement.prefill]
         expectation = None if placement.prefill is None else self.caches.expect(placement.prefill, hashes)
-        lease = Lease(prefill, decode, placement.prediction, request.n, expectation)
+        lease = Lease(prefill, decode, placement.prediction, request.n, expectation, self._note_load)
         try:
             yield lease
         finally:
@@ -208,7 +222,17 @@ class Workers:
     def _in_own_blocks(self, blocks: int, worker: WorkerInfo) -> int:
         return blocks * worker.block_size // self._block_size
 
-    def _candidate(self, tracked: Tracked, hashes: PromptHashes) -> Candidate:
+    def _made_columns(self) -> FleetColumns:
+        usable = {
+            role: [self._candidate(t) for t in self._tracked.values() if _is_usable(t, role)] for role in Role
+        }
+        return FleetColumns(usable, self.caches.index.slot)
+
+    def _note_load(self, tracked: Tracked) -> None:
+        if self._columns is not None:
+            self._columns.write(self._candidate(tracked))
+
+    def _candidate(self, tracked: Tracked) -> Candidate:
         worker, load = tracked.worker, tracked.member.load
         held_blocks = load.kv_blocks.used + load.kv_blocks.reserved
         return Candidate(
@@ -218,8 +242,8 @@ class Workers:
             sequences=max(load.running + load.waiting, tracked.sequences),
             context_tokens=held_blocks * worker.block_size,
             available_blocks=self._in_own_blocks(load.kv_blocks.free + load.kv_blocks.cached, worker),
-            cached_tokens=self.caches.matched_tokens(worker.worker_id, hashes),
             kv_bytes_per_token=tracked.kv_bytes_per_token,
+            block_tokens=worker.block_size,
             profile=worker.profile,
         )
 
@@ -243,7 +267,7 @@ class Workers:
     def _connect(self, worker: WorkerInfo) -> PrefillPeer | DecodePeer:
         _log.info("%s worker %s has joined (%s)", worker.role.value, worker.worker_id, worker.address)
         if worker.role is Role.PREFILL:
-            return PrefillPeer(worker, self._secret)
+            return PrefillPeer(worker, self._secret, self._on_crash)
         return DecodePeer(worker, self._secret, self._router_id, self._on_crash, self._notify)
 
     def _notify(self) -> None:
@@ -259,6 +283,7 @@ class Workers:
     def _drop(self, worker_id: str) -> None:
         _log.info("worker %s has left", worker_id)
         tracked = self._tracked.pop(worker_id)
+        self._columns = None
         self.caches.remove(worker_id)
         task = asyncio.create_task(tracked.peer.close())
         self._closing.add(task)

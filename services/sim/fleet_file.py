@@ -17,6 +17,7 @@ same form by its path from the fleet's file.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,7 @@ import msgspec
 
 from baton.errors import ConfigError
 from baton.fleet import Role, WorkerProfile
+from baton.router.snapshot import Disaggregation
 from baton.sim.toml_file import read_toml
 
 _PROFILES = Path(str(files("baton.sim"))) / "profiles"
@@ -44,17 +46,12 @@ class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     prefill_s_per_pair: _NotNegative = 0.0
     decode_s_per_sequence: _NotNegative = 0.0
     decode_s_per_context_token: _NotNegative = 0.0
+    prefill_pass_s: _NotNegative = 0.0
+    handoff_latency_s: _NotNegative = 0.0
     cost_per_hour: _NotNegative = 0.0
 
     def speeds(self) -> WorkerProfile:
-        return WorkerProfile(
-            self.prefill_tokens_per_s,
-            self.decode_step_s,
-            self.copy_bytes_per_s,
-            self.prefill_s_per_pair,
-            self.decode_s_per_sequence,
-            self.decode_s_per_context_token,
-        )
+        return WorkerProfile(**{field.name: getattr(self, field.name) for field in fields(WorkerProfile)})
 
 
 class _PoolTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -80,6 +77,9 @@ class _FleetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     max_requests: _Count = 1024
     queue_timeout: _Positive = 60.0
     local_prefill_tokens: Annotated[int, msgspec.Meta(ge=0)] = 64
+    disaggregation: Disaggregation = Disaggregation.AUTO
+    routers: _Count = 1
+    heartbeat: _NotNegative = 0.0
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -100,6 +100,9 @@ class FleetSpec(msgspec.Struct, frozen=True):
     max_requests: int
     queue_timeout_s: float
     local_prefill_tokens: int
+    disaggregation: Disaggregation = Disaggregation.AUTO
+    routers: int = 1
+    heartbeat_s: float = 0.0
 
 
 def read_fleet(path: Path) -> FleetSpec:
@@ -121,6 +124,9 @@ def read_fleet(path: Path) -> FleetSpec:
         max_requests=table.max_requests,
         queue_timeout_s=table.queue_timeout,
         local_prefill_tokens=table.local_prefill_tokens,
+        disaggregation=table.disaggregation,
+        routers=table.routers,
+        heartbeat_s=table.heartbeat,
     )
 
 

@@ -12,6 +12,7 @@ from baton.sim.workload import SimRequest
 if TYPE_CHECKING:
     from baton.sim.decode_worker import DecodeWorker
     from baton.sim.prefill_worker import PrefillWorker
+    from baton.sim.sim_router import SimRouter
 
 
 class Outcome(enum.Enum):
@@ -29,6 +30,7 @@ class Ride:
 
     request: SimRequest
     arrived_at_s: float
+    router: SimRouter | None = None
     placement: Placement | None = None
     prefill: PrefillWorker | None = None
     decode: DecodeWorker | None = None

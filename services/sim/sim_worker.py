@@ -6,8 +6,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from baton.engine.block_manager import BlockManager
+from baton.router.candidates import Candidate
 from baton.router.prediction import Prediction
-from baton.router.snapshot import Candidate
 from baton.sim.clock import Clock
 from baton.sim.fleet_file import Pool
 
@@ -41,7 +41,7 @@ class SimWorker(ABC):
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_tokens)
 
-    def candidate(self, matched_blocks: int) -> Candidate:
+    def candidate(self) -> Candidate:
         available = self.blocks.available
         return Candidate(
             self.worker_id,
@@ -50,7 +50,6 @@ class SimWorker(ABC):
             sequences=self.leased_sequences,
             context_tokens=(self.blocks.num_blocks - available) * self.block_tokens,
             available_blocks=available,
-            cached_tokens=matched_blocks * self.block_tokens,
             kv_bytes_per_token=self.pool.hardware.kv_bytes_per_token,
             profile=self.speeds,
         )

@@ -14,16 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from baton.fleet import Role
-from baton.router.placement import Placement, place
-from baton.router.policies import DEFAULT_POLICY, load_policy
-from baton.router.prefix_index import PrefixIndex
-from baton.router.snapshot import Demand, Snapshot
+from baton.router.policies import DEFAULT_POLICY
 from baton.sim.clock import Clock
 from baton.sim.decode_worker import DecodeWorker
 from baton.sim.fleet_file import FleetSpec
 from baton.sim.gaps import Gaps
 from baton.sim.prefill_worker import PrefillWorker
 from baton.sim.ride import Outcome, Ride
+from baton.sim.sim_router import SimRouter
 from baton.sim.sim_worker import SimWorker
 from baton.sim.workload import SimRequest, Workload
 
@@ -71,18 +69,20 @@ class Simulation:
         on_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._spec = spec
-        self._policy = load_policy(policy)
-        self._seed = seed
         self._on_ended = on_ended
         self._clock = Clock()
-        self._index = PrefixIndex()
         self._run = Run(spec, workload, policy, seed)
         self._block_tokens = workload.block_tokens
-        self._placements = 0
         self._under_way = 0
         self._next_sample_s = 0.0
         self._sample_every_s = workload.requests[-1].arrival_s / _SAMPLES
         self._make_workers()
+        self._prefill = {worker.worker_id: worker for worker in self._run.prefill}
+        self._decode = {worker.worker_id: worker for worker in self._run.decode}
+        self._routers = [
+            SimRouter(spec, self._run.prefill, self._run.decode, self._block_tokens, policy, seed + number)
+            for number in range(spec.routers)
+        ]
         workers: list[SimWorker] = [*self._run.prefill, *self._run.decode]
         self._max_tokens = min(worker.blocks.num_blocks for worker in workers) * self._block_tokens
 
@@ -131,27 +131,11 @@ class Simulation:
             self._place(ride)
 
     def _place(self, ride: Ride) -> None:
-        request = ride.request
-        hashes = request.hashes[: request.prompt_tokens // self._block_tokens]
-        demand = Demand(
-            prompt_tokens=request.prompt_tokens,
-            blocks=-(-request.prompt_tokens // self._block_tokens),
-            session_key=request.session_key,
-            local_prefill_tokens=self._spec.local_prefill_tokens,
-            ordinal=self._placements,
-            seed=self._seed,
-        )
-        self._placements += 1
-        match = self._index.match
-        snapshot = Snapshot(
-            [worker.candidate(match(worker.worker_id, hashes)) for worker in self._run.prefill],
-            [worker.candidate(match(worker.worker_id, hashes)) for worker in self._run.decode],
-        )
-        placement = place(snapshot, demand, self._policy)
-        assert isinstance(placement, Placement), "a fleet's file names at least one decode worker"
+        ride.router = self._routers[ride.number % len(self._routers)]
+        placement = ride.router.place(ride.request, self._clock.now_s)
         ride.placement = placement
-        ride.decode = next(w for w in self._run.decode if w.worker_id == placement.decode)
-        ride.prefill = next((w for w in self._run.prefill if w.worker_id == placement.prefill), None)
+        ride.decode = self._decode[placement.decode]
+        ride.prefill = None if placement.prefill is None else self._prefill[placement.prefill]
         self._lease(ride)
 
     def _lease(self, ride: Ride) -> None:
@@ -197,9 +181,7 @@ class Simulation:
             self._release_both(ride)
             self.ended(ride)
         else:
-            self._clock.at(
-                max(self._clock.now_s, ride.prefill.link_free_at_s), lambda: self._handed_off(ride)
-            )
+            self._clock.at(ride.prefill.acknowledged_at_s, lambda: self._handed_off(ride))
 
     def _handed_off(self, ride: Ride) -> None:
         assert ride.prefill is not None
@@ -256,8 +238,8 @@ class Simulation:
         self._on_ended()
 
     def _note_cached(self, worker: SimWorker, ride: Ride) -> None:
-        full = ride.request.prompt_tokens // self._block_tokens
-        self._index.add(worker.worker_id, ride.request.hashes[:full], worker.blocks.num_blocks)
+        assert ride.router is not None
+        ride.router.note_cached(worker, ride.request)
 
     def _sample(self) -> None:
         if self._clock.now_s < self._next_sample_s:

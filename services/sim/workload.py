@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from baton.block_hash import HASH_BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class SimRequest:
@@ -50,5 +52,6 @@ class Workload:
 
 
 def hash_of(*parts: int) -> bytes:
-    """A name for one block's content, unlike that of all other `parts`."""
-    return b"".join(part.to_bytes(8, "little") for part in parts)
+    """A name for one block's content, unlike that of all other `parts`, of which there are one or two: 16 bytes, as
+    `baton.block_hash` makes them."""
+    return b"".join(part.to_bytes(8, "little") for part in parts).ljust(HASH_BYTES, b"\xff")

@@ -20,7 +20,7 @@ def llama(model_folder: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def shared_cluster(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     event_log = tmp_path_factory.mktemp("shared") / "events.jsonl"
-    with Cluster(model=llama, kv_blocks=1024, local_prefill_tokens=0, event_log=event_log) as cluster:
+    with Cluster(model=llama, kv_blocks=1024, disaggregation="always", event_log=event_log) as cluster:
         yield cluster
 
 

@@ -68,7 +68,7 @@ class Fleet:
         return self._stderr.read()
 
     def _start_router(self, port: int) -> httpx.Client:
-        self._start("router", port=port, local_prefill_tokens=0)
+        self._start("router", port=port, disaggregation="always")
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30.0, trust_env=False)
         self._cleanup.callback(client.close)
         return client

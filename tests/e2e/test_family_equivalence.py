@@ -58,7 +58,7 @@ def family(request: pytest.FixtureRequest, model_folder: Callable[[str], Path]) 
         block_size=setting.block_size,
         chunk_tokens=setting.chunk_tokens,
         transport=setting.transport,
-        local_prefill_tokens=0,
+        disaggregation="always",
     ) as cluster:
         yield Family(folder, setting.block_size, cluster)
 

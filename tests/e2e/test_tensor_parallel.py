@@ -63,7 +63,7 @@ def cluster(setting: Setting, folder: Path) -> Iterator[Cluster]:
         model=folder,
         kv_blocks=128,
         chunk_tokens=37,
-        local_prefill_tokens=0,
+        disaggregation="always",
         prefill_tp=setting.prefill_tp,
         decode_tp=setting.decode_tp,
         transport=setting.transport,

@@ -1,11 +1,19 @@
 import math
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baton.router.affinity import LOAD_BOUND, owner
+from baton.router.affinity import LOAD_BOUND, worker_keys
+from baton.router.affinity import owner as index_of_owner
 
 loads = st.dictionaries(st.text(min_size=1, max_size=8), st.integers(0, 50), min_size=1, max_size=20)
+
+
+def owner(session: str, worker_loads: dict[str, int]) -> str:
+    ids = list(worker_loads)
+    carried = np.array(list(worker_loads.values()), np.float64)
+    return ids[index_of_owner(session, worker_keys(ids), carried)]
 
 
 @given(st.text(), loads)

@@ -24,7 +24,7 @@ def test_every_figure_comes_from_the_event_stream() -> None:
     stream = EventStream()
     stream.subscribe(metrics.on_event)
     done = Lifecycle("a", stream)
-    done.move(Transition.PLACE, prompt_tokens=100)
+    done.move(Transition.PLACE, site="remote", prompt_tokens=100)
     done.move(Transition.SCHEDULE)
     done.move(Transition.FIRST_TOKENS, cached_tokens=32)
     times_s = {"queued_s": 0.2, "reserve_s": 0.004, "first_byte_s": 0.3, "last_byte_s": 0.9}
@@ -32,7 +32,7 @@ def test_every_figure_comes_from_the_event_stream() -> None:
     done.move(Transition.HAND_OFF, blocks=5, bytes=5000, scheme="shm", **times_s)
     done.move(Transition.FINISH, output_tokens=10, e2e_s=1.0, ttft_s=0.1, tpot_s=0.1)
     failed = Lifecycle("b", stream)
-    failed.move(Transition.PLACE, prompt_tokens=7)
+    failed.move(Transition.PLACE, site="remote", prompt_tokens=7)
     failed.move(Transition.FAIL, code="worker_failed", output_tokens=2)
     read = values(metrics)
     assert read["baton_prompt_tokens_total"] == 107
@@ -53,7 +53,7 @@ def test_the_error_of_a_prediction_is_signed_realised_less_predicted() -> None:
     stream.subscribe(metrics.on_event)
     for name, error_s in (("late", 0.2), ("early", -0.02)):
         request = Lifecycle(name, stream)
-        request.move(Transition.PLACE, prompt_tokens=1)
+        request.move(Transition.PLACE, site="remote", prompt_tokens=1)
         request.move(Transition.SCHEDULE)
         request.move(Transition.FIRST_TOKENS, cached_tokens=0)
         request.move(Transition.HAND_OFF, blocks=1, bytes=1, scheme="shm")
@@ -69,7 +69,7 @@ def test_a_hand_off_of_which_the_prefill_worker_could_not_tell_is_counted_and_no
     stream = EventStream()
     stream.subscribe(metrics.on_event)
     life = Lifecycle("a", stream)
-    life.move(Transition.PLACE, prompt_tokens=100)
+    life.move(Transition.PLACE, site="remote", prompt_tokens=100)
     life.move(Transition.SCHEDULE)
     life.move(Transition.FIRST_TOKENS, cached_tokens=0)
     life.move(Transition.HAND_OFF, **timeline(ReserveReply(missing_blocks=7, waited_s=0.5), None))

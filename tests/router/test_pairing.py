@@ -98,6 +98,8 @@ async def test_workers_of_unlike_blocks_are_each_credited_in_their_own(workers: 
     hashes = PromptHashes(range(100), "")
     for worker in members:
         workers.caches.note_cached(worker.worker.worker_id, hashes)
-    assert workers.caches.matched_tokens("prefill", hashes) == 96
-    assert workers.caches.matched_tokens("decode", hashes) == 100 // 16 * 16
-    assert workers.caches.matched_tokens("decode", PromptHashes(range(100), "another tenant")) == 0
+    slots = [workers.caches.index.slot(worker_id) for worker_id in ("prefill", "decode")]
+    assert workers.caches.matched_tokens(hashes)[slots].tolist() == [96, 96]
+    shorter = PromptHashes(range(60), "")
+    assert workers.caches.matched_tokens(shorter)[slots].tolist() == [48, 48]
+    assert not workers.caches.matched_tokens(PromptHashes(range(100), "another tenant")).any()

@@ -3,9 +3,10 @@ import math
 import pytest
 
 from baton.fleet import WorkerProfile
-from baton.router.placement import Placement, Refusal, place
+from baton.router.candidates import Candidate
+from baton.router.placement import Placement, PrefillSite, Refusal, place
 from baton.router.policies import load_policy
-from baton.router.snapshot import Candidate, Demand, Snapshot
+from baton.router.snapshot import Demand, Snapshot
 
 PREDICTED = load_policy("predicted")
 DEMAND = Demand(prompt_tokens=400, blocks=25, local_prefill_tokens=64)
@@ -22,7 +23,7 @@ def candidate(worker_id: str, **figures: object) -> Candidate:
 
 
 def test_the_shortest_prefill_queue_wins() -> None:
-    snapshot = Snapshot(
+    snapshot = Snapshot.of(
         [candidate("p0", queued_tokens=900), candidate("p1", queued_tokens=100)], [candidate("d0")]
     )
     assert placed(snapshot, DEMAND).prefill == "p1"
@@ -31,13 +32,13 @@ def test_the_shortest_prefill_queue_wins() -> None:
 def test_a_longer_queue_wins_on_a_faster_worker() -> None:
     slow = candidate("p0", queued_tokens=100, profile=WorkerProfile(prefill_tokens_per_s=100))
     fast = candidate("p1", queued_tokens=900, profile=WorkerProfile(prefill_tokens_per_s=2000))
-    assert placed(Snapshot([slow, fast], [candidate("d0")]), DEMAND).prefill == "p1"
+    assert placed(Snapshot.of([slow, fast], [candidate("d0")]), DEMAND).prefill == "p1"
 
 
 def test_a_cached_prefix_outweighs_a_slightly_longer_queue() -> None:
     cold = candidate("p0", queued_tokens=0)
     warm = candidate("p1", queued_tokens=100, cached_tokens=320)
-    placement = placed(Snapshot([cold, warm], [candidate("d0")]), DEMAND)
+    placement = placed(Snapshot.of([cold, warm], [candidate("d0")]), DEMAND)
     assert placement.prefill == "p1"
     assert any("320 cached" in reason for reason in placement.reasons)
 
@@ -45,41 +46,41 @@ def test_a_cached_prefix_outweighs_a_slightly_longer_queue() -> None:
 def test_decode_prefers_the_smaller_batch_and_avoids_a_full_pool() -> None:
     busy, free = candidate("d0", sequences=30), candidate("d1", sequences=2)
     full = candidate("d2", sequences=0, available_blocks=1)
-    assert placed(Snapshot([candidate("p0")], [busy, free, full]), DEMAND).decode == "d1"
+    assert placed(Snapshot.of([candidate("p0")], [busy, free, full]), DEMAND).decode == "d1"
 
 
 def test_the_faster_of_two_equally_loaded_decode_workers_wins() -> None:
     slow = candidate("d0", sequences=4, profile=WorkerProfile(decode_step_s=0.03))
     fast = candidate("d1", sequences=4, profile=WorkerProfile(decode_step_s=0.02))
-    assert placed(Snapshot([candidate("p0")], [slow, fast]), DEMAND).decode == "d1"
+    assert placed(Snapshot.of([candidate("p0")], [slow, fast]), DEMAND).decode == "d1"
 
 
 def test_a_session_keeps_its_decode_worker() -> None:
     workers = [candidate(f"d{i}") for i in range(5)]
     demand = Demand(400, 25, session_key="alice")
-    chosen = {placed(Snapshot([candidate("p0")], workers), demand).decode for _ in range(3)}
+    chosen = {placed(Snapshot.of([candidate("p0")], workers), demand).decode for _ in range(3)}
     assert len(chosen) == 1
 
 
 def test_few_uncached_tokens_are_prefilled_where_the_rest_is_cached() -> None:
-    snapshot = Snapshot([candidate("p0")], [candidate("d0", cached_tokens=352)])
+    snapshot = Snapshot.of([candidate("p0")], [candidate("d0", cached_tokens=352)])
     placement = placed(snapshot, DEMAND)
     assert placement.prefill is None
-    assert any("only 48 tokens" in reason for reason in placement.reasons)
+    assert placement.site is PrefillSite.LOCAL_CACHED
 
 
 def test_an_uncached_prompt_goes_through_a_prefill_worker_however_short() -> None:
     assert placed(
-        Snapshot([candidate("p0")], [candidate("d0")]), Demand(3, 1, local_prefill_tokens=64)
+        Snapshot.of([candidate("p0")], [candidate("d0")]), Demand(3, 1, local_prefill_tokens=64)
     ).prefill
 
 
 def test_without_prefill_workers_decode_prefills_locally() -> None:
-    assert placed(Snapshot([], [candidate("d0")]), DEMAND).prefill is None
+    assert placed(Snapshot.of([], [candidate("d0")]), DEMAND).prefill is None
 
 
 def test_without_decode_workers_the_request_is_refused_with_a_reason() -> None:
-    refusal = place(Snapshot([candidate("p0")], []), DEMAND, PREDICTED)
+    refusal = place(Snapshot.of([candidate("p0")], []), DEMAND, PREDICTED)
     assert refusal == Refusal("no decode worker is ready")
 
 
@@ -100,7 +101,7 @@ def test_each_term_comes_from_the_profile_of_the_worker_that_does_the_work() -> 
     decode = candidate(
         "d0", sequences=3, context_tokens=1000, cached_tokens=200, kv_bytes_per_token=5000, profile=PROFILE
     )
-    prediction = placed(Snapshot([prefill], [decode]), DEMAND).prediction
+    prediction = placed(Snapshot.of([prefill], [decode]), DEMAND).prediction
     assert prediction.queue_s == 0.5
     assert prediction.prefill_tokens == 300
     assert prediction.prefill_s == pytest.approx(0.3 + 300 * (100 + 150) * 1e-6)
@@ -117,7 +118,7 @@ def test_the_queue_is_what_the_router_knows_or_what_the_worker_reports_whichever
     own = candidate("p0", queued_tokens=500, queued_s=2.0, profile=PROFILE)
     reported = candidate("p0", queued_tokens=5000, queued_s=2.0, profile=PROFILE)
     waits = [
-        placed(Snapshot([prefill], [candidate("d0")]), DEMAND).prediction.queue_s
+        placed(Snapshot.of([prefill], [candidate("d0")]), DEMAND).prediction.queue_s
         for prefill in (own, reported)
     ]
     assert waits == [2.0, 5.0]
@@ -125,12 +126,12 @@ def test_the_queue_is_what_the_router_knows_or_what_the_worker_reports_whichever
 
 def test_the_first_token_waits_for_decode_memory_where_that_takes_longer_than_the_prompt() -> None:
     decode = candidate("d0", sequences=1, available_blocks=0, profile=PROFILE)
-    prediction = placed(Snapshot([candidate("p0", profile=PROFILE)], [decode]), DEMAND).prediction
+    prediction = placed(Snapshot.of([candidate("p0", profile=PROFILE)], [decode]), DEMAND).prediction
     assert prediction.reserve_s == pytest.approx(25 * 0.02)
     assert prediction.ttft_s == prediction.reserve_s
 
 
 def test_a_worker_without_a_profile_is_predicted_all_the_same() -> None:
-    prediction = placed(Snapshot([candidate("p0")], [candidate("d0")]), DEMAND).prediction
+    prediction = placed(Snapshot.of([candidate("p0")], [candidate("d0")]), DEMAND).prediction
     assert 0 < prediction.ttft_s < math.inf
     assert 0 < prediction.tpot_s < math.inf

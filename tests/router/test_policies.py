@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baton.errors import ConfigError
+from baton.router.candidates import Candidate
 from baton.router.placement import Placement, place
 from baton.router.policies import POLICIES, load_policy
-from baton.router.snapshot import Candidate, Demand, Snapshot
+from baton.router.snapshot import Demand, Snapshot
 
 candidates = st.builds(
     Candidate,
@@ -50,10 +51,10 @@ def workers(count: int, sequences: int = 0, cached_tokens: int = 0) -> list[Cand
 def test_every_policy_chooses_among_the_candidates_whatever_their_order(
     name: str, prefill: list[Candidate], decode: list[Candidate], demand: Demand
 ) -> None:
-    chosen = pair(name, Snapshot(prefill, decode), demand)
+    chosen = pair(name, Snapshot.of(prefill, decode), demand)
     assert chosen[0] in {candidate.worker_id for candidate in prefill} | {None}
     assert chosen[1] in {candidate.worker_id for candidate in decode}
-    assert pair(name, Snapshot(prefill[::-1], decode[::-1]), demand) == chosen
+    assert pair(name, Snapshot.of(prefill[::-1], decode[::-1]), demand) == chosen
 
 
 def test_an_unknown_policy_is_refused_with_the_choices() -> None:
@@ -62,7 +63,7 @@ def test_an_unknown_policy_is_refused_with_the_choices() -> None:
 
 
 def test_round_robin_gives_each_worker_its_turn() -> None:
-    snapshot = Snapshot(workers(4), workers(4))
+    snapshot = Snapshot.of(workers(4), workers(4))
     turns = Counter(pair("round_robin", snapshot, Demand(10, 1, ordinal=number)) for number in range(12))
     assert turns == Counter({(f"w{number}", f"w{number}"): 3 for number in range(4)})
 
@@ -70,12 +71,12 @@ def test_round_robin_gives_each_worker_its_turn() -> None:
 def test_least_loaded_goes_by_what_keeps_each_role_busy() -> None:
     prefill = [Candidate("p0", queued_tokens=10, sequences=9), Candidate("p1", queued_tokens=90)]
     decode = [Candidate("d0", queued_tokens=10, sequences=9), Candidate("d1", queued_tokens=90)]
-    assert pair("least_loaded", Snapshot(prefill, decode), Demand(10, 1)) == ("p0", "d1")
+    assert pair("least_loaded", Snapshot.of(prefill, decode), Demand(10, 1)) == ("p0", "d1")
 
 
 def test_power_of_two_never_takes_the_most_loaded_and_draws_by_its_seed() -> None:
     loaded = [Candidate(f"w{number}", queued_tokens=number, sequences=number) for number in range(5)]
-    snapshot = Snapshot(loaded, loaded)
+    snapshot = Snapshot.of(loaded, loaded)
     runs = [
         [pair("power_of_two", snapshot, Demand(10, 1, ordinal=number, seed=seed)) for number in range(300)]
         for seed in (1, 1, 2)
@@ -86,7 +87,7 @@ def test_power_of_two_never_takes_the_most_loaded_and_draws_by_its_seed() -> Non
 
 
 def test_session_keeps_both_workers_of_a_session_and_spreads_sessions() -> None:
-    snapshot = Snapshot(workers(6, sequences=3), workers(6, sequences=3))
+    snapshot = Snapshot.of(workers(6, sequences=3), workers(6, sequences=3))
     once, again = (
         [pair("session", snapshot, Demand(10, 1, session_key=f"s{s}", ordinal=turn)) for s in range(60)]
         for turn in (1, 2)
@@ -101,10 +102,10 @@ def test_prefix_prefers_the_most_cached_and_then_the_less_loaded() -> None:
         Candidate("b", cached_tokens=64, queued_tokens=5, sequences=5),
         Candidate("c", cached_tokens=32),
     ]
-    assert pair("prefix", Snapshot(pool, pool), Demand(400, 25)) == ("b", "b")
+    assert pair("prefix", Snapshot.of(pool, pool), Demand(400, 25)) == ("b", "b")
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_what_is_almost_cached_is_prefilled_locally_under_every_policy(name: str) -> None:
-    snapshot = Snapshot(workers(1), workers(1, cached_tokens=384))
+    snapshot = Snapshot.of(workers(1), workers(1, cached_tokens=384))
     assert pair(name, snapshot, Demand(400, 25, local_prefill_tokens=64)) == (None, "w0")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from baton.fleet import Role
-from baton.router.policies.base import SingleRule, describe_load, load_of
-from baton.router.snapshot import Candidate, Demand
+from baton.router.candidates import Candidates
+from baton.router.policies.base import SingleRule, describe_load, least, load_of
+from baton.router.snapshot import Demand
 
 
 class LeastLoaded(SingleRule):
-    def pick(self, candidates: Sequence[Candidate], role: Role, demand: Demand) -> tuple[Candidate, str]:
-        best = min(candidates, key=lambda candidate: load_of(candidate, role))
-        return best, describe_load(best, role)
+    def pick(self, workers: Candidates, role: Role, demand: Demand) -> tuple[int, str]:
+        best = int(least(*load_of(workers, role))[0])
+        return best, describe_load(workers, best, role)

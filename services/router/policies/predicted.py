@@ -7,68 +7,58 @@ and a few more: waiting for memory, what is left of the hand-off, and steps of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from baton.fleet import Role
-from baton.router.policies.base import Choice, Policy, describe_load
-from baton.router.policies.session import session_worker
+from baton.router.affinity import owner, scores
+from baton.router.candidates import Candidates, Column
+from baton.router.policies.base import Choice, Policy, describe_load, least
 from baton.router.prediction import handoff_s, prefill_s, queue_s, reserve_s, step_s
-from baton.router.snapshot import Candidate, Demand, Snapshot
+from baton.router.snapshot import Demand, Snapshot
 
 _TOKENS_AHEAD = 32
 """Output tokens by which decode workers are compared; how long an answer will be is not known beforehand."""
 
 _WORK_WEIGHT = 16.0
 """How much more a second of computing counts than one of waiting: what another worker caches and this one computes
-again delays everybody who queues here afterwards. By simulation of 16 prefill workers and a trace of which two
-thirds repeat: where they are overloaded, 56 % of requests meet their objectives with 6, 67 % with 16 and 73 % with
-30; below that 16 has the most, and where nobody queues it makes no difference."""
+again delays everybody who queues here afterwards."""
 
 
 class Predicted(Policy):
     def choose(self, snapshot: Snapshot, demand: Demand) -> Choice:
         prefill = None
-        if snapshot.prefill:
-            prefill = _least(
-                snapshot.prefill,
-                lambda candidate: queue_s(candidate) + _WORK_WEIGHT * prefill_s(candidate, demand),
-                demand,
-            )
+        if len(snapshot.prefill):
+            cost = queue_s(snapshot.prefill) + _WORK_WEIGHT * prefill_s(snapshot.prefill, demand)
+            prefill = _least(snapshot.prefill, cost, demand)
         decode, why_decode = _decode(snapshot, prefill, demand)
         if prefill is None:
             return Choice(None, decode, (why_decode,))
-        return Choice(prefill, decode, (why_decode, f"prefill: {describe_load(prefill, Role.PREFILL)}"))
+        return Choice(
+            prefill,
+            decode,
+            (why_decode, f"prefill: {describe_load(snapshot.prefill, prefill, Role.PREFILL)}"),
+        )
 
 
-def _decode(snapshot: Snapshot, prefill: Candidate | None, demand: Demand) -> tuple[Candidate, str]:
+def _decode(snapshot: Snapshot, prefill: int | None, demand: Demand) -> tuple[int, str]:
     if demand.session_key is not None:
-        return session_worker(snapshot.decode, demand.session_key), "decode: the session's worker"
-    best = _least(snapshot.decode, _decode_cost(prefill, demand), demand)
-    return best, f"decode: {describe_load(best, Role.DECODE)}"
+        return owner(
+            demand.session_key, snapshot.decode.keys, snapshot.decode.sequences
+        ), "decode: the session's worker"
+    decode = snapshot.decode
+    later_s = _TOKENS_AHEAD * step_s(decode, demand)
+    if prefill is None:
+        cost = queue_s(decode) + prefill_s(decode, demand) + later_s
+    else:
+        p = snapshot.prefill.row(prefill)
+        prompt_s = prefill_s(p, demand)
+        cost = reserve_s(decode, demand) + handoff_s(p, decode, demand, prompt_s) + later_s
+    best = _least(decode, cost, demand)
+    return best, f"decode: {describe_load(decode, best, Role.DECODE)}"
 
 
-def _decode_cost(prefill: Candidate | None, demand: Demand) -> Callable[[Candidate], float]:
-    """Predicted seconds until token `_TOKENS_AHEAD` on a decode worker, for a prompt computed on `prefill`; what
-    does not depend on the decode worker is reckoned once."""
-    turn_s = 0.0 if prefill is None else queue_s(prefill)
-    prompt_s = 0.0 if prefill is None else prefill_s(prefill, demand)
-
-    def cost_s(decode: Candidate) -> float:
-        later_s = _TOKENS_AHEAD * step_s(decode, demand)
-        if prefill is None or demand.may_prefill_on(decode):
-            return queue_s(decode) + max(prefill_s(decode, demand), reserve_s(decode, demand)) + later_s
-        first_s = turn_s + max(prompt_s, reserve_s(decode, demand))
-        return first_s + handoff_s(prefill, decode, demand, prompt_s) + later_s
-
-    return cost_s
-
-
-def _least(
-    candidates: Sequence[Candidate], cost_s: Callable[[Candidate], float], demand: Demand
-) -> Candidate:
+def _least(workers: Candidates, cost_s: Column, demand: Demand) -> int:
     """Equals take turns: were it always the first of them, its cache alone would be overwritten again and again
     while those of idle workers stay empty."""
-    costs_s = [cost_s(candidate) for candidate in candidates]
-    least_s = min(costs_s)
-    equals = [candidate for candidate, s in zip(candidates, costs_s, strict=True) if s == least_s]
-    return sorted(equals, key=lambda candidate: candidate.worker_id)[demand.ordinal % len(equals)]
+    equals = least(cost_s)
+    if len(equals) == 1:
+        return int(equals[0])
+    return int(equals[scores(demand.prefix_key, workers.keys[equals]).argmax()])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from baton.fleet import Role
+from baton.router.candidates import Candidates
 from baton.router.policies.base import SingleRule
-from baton.router.snapshot import Candidate, Demand
+from baton.router.snapshot import Demand
 
 
 class RoundRobin(SingleRule):
-    def pick(self, candidates: Sequence[Candidate], role: Role, demand: Demand) -> tuple[Candidate, str]:
-        in_order = sorted(candidates, key=lambda candidate: candidate.worker_id)
-        return in_order[demand.ordinal % len(in_order)], "its turn"
+    def pick(self, workers: Candidates, role: Role, demand: Demand) -> tuple[int, str]:
+        return demand.ordinal % len(workers), "its turn"

@@ -3,23 +3,16 @@ where that is without talking. Requests without a session go to the least loaded
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from baton.fleet import Role
 from baton.router.affinity import owner
-from baton.router.policies.base import SingleRule, describe_load, load_of
-from baton.router.snapshot import Candidate, Demand
+from baton.router.candidates import Candidates
+from baton.router.policies.base import SingleRule, describe_load, least, load_of
+from baton.router.snapshot import Demand
 
 
 class Session(SingleRule):
-    def pick(self, candidates: Sequence[Candidate], role: Role, demand: Demand) -> tuple[Candidate, str]:
+    def pick(self, workers: Candidates, role: Role, demand: Demand) -> tuple[int, str]:
         if demand.session_key is not None:
-            return session_worker(candidates, demand.session_key), "the session's worker"
-        best = min(candidates, key=lambda candidate: load_of(candidate, role))
-        return best, describe_load(best, role)
-
-
-def session_worker(candidates: Sequence[Candidate], session_key: str) -> Candidate:
-    """The session's own worker, unless that is overloaded (`baton.router.affinity`)."""
-    worker_id = owner(session_key, {candidate.worker_id: candidate.sequences for candidate in candidates})
-    return next(candidate for candidate in candidates if candidate.worker_id == worker_id)
+            return owner(demand.session_key, workers.keys, workers.sequences), "the session's worker"
+        best = int(least(*load_of(workers, role))[0])
+        return best, describe_load(workers, best, role)

@@ -1,0 +1,156 @@
+"""Workers as placement compares them: as columns, so that a choice among a thousand costs a few array operations.
+
+The formulas of `baton.router.prediction` and of `WorkerProfile` are plain arithmetic and take columns as they take
+single figures.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from baton.fleet import WorkerProfile
+from baton.router.affinity import worker_keys
+
+Column = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One worker, as far as this request is concerned.
+
+    queued_tokens: prompt tokens ahead of this one. queued_s: seconds that these are predicted to take, where
+    the router knows better than by their number. sequences: running or about to. context_tokens: that these
+    hold in KV. available_blocks: free or evictable, in blocks as the router counts. cached_tokens: of this
+    prompt, probably. kv_bytes_per_token: of a hand-off to here; 0: unknown. block_tokens: of its own blocks.
+    """
+
+    worker_id: str
+    queued_tokens: int = 0
+    queued_s: float = 0.0
+    sequences: int = 0
+    context_tokens: int = 0
+    available_blocks: int = 0
+    cached_tokens: int = 0
+    kv_bytes_per_token: float = 0.0
+    block_tokens: int = 1
+    profile: WorkerProfile = field(default_factory=WorkerProfile)
+
+    def load(self) -> tuple[float, ...]:
+        """What changes while the worker is there, in the order of `Candidates.LOAD`."""
+        return self.queued_tokens, self.queued_s, self.sequences, self.context_tokens, self.available_blocks
+
+
+class _Speeds(WorkerProfile):
+    """A profile of columns. What the workers left open is filled in already."""
+
+    @property
+    def prefill_rate(self) -> float:
+        return self.prefill_tokens_per_s
+
+    @property
+    def first_sequence_s(self) -> float:
+        return self.decode_step_s
+
+    @property
+    def further_sequence_s(self) -> float:
+        return self.decode_s_per_sequence
+
+
+class Candidates:
+    """Workers of one role in order of their ids: element i of every column is of worker i.
+
+    The columns have `Candidate`'s names and meanings and are float64 (n,). They are written in place: `write` when
+    a worker's load has changed, `write_cached` for each prompt. `row` is one worker in the same form, with numbers
+    in place of columns.
+    """
+
+    LOAD = slice(0, 5)
+
+    def __init__(self, worker_ids: Sequence[str], figures: Column, keys: npt.NDArray[np.uint64]) -> None:
+        """figures: (fields, n), in the order below and then of `WorkerProfile`."""
+        self.worker_ids = worker_ids
+        self.keys = keys
+        self._figures = figures
+        self.queued_tokens: Column
+        self.queued_s: Column
+        self.sequences: Column
+        self.context_tokens: Column
+        self.available_blocks: Column
+        self.cached_tokens: Column
+        self.kv_bytes_per_token: Column
+        self.block_tokens: Column
+        (
+            self.queued_tokens,
+            self.queued_s,
+            self.sequences,
+            self.context_tokens,
+            self.available_blocks,
+            self.cached_tokens,
+            self.kv_bytes_per_token,
+            self.block_tokens,
+            *speeds,
+        ) = figures
+        self.profile: WorkerProfile = _Speeds(*speeds)
+
+    @classmethod
+    def of(cls, workers: Iterable[Candidate]) -> Candidates:
+        in_order = sorted(workers, key=lambda worker: worker.worker_id)
+        ids = [worker.worker_id for worker in in_order]
+        figures = [
+            (
+                *worker.load(),
+                worker.cached_tokens,
+                worker.kv_bytes_per_token,
+                worker.block_tokens,
+                *_speeds(worker.profile),
+            )
+            for worker in in_order
+        ]
+        width = len(fields(Candidate)) - 2 + len(_PROFILE_FIELDS)
+        columns = np.array(figures, np.float64).reshape(len(ids), width).T.copy()
+        return cls(ids, columns, worker_keys(ids))
+
+    def __len__(self) -> int:
+        return len(self.worker_ids)
+
+    def index(self, worker_id: str) -> int:
+        return bisect_left(self.worker_ids, worker_id)
+
+    def write(self, index: int, load: tuple[float, ...]) -> None:
+        """load: as `Candidate.load` has it."""
+        self._figures[self.LOAD, index] = load
+
+    def write_cached(self, tokens: npt.NDArray[np.integer]) -> None:
+        """tokens: (n,), what each worker caches of the prompt that is placed next; it can use whole blocks of its
+        own."""
+        np.subtract(tokens, tokens % self.block_tokens, out=self.cached_tokens)
+
+    def row(self, index: int) -> Candidates:
+        return Candidates(self.worker_ids[index : index + 1], self._figures[:, index], self.keys)
+
+    def without(self, worker_ids: frozenset[str]) -> Candidates:
+        """A copy that lacks these."""
+        kept = [index for index, worker_id in enumerate(self.worker_ids) if worker_id not in worker_ids]
+        ids = [self.worker_ids[index] for index in kept]
+        return Candidates(ids, self._figures[:, kept], self.keys[kept])
+
+
+def _speeds(profile: WorkerProfile) -> tuple[float, ...]:
+    known = {
+        "copy_bytes_per_s": profile.copy_bytes_per_s or math.inf,
+        "prefill_tokens_per_s": profile.prefill_rate,
+        "decode_step_s": profile.first_sequence_s,
+        "decode_s_per_sequence": profile.further_sequence_s,
+    }
+    return tuple(
+        known.get(name, value) for name, value in zip(_PROFILE_FIELDS, astuple(profile), strict=True)
+    )
+
+
+_PROFILE_FIELDS = [field.name for field in fields(WorkerProfile)]

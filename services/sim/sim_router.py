@@ -1,0 +1,87 @@
+"""A router of the simulated fleet: the production `place` over the production index and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from baton.fleet import Role
+from baton.router.fleet_columns import FleetColumns
+from baton.router.placement import Placement, place
+from baton.router.policies import load_policy
+from baton.router.prefix_index import PrefixIndex
+from baton.router.snapshot import Demand, Snapshot, prefix_key
+from baton.sim.fleet_file import FleetSpec
+from baton.sim.sim_worker import SimWorker
+from baton.sim.workload import SimRequest
+
+
+class SimRouter:
+    """Knows its workers as they were at the last heartbeat, and what it has placed itself since then."""
+
+    def __init__(
+        self,
+        spec: FleetSpec,
+        prefill: Sequence[SimWorker],
+        decode: Sequence[SimWorker],
+        block_tokens: int,
+        policy: str,
+        seed: int,
+    ) -> None:
+        self._spec = spec
+        self._block_tokens = block_tokens
+        self._policy = load_policy(policy)
+        self._seed = seed
+        self._placements = 0
+        self._next_heartbeat_s = 0.0
+        self._index = PrefixIndex()
+        self._workers = [*prefill, *decode]
+        self._columns = FleetColumns(
+            {
+                Role.PREFILL: [worker.candidate() for worker in prefill],
+                Role.DECODE: [worker.candidate() for worker in decode],
+            },
+            self._index.slot,
+        )
+
+    def place(self, request: SimRequest, now_s: float) -> Placement:
+        if now_s >= self._next_heartbeat_s:
+            self._hear(now_s)
+        hashes = request.hashes[: request.prompt_tokens // self._block_tokens]
+        snapshot = self._columns.snapshot(self._index.match_all(hashes) * np.int32(self._block_tokens))
+        demand = Demand(
+            prompt_tokens=request.prompt_tokens,
+            blocks=-(-request.prompt_tokens // self._block_tokens),
+            session_key=request.session_key,
+            local_prefill_tokens=self._spec.local_prefill_tokens,
+            ttft_s=self._spec.objectives.ttft,
+            tpot_s=self._spec.objectives.tpot,
+            disaggregation=self._spec.disaggregation,
+            prefix_key=prefix_key(hashes, snapshot.most_cached_tokens() // self._block_tokens),
+            ordinal=self._placements,
+            seed=self._seed,
+        )
+        self._placements += 1
+        placement = place(snapshot, demand, self._policy)
+        assert isinstance(placement, Placement), "a fleet's file names at least one decode worker"
+        self._lease(snapshot, placement)
+        return placement
+
+    def note_cached(self, worker: SimWorker, request: SimRequest) -> None:
+        full = request.prompt_tokens // self._block_tokens
+        self._index.add(worker.worker_id, request.hashes[:full], worker.blocks.num_blocks)
+
+    def _hear(self, now_s: float) -> None:
+        self._next_heartbeat_s = now_s + self._spec.heartbeat_s
+        for worker in self._workers:
+            self._columns.write(worker.candidate())
+
+    def _lease(self, snapshot: Snapshot, placement: Placement) -> None:
+        """Adds to the view what the workers will tell with their next heartbeat."""
+        prefill, decode = snapshot.prefill, snapshot.decode
+        decode.sequences[decode.index(placement.decode)] += 1
+        computing = decode if placement.prefill is None else prefill
+        index = computing.index(placement.prefill or placement.decode)
+        computing.queued_tokens[index] += placement.prediction.prefill_tokens
+        computing.queued_s[index] += placement.prediction.prefill_s
