@@ -39,6 +39,9 @@ ServedModelName = Annotated[
         help="Name in the API; repeat for aliases. Default: the folder's.", envvar="BATON_SERVED_MODEL_NAME"
     ),
 ]
+Routers = Annotated[
+    int, _option(help="Routers, on consecutive ports from --port on.", envvar="BATON_ROUTERS", min=1)
+]
 PrefillWorkers = Annotated[int, _option(help="Prefill workers.", envvar="BATON_PREFILL", min=0)]
 DecodeWorkers = Annotated[int, _option(help="Decode workers.", envvar="BATON_DECODE", min=1)]
 Host = Annotated[str, _option(help="Address to listen on.", envvar="BATON_HOST")]
@@ -186,6 +189,22 @@ ApiKey = Annotated[
 EventLog = Annotated[
     Path | None,
     _option(help="Append every request's transitions as JSON lines.", envvar="BATON_EVENT_LOG"),
+]
+MaxRestarts = Annotated[
+    int,
+    _option(
+        help="How often a process that dies is started again within --restart-window; 0: never.",
+        envvar="BATON_MAX_RESTARTS",
+        min=0,
+    ),
+]
+RestartWindow = Annotated[
+    float,
+    _option(
+        help="Seconds after which an end of a process no longer counts.",
+        envvar="BATON_RESTART_WINDOW",
+        min=0.001,
+    ),
 ]
 Secret = Annotated[
     str,
