@@ -95,6 +95,7 @@ def up(
     event_log: opt.EventLog = None,
     max_restarts: opt.MaxRestarts = 5,
     restart_window: opt.RestartWindow = 300.0,
+    step_timeout: opt.StepTimeout = 120.0,
     log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
 ) -> None:
     """Serve a model on this machine: a router, N prefill and M decode workers, each a process of its own that is
@@ -131,6 +132,7 @@ def up(
         "transport": transport,
         "threads": threads or max(1, (os.cpu_count() or 1) // max(1, processes)),
         "chunk-tokens": chunk_tokens,
+        "step-timeout": step_timeout,
         "log-level": log_level.value,
     }
     config = ClusterConfig(

@@ -152,6 +152,15 @@ DrainTimeout = Annotated[
     float,
     _option(help="Seconds that SIGTERM lets requests finish.", envvar="BATON_DRAIN_TIMEOUT", min=0),
 ]
+StepTimeout = Annotated[
+    float,
+    _option(
+        help="Seconds that one step of the engine may take. At a quarter of it a worker gets no new requests, at "
+        "all of it its process ends.",
+        envvar="BATON_STEP_TIMEOUT",
+        min=1,
+    ),
+]
 MaxRequests = Annotated[
     int, _option(help="Requests under way at once; more get 429.", envvar="BATON_MAX_REQUESTS", min=1)
 ]

@@ -23,7 +23,9 @@ def free_ports(host: str, count: int, first: int = 0) -> list[int]:
     if first:
         wanted = range(first, first + count)
         if wanted[-1] > _LAST_PORT:
-            raise Unavailable(f"{count} ports from {first} on end above {_LAST_PORT}, the limit", field="port")
+            raise Unavailable(
+                f"{count} ports from {first} on end above {_LAST_PORT}, the limit", field="port"
+            )
         for port in wanted:
             _probe(host, port)
         return list(wanted)
@@ -34,7 +36,9 @@ def free_ports(host: str, count: int, first: int = 0) -> list[int]:
             found.append(port)
         if len(found) == count:
             return found
-    raise Unavailable(f"of {count * _PORT_ATTEMPTS} ports tried on {host}, {len(found)} are free", field="port")
+    raise Unavailable(
+        f"of {count * _PORT_ATTEMPTS} ports tried on {host}, {len(found)} are free", field="port"
+    )
 
 
 def _probe(host: str, port: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -12,10 +13,13 @@ from oracle import assert_equal, reference
 from process_tree import descendants
 
 RESTART_S = 30.0
+WAIT_S = 10.0
 
 
-def router_process(cluster: Cluster) -> int:
-    [router] = [p for p in descendants(cluster.process.pid) if " baton.cli router " in f" {p.command} "]
+def router_process(cluster: Cluster, number: int = 0) -> int:
+    """The process that serves the `number`th address."""
+    flag = f" --port={httpx.URL(cluster.urls[number]).port} "
+    [router] = [p for p in descendants(cluster.process.pid) if flag in p.command]
     return router.pid
 
 
@@ -42,7 +46,10 @@ def test_dead_processes_come_back_under_their_names_and_on_their_ports(llama: Pa
         answer = cluster.complete(expected.prompt)
         assert_equal(answer, expected)
         assert (answer.prefill, answer.decode) == ("prefill-0", "decode-0")
-        assert f"decode-0 (process {before['decode-0']}) was killed by SIGKILL; it starts again" in cluster.stderr
+        assert (
+            f"decode-0 (process {before['decode-0']}) was killed by SIGKILL; it starts again"
+            in cluster.stderr
+        )
         cluster.processes = descendants(cluster.process.pid)
 
 
@@ -58,6 +65,32 @@ def test_up_ends_when_the_last_that_could_serve_has_used_up_its_restarts(llama: 
 def test_every_router_serves_the_whole_fleet_and_outlives_the_one_with_the_registry(llama: Path) -> None:
     expected = reference(llama, 100)
     with Cluster(model=llama, kv_blocks=256, routers=2) as cluster:
-        first, second = (url.strip() for url in cluster.url.split(","))
-        workers = {url: httpx.get(f"{url}/workers", trust_env=False).json()["workers"] for url in (first, second)}
-        assert [worker["pid"] for worker in workers[first]] == [worker["pid"] for worker in workers[second]]
+        before, router = cluster.pids(), router_process(cluster, number=0)
+        with httpx.Client(base_url=cluster.urls[1], timeout=60.0, trust_env=False) as second:
+            cluster.client, first = second, cluster.client
+            assert cluster.pids() == before
+            os.kill(router, signal.SIGKILL)
+            assert_equal(cluster.complete(expected.prompt), expected)
+            cluster.client = first
+        wait_until(lambda: has_come_back(cluster, before), RESTART_S, lambda: (before, cluster.stderr))
+        assert_equal(cluster.complete(expected.prompt, cache_salt="again"), expected)
+        cluster.processes = descendants(cluster.process.pid)
+
+
+def test_a_worker_whose_engine_hangs_ends_itself_and_comes_back(llama: Path) -> None:
+    """A stopped rank is what its worker waits for in the middle of a step."""
+    expected = reference(llama, 100)
+    with Cluster(model=llama, kv_blocks=128, prefill=0, decode_tp=2, step_timeout=4) as cluster:
+        before = cluster.pids()
+        [rank] = [p for p in descendants(before["decode-0"]) if "baton.worker.rank " in p.command]
+        os.kill(rank.pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as threads:
+            hung = threads.submit(cluster.post, expected.prompt)
+            wait_until(lambda: cluster.worker("decode")["state"] == "stalled", WAIT_S, cluster.workers)
+            wait_until(
+                lambda: has_come_back(cluster, before, "decode-0"), RESTART_S, lambda: cluster.stderr
+            )
+            hung.result()
+        assert "the engine is in one step for" in cluster.stderr
+        assert_equal(cluster.complete(expected.prompt), expected)
+        cluster.processes = descendants(cluster.process.pid)
