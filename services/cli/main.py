@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from baton import __version__
 from baton.cli import options as opt
+from baton.cli.measure import profile
 from baton.cli.process_setup import (
     checked_policy,
     checked_secret,
@@ -92,6 +93,7 @@ def up(
     rejoin_timeout: opt.RejoinTimeout = 30.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
     policy: opt.Policy = DEFAULT_POLICY,
+    cost_per_hour: opt.CostPerHour = 0.0,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
     max_restarts: opt.MaxRestarts = 5,
@@ -135,6 +137,7 @@ def up(
         "threads": threads or max(1, (os.cpu_count() or 1) // max(1, processes)),
         "chunk-tokens": chunk_tokens,
         "step-timeout": step_timeout,
+        "cost-per-hour": cost_per_hour,
         "log-level": log_level.value,
     }
     config = ClusterConfig(
@@ -223,6 +226,7 @@ app.command(
 )(worker_command("decode"))
 
 app.command()(sim)
+app.command()(profile)
 
 
 @app.command()
