@@ -45,6 +45,9 @@ class AttentionBackend(ABC):
     """Used by one runner, from one thread."""
 
     name: ClassVar[str]
+    is_recordable: ClassVar[bool] = False
+    """Whether a step of single tokens may be recorded as a CUDA graph: nothing in it waits for the device, and it
+    depends on the lengths on the host only through their largest."""
 
     @classmethod
     @abstractmethod

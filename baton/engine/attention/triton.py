@@ -37,6 +37,7 @@ class TritonAttention(AttentionBackend):
     on the host from the lengths that the batch holds there."""
 
     name: ClassVar[str] = "triton"
+    is_recordable: ClassVar[bool] = True
 
     @classmethod
     def hindrance(cls, device: torch.device, head_dim: int) -> str | None:
