@@ -1,7 +1,8 @@
 """CUDA graphs of decode steps: one launch instead of hundreds, for a ladder of batch sizes.
 
-A recorded step reads its inputs where they were when it was recorded, so each step's are copied there first; the rows
-between the batch and the next rung have no context, write nothing and are thrown away. All rungs share their memory.
+A recorded step reads its inputs where they were when it was recorded, so each step's are copied there first; the
+rows between the batch and the next rung have no context, write nothing and are thrown away. All rungs share their
+memory.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # kernels are compiled and libraries set up outside of the recording
             step()

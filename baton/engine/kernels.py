@@ -1,5 +1,5 @@
-"""What happens to each token by itself between the matrix products: native code on a CPU, Triton on a GPU, else plain
-torch.
+"""What happens to each token by itself between the matrix products: native code on a CPU, Triton on a GPU, else
+plain torch.
 
 The native module (`baton/engine/csrc`) is there where the package was installed with a C compiler.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import ClassVar
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from baton.engine.attention.base import AttentionBackend, AttentionBatch
 
-try:
+IS_INSTALLED = find_spec("triton") is not None
+"""Torch for CPUs comes without it."""
+
+if IS_INSTALLED:
     from baton.engine.triton import attention as kernels
     from baton.engine.triton import pointwise
-except ImportError:  # torch for CPUs comes without Triton
-    kernels = None  # type: ignore[assignment]
 
 MAX_HEAD_DIM = 256
 MIN_CAPABILITY = (8, 0)
@@ -41,7 +43,7 @@ class TritonAttention(AttentionBackend):
 
     @classmethod
     def hindrance(cls, device: torch.device, head_dim: int) -> str | None:
-        if kernels is None:
+        if not IS_INSTALLED:
             return "needs the package triton (pip install 'baton[gpu]')"
         if head_dim > MAX_HEAD_DIM:
             return f"takes heads of at most {MAX_HEAD_DIM} dimensions, not {head_dim}"

@@ -1,9 +1,9 @@
 """Paged attention: one kernel for prompts and for single tokens, its keys split where there are too few queries.
 
-A program takes the query heads of one key head over a tile of one sequence's new tokens, so that keys and values are
-read once for a whole group, and meets the keys a tile at a time, carrying the softmax along (FlashAttention-2,
-https://arxiv.org/abs/2307.08691). With few programs the keys of each are shared out among several, and `_merge` joins
-what these found (Flash-Decoding, https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
+A program takes the query heads of one key head over a tile of one sequence's new tokens, so that keys and values
+are read once for a whole group, and meets the keys a tile at a time, carrying the softmax along (FlashAttention-2,
+https://arxiv.org/abs/2307.08691). With few programs the keys of each are shared out among several, and `_merge`
+joins what these found (Flash-Decoding, https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def attend(
     window: int | None,
     output: Tensor,
 ) -> None:
-    """Fills the rows of `output` [T, H, D] whose queries are in `tiles`; what is in the pool already is attended to.
+    """Fills the rows of `output` [T, H, D] whose queries are in `tiles`, from what is in the pool already.
 
     query: [T, H, D], a token's heads in one piece. kv: [num_blocks, layers, 2, block_size, KV, D]. query_start,
     context_lens, block_tables: see `AttentionBatch`; a context of 0 gives rows of zeros.
@@ -183,7 +183,18 @@ def attend(
     partial = torch.empty(shape, dtype=torch.float32, device=query.device)
     sums = torch.empty((*shape[:3], 2), dtype=torch.float32, device=query.device)
     _attend[(len(tiles.sequence), kv_heads, splits)](
-        *(query, kv, output, partial, sums, query_start, context_lens, block_tables, tiles.sequence, tiles.first),
+        *(
+            query,
+            kv,
+            output,
+            partial,
+            sums,
+            query_start,
+            context_lens,
+            block_tables,
+            tiles.sequence,
+            tiles.first,
+        ),
         *(query.stride(0), output.stride(0), kv.stride(0), layer * kv.stride(1), block_tables.shape[1]),
         *(kv_heads, window or 0, head_dim**-0.5 * LOG2_E),
         GROUP=heads // kv_heads,
@@ -196,7 +207,8 @@ def attend(
         SPLITS=splits,
         HAS_WINDOW=window is not None,
         PRECISION="ieee" if kv.dtype == torch.float32 else "tf32",
-        WIDEN=kv.device.type == "cpu" and kv.dtype == torch.bfloat16,  # the interpreter multiplies no bfloat16
+        WIDEN=kv.device.type == "cpu"
+        and kv.dtype == torch.bfloat16,  # the interpreter multiplies no bfloat16
         num_warps=8 if tiles.rows >= 128 else 4,
         num_stages=2,
     )
@@ -212,4 +224,4 @@ def attend(
 
 def padded(head_dim: int) -> int:
     """What the matrix units take at least, and a power of two."""
-    return max(16, triton.next_power_of_2(head_dim))
+    return max(16, int(triton.next_power_of_2(head_dim)))

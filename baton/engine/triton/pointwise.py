@@ -12,7 +12,9 @@ from torch import Tensor
 
 
 @triton.jit
-def _rms_norm(x, weight, output, x_stride, output_stride, width, epsilon, HEADS: tl.constexpr, WIDE: tl.constexpr):
+def _rms_norm(
+    x, weight, output, x_stride, output_stride, width, epsilon, HEADS: tl.constexpr, WIDE: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     token, head = row // HEADS, row % HEADS
     columns = tl.arange(0, WIDE)
@@ -74,7 +76,13 @@ def _rotate_and_store(
         is_value = head >= query_heads + kv_heads
         kv_head = head - query_heads - tl.where(is_value, kv_heads, 0)
         row = tl.where(is_value, BLOCK_SIZE, 0) + slot % BLOCK_SIZE
-        target = kv + (slot // BLOCK_SIZE) * block_stride + layer_offset + (row * kv_heads + kv_head) * HEAD_DIM + dims
+        target = (
+            kv
+            + (slot // BLOCK_SIZE) * block_stride
+            + layer_offset
+            + (row * kv_heads + kv_head) * HEAD_DIM
+            + dims
+        )
         tl.store(target, first, mask=is_dim)
         tl.store(target + HEAD_DIM // 2, second, mask=is_dim)
 
