@@ -25,6 +25,7 @@ from baton.engine.parallel import WHOLE, Parallel, Shard
 from baton.engine.runner import ModelRunner
 from baton.engine.sampler import Sampler
 from baton.engine.sequence import Sequence
+from baton.engine.step_work import StepWork
 from baton.errors import ConfigError
 from baton.request import GenerationRequest, TokenOutput
 
@@ -73,6 +74,7 @@ class Engine:
         self.blocks = BlockManager(self.pool.num_blocks, config.block_size)
         self._eos_token_ids = frozenset(self.model.eos_token_ids)
         sampler = Sampler(self.model.vocab_size, self._eos_token_ids)
+        self.last_work = StepWork()
         self._runner = ModelRunner(model, self.pool, sampler, config.device, config.attention)
         self.max_model_tokens = min(self.model.max_model_tokens, self.pool.num_blocks * config.block_size)
         if parallel is None and self._runner.can_record:
@@ -162,6 +164,7 @@ class Engine:
         """One step: computes all chunks in one forward pass and draws one token for each sampler."""
         if self._followers is not None and chunks:
             self._followers.compute([ChunkRows.of(chunk, self.block_size) for chunk in chunks])
+        self.last_work = StepWork.of(chunks)
         tokens = iter(self._runner.run(chunks))
         for chunk in chunks:
             self.mark_computed(chunk.sequence, chunk.sequence.computed_tokens + chunk.length)

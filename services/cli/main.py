@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from baton import __version__
 from baton.cli import options as opt
+from baton.cli.measure import profile
 from baton.cli.process_setup import (
     checked_policy,
     checked_secret,
@@ -91,6 +92,7 @@ def up(
     rejoin_timeout: opt.RejoinTimeout = 30.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
     policy: opt.Policy = DEFAULT_POLICY,
+    cost_per_hour: opt.CostPerHour = 0.0,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
     log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
@@ -128,6 +130,7 @@ def up(
         "transport": transport,
         "threads": threads or max(1, (os.cpu_count() or 1) // max(1, processes)),
         "chunk-tokens": chunk_tokens,
+        "cost-per-hour": cost_per_hour,
         "log-level": log_level.value,
     }
     config = ClusterConfig(
@@ -214,6 +217,7 @@ app.command(
 )(worker_command("decode"))
 
 app.command()(sim)
+app.command()(profile)
 
 
 @app.command()

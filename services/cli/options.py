@@ -140,6 +140,14 @@ Transport = Annotated[
 Threads = Annotated[
     int | None, _option(help="Compute threads of each worker.", envvar="BATON_THREADS", min=1)
 ]
+CostPerHour = Annotated[
+    float,
+    _option(
+        help="What a worker costs an hour, in your currency; for reports.",
+        envvar="BATON_COST_PER_HOUR",
+        min=0,
+    ),
+]
 ChunkTokens = Annotated[
     int,
     _option(help="Prompt tokens computed a step.", envvar="BATON_CHUNK_TOKENS", min=1, max=1_000_000),

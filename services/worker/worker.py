@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import msgspec
 
@@ -25,6 +26,7 @@ from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.group import TransferGroup
 from baton.rpc import Server, host_port
 from baton.worker.config import WorkerConfig
+from baton.worker.live_profile import LiveProfile
 from baton.worker.membership import Membership
 from baton.worker.profile import measure_profile
 from baton.worker.ranks import RankGroup, RankProcess
@@ -44,21 +46,22 @@ async def run_worker(config: WorkerConfig) -> None:
         registry = open_registry(config.registry, config.secret, config.registry_access)
         cleanup.push_async_callback(registry.close)
         engine, ranks = await _load(config, stop, cleanup)
-        profile = await asyncio.to_thread(measure_profile, engine)
+        measured = await asyncio.to_thread(measure_profile, engine)
+        profile = LiveProfile(replace(measured, cost_per_hour=config.cost_per_hour))
         if stop.first.is_set():  # while the model was being loaded
             return
         agent = _make_agent(config, engine)
         cleanup.callback(agent.close)
         handoffs = TransferGroup([agent, *ranks])
         loop = EngineLoop(stop.crash)
-        role = mount_role(config, engine, loop, handoffs)
+        role = mount_role(config, engine, loop, handoffs, profile)
         cleanup.push_async_callback(asyncio.to_thread, loop.stop)
         server = Server(config.host, config.port, config.secret)
         server.add(role.service, role.mount)
         await server.start()
         cleanup.push_async_callback(server.stop, _SERVER_GRACE_S)
-        worker = _describe(config, engine, agent, server.port, profile)
-        membership = _make_membership(config, registry, worker, role)
+        worker = _describe(config, engine, agent, server.port, profile.published())
+        membership = _make_membership(config, registry, worker, role, profile)
         keeper = run_forever(membership.keep(), "membership", stop.crash)
         await stop.first.wait()
         await server.set_serving(False)
@@ -149,12 +152,16 @@ def _describe(
 
 
 def _make_membership(
-    config: WorkerConfig, registry: Registration, worker: WorkerInfo, role: MountedRole
+    config: WorkerConfig,
+    registry: Registration,
+    worker: WorkerInfo,
+    role: MountedRole,
+    profile: LiveProfile,
 ) -> Membership:
     def on_registered() -> None:
         _log.info("%s %s serves at %s", worker.role.value, worker.worker_id, worker.address)
 
-    return Membership(registry, worker, role.load, config.heartbeat_s, on_registered)
+    return Membership(registry, worker, role.load, profile.published, config.heartbeat_s, on_registered)
 
 
 async def _drain(role: MountedRole, timeout_s: float, stop: _StopSignal) -> None:
