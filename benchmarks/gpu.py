@@ -35,8 +35,8 @@ examples:
   python benchmarks/gpu.py --shape tiny --device cpu     # tries the script itself, without a GPU
 
 what is measured, in bfloat16 with random weights:
-  decode: a step of 64 sequences behind 2048 tokens each, against the time in which the GPU copies as many bytes as
-  the step has to read (weights, and the keys and values of all contexts)
+  decode: a step of 64 sequences behind 2048 tokens each, against the time in which the GPU copies as many bytes
+  as the step has to read (weights, and the keys and values of all contexts)
   prefill: one prompt of 8192 tokens, against the rate of a plain square matrix product
   batch: the whole of 64 prompts and their answers, against continuous batching by transformers where it is installed
 """
@@ -203,14 +203,16 @@ def matrix_rate(shape: Shape, device: torch.device) -> float:
 def transformers_batch_s(shape: Shape, folder: Path, device: str) -> float | None:
     """The same batch by transformers' own continuous batching; None where it is not installed."""
     try:
-        from transformers import AutoModelForCausalLM, GenerationConfig  # noqa: PLC0415
+        from transformers import AutoModelForCausalLM, GenerationConfig
     except ImportError:
         return None
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.bfloat16, attn_implementation="sdpa"
-    ).to(device)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").to(
+        device
+    )
     inputs = prompts(shape, shape.batch, shape.context)
-    config = GenerationConfig(max_new_tokens=shape.output, do_sample=False, eos_token_id=-1)
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=shape.output, do_sample=False, eos_token_id=-1
+    )
     model.generate_batch(inputs[:2], generation_config=config)
     return timed(torch.device(device), lambda: model.generate_batch(inputs, generation_config=config))
 
@@ -219,7 +221,10 @@ def figures(shape: Shape, folder: Path, device: str, console: Console) -> Iterat
     console.print("writing random weights")
     weight_bytes = make_folder(folder, shape, device)
     console.print("measuring the device")
-    bytes_a_s, operations_a_s = copy_rate(shape, torch.device(device)), matrix_rate(shape, torch.device(device))
+    bytes_a_s, operations_a_s = (
+        copy_rate(shape, torch.device(device)),
+        matrix_rate(shape, torch.device(device)),
+    )
     console.print(f"copies {bytes_a_s / 1e9:,.0f} GB/s, multiplies {operations_a_s / 1e12:,.1f} TFLOP/s")
     bench = Bench(shape, folder, device)
     head_dim = shape.hidden // shape.heads
