@@ -110,7 +110,7 @@ DtypeOption = Annotated[
 ]
 Device = Annotated[str, _option(help="cpu, cuda or cuda:N.", envvar="BATON_DEVICE")]
 Attention = Annotated[
-    str, _option(help="Attention backend: auto, cpu or reference.", envvar="BATON_ATTENTION")
+    str, _option(help="Attention backend: auto, cpu, triton or reference.", envvar="BATON_ATTENTION")
 ]
 MaxModelLen = Annotated[
     int | None,
