@@ -38,7 +38,7 @@ what is measured, in bfloat16 with random weights:
   decode: a step of 64 sequences behind 2048 tokens each, against the time in which the GPU copies as many bytes
   as the step has to read (weights, and the keys and values of all contexts)
   prefill: one prompt of 8192 tokens, against the rate of a plain square matrix product
-  batch: the whole of 64 prompts and their answers, against continuous batching by transformers where it is installed
+  batch: the whole of 64 prompts and their answers, against transformers' continuous batching, if installed
 """
 SEED = 0
 LAYERS_A_SHARD = 8
@@ -206,9 +206,10 @@ def transformers_batch_s(shape: Shape, folder: Path, device: str) -> float | Non
         from transformers import AutoModelForCausalLM, GenerationConfig
     except ImportError:
         return None
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").to(
-        device
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, attn_implementation="sdpa"
     )
+    model = model.to(device)
     inputs = prompts(shape, shape.batch, shape.context)
     config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=shape.output, do_sample=False, eos_token_id=-1
