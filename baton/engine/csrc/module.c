@@ -7,6 +7,7 @@
 #include "attention.h"
 #include "linear.h"
 #include "pointwise.h"
+#include "products.h"
 
 _Static_assert(sizeof(long long) == 8, "numbers are passed as eight bytes");
 
