@@ -42,7 +42,8 @@ INLINE void find_keys(const Attention *a, const Tile *tile, int64_t from, int64_
     const int32_t *table = (const int32_t *)a->tables + tile->sequence * a->table_width;
     int64_t block = from / a->block_size, offset = from % a->block_size, head = tile->head / group_of(a);
     for (int64_t key = 0; key < count; block++, offset = 0) {
-        const uint16_t *at = (const uint16_t *)a->kv + key_offset(a, table[block] * a->block_size + offset) + head * a->head_dim;
+        int64_t first = key_offset(a, table[block] * a->block_size + offset) + head * a->head_dim;
+        const uint16_t *at = (const uint16_t *)a->kv + first;
         for (; offset < a->block_size && key < count; offset++, key++, at += a->kv_heads * a->head_dim) keys[key] = at;
     }
 }
@@ -82,9 +83,10 @@ INLINE_WITH_BFLOAT16 void lay_out_keys(const Attention *a, Work *work, const uin
         }
 }
 
-INLINE_WITH_BFLOAT16 void lay_out_values(const Attention *a, Work *work, const uint16_t **keys, int64_t count, int64_t offset) {
-    const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36,
-                                           4, 35, 3, 34, 2, 33, 1, 32, 0);
+INLINE_WITH_BFLOAT16 void lay_out_values(const Attention *a, Work *work, const uint16_t **keys, int64_t count,
+                                         int64_t offset) {
+    const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5,
+                                           36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
     const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
     offset += value_offset(a);
     for (int64_t key = 0; key < count; key += 2)
@@ -117,12 +119,14 @@ INLINE_WITH_BFLOAT16 __mmask16 seen(int64_t key, int64_t low, int64_t high) {
 }
 
 /* Makes weights of a row's scores against the keys from `from` on, and carries its softmax along. */
-INLINE_WITH_BFLOAT16 void weigh(const Attention *a, Work *work, int64_t row, __m512bh *weights, __m512 *scores, int64_t from) {
+INLINE_WITH_BFLOAT16 void weigh(const Attention *a, Work *work, int64_t row, __m512bh *weights, __m512 *scores,
+                                int64_t from) {
     int64_t low = work->sees_from[row] - from, high = work->sees_to[row] - from, vecs = a->head_dim / LANES;
     float scale = LOG2_E / __builtin_sqrtf((float)a->head_dim);
     __m512 best = _mm512_set1_ps(work->peak[row]);
     for (int group = 0; group < GROUPS; group++) {
-        scores[group] = _mm512_mask_mul_ps(_mm512_set1_ps(NEVER), seen(group * LANES, low, high), scores[group], _mm512_set1_ps(scale));
+        __mmask16 mask = seen(group * LANES, low, high);
+        scores[group] = _mm512_mask_mul_ps(_mm512_set1_ps(NEVER), mask, scores[group], _mm512_set1_ps(scale));
         best = _mm512_max_ps(best, scores[group]);
     }
     float peak = largest_of((Vec)best);
@@ -133,36 +137,42 @@ INLINE_WITH_BFLOAT16 void weigh(const Attention *a, Work *work, int64_t row, __m
         work->peak[row] = peak;
     }
     for (int group = 0; group < GROUPS; group++) {
-        scores[group] = _mm512_maskz_mov_ps(seen(group * LANES, low, high), exp2_negative(scores[group] - work->peak[row]));
+        __mmask16 mask = seen(group * LANES, low, high);
+        scores[group] = _mm512_maskz_mov_ps(mask, exp2_negative(scores[group] - work->peak[row]));
         work->total[row] += scores[group];
     }
     for (int i = 0; i < GROUPS / 2; i++) weights[i] = _mm512_cvtne2ps_pbh(scores[2 * i + 1], scores[2 * i]);
 }
 
-INLINE_WITH_BFLOAT16 void add_values(const Attention *a, Work *work, int64_t row, int64_t rows, int64_t d, int64_t vecs, int64_t count) {
+INLINE_WITH_BFLOAT16 void add_values(const Attention *a, Work *work, int64_t row, int64_t rows, int64_t d, int64_t vecs,
+                                     int64_t count) {
     __m512 sums[PRODUCT_ROWS][PRODUCT_VECS];
     int64_t stride = a->head_dim / LANES;
     __m512 *at = work->sum + row * stride + d / LANES;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t v = 0; v < vecs; v++) sums[r][v] = at[r * stride + v];
-    add_products(sums, (const uint32_t *)work->weight, KEYS / 2, work->value + d, a->head_dim, (count + 1) / 2, rows, vecs);
+    const uint32_t *weights = (const uint32_t *)work->weight;
+    add_products(sums, weights, KEYS / 2, work->value + d, a->head_dim, (count + 1) / 2, rows, vecs, NULL, 0);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t v = 0; v < vecs; v++) at[r * stride + v] = sums[r][v];
 }
 
 /* A few rows, at most PRODUCT_ROWS, against the keys that are laid out. */
-INLINE_WITH_BFLOAT16 void attend_rows(const Attention *a, Work *work, int64_t row, int64_t rows, int64_t from, int64_t count) {
+INLINE_WITH_BFLOAT16 void attend_rows(const Attention *a, Work *work, int64_t row, int64_t rows, int64_t from,
+                                      int64_t count) {
     __m512 scores[PRODUCT_ROWS][PRODUCT_VECS];
     for (int64_t r = 0; r < rows; r++)
         for (int64_t v = 0; v < GROUPS; v++) scores[r][v] = _mm512_setzero_ps();
-    add_products(scores, work->query + row * a->head_dim / 2, a->head_dim / 2, work->key, KEYS, a->head_dim / 2, rows, GROUPS);
+    int64_t pairs = a->head_dim / 2;
+    add_products(scores, work->query + row * pairs, pairs, work->key, KEYS, pairs, rows, GROUPS, NULL, 0);
     for (int64_t r = 0; r < rows; r++) weigh(a, work, row + r, work->weight[r], scores[r], from);
     int64_t d = 0;
     for (; d + DIMS <= a->head_dim; d += DIMS) add_values(a, work, row, rows, d, DIMS / LANES, count);
     if (d < a->head_dim) add_values(a, work, row, rows, d, 2, count);
 }
 
-INLINE_WITH_BFLOAT16 void attend_key_head(const Attention *a, Work *work, int64_t row, int64_t last, int64_t from, int64_t count) {
+INLINE_WITH_BFLOAT16 void attend_key_head(const Attention *a, Work *work, int64_t row, int64_t last, int64_t from,
+                                          int64_t count) {
     for (; row + PRODUCT_ROWS <= last; row += PRODUCT_ROWS) attend_rows(a, work, row, PRODUCT_ROWS, from, count);
     if (last - row == 5) attend_rows(a, work, row, 5, from, count);
     else if (last - row == 4) attend_rows(a, work, row, 4, from, count);

@@ -46,15 +46,30 @@ INLINE_WITH_BFLOAT16 void store_row(const Linear *l, int64_t row, int64_t panel,
     }
 }
 
-INLINE_WITH_BFLOAT16 void multiply_rows(const Linear *l, int64_t panel, int64_t row, int64_t rows) {
+/* While a panel is used again from the cache, memory can bring the one that this thread is likely to take next. */
+INLINE_WITH_BFLOAT16 void multiply_rows(const Linear *l, int64_t panel, int64_t row, int64_t rows, const char *ahead,
+                                        int64_t lines) {
     __m512 sums[PRODUCT_ROWS][VECS];
     int64_t pairs = l->inputs / 2;
     for (int64_t r = 0; r < rows; r++)
         for (int v = 0; v < VECS; v++) sums[r][v] = _mm512_setzero_ps();
-    add_products(sums, (const uint32_t *)l->x + row * pairs, pairs, (const uint32_t *)l->weight + panel * PANEL * pairs, PANEL, pairs, rows, VECS);
+    const uint32_t *x = (const uint32_t *)l->x + row * pairs, *weight = (const uint32_t *)l->weight + panel * PANEL * pairs;
+    add_products(sums, x, pairs, weight, PANEL, pairs, rows, VECS, ahead, lines);
     for (int64_t r = 0; r < rows; r++) {
         if (l->ending == SILU_GATED) store_gated(l, row + r, panel, (const Vec *)sums[r]);
         else store_row(l, row + r, panel, (const Vec *)sums[r]);
+    }
+}
+
+INLINE_WITH_BFLOAT16 void multiply_few(const Linear *l, int64_t panel, int64_t row, int64_t rows, const char *ahead,
+                                       int64_t lines) {
+    switch (rows) {
+    case 6: return multiply_rows(l, panel, row, 6, ahead, lines);
+    case 5: return multiply_rows(l, panel, row, 5, ahead, lines);
+    case 4: return multiply_rows(l, panel, row, 4, ahead, lines);
+    case 3: return multiply_rows(l, panel, row, 3, ahead, lines);
+    case 2: return multiply_rows(l, panel, row, 2, ahead, lines);
+    case 1: return multiply_rows(l, panel, row, 1, ahead, lines);
     }
 }
 
@@ -62,12 +77,15 @@ WITH_BFLOAT16 static void multiply_panel(const void *context, int64_t index) {
     const Linear *l = context;
     int64_t panels = (l->columns + PANEL - 1) / PANEL, panel = index % panels, row = index / panels * TASK_ROWS;
     int64_t last = row + TASK_ROWS < l->rows ? row + TASK_ROWS : l->rows;
-    for (; row + PRODUCT_ROWS <= last; row += PRODUCT_ROWS) multiply_rows(l, panel, row, PRODUCT_ROWS);
-    if (last - row == 5) multiply_rows(l, panel, row, 5);
-    else if (last - row == 4) multiply_rows(l, panel, row, 4);
-    else if (last - row == 3) multiply_rows(l, panel, row, 3);
-    else if (last - row == 2) multiply_rows(l, panel, row, 2);
-    else if (last - row == 1) multiply_rows(l, panel, row, 1);
+    int64_t passes = (last - row + PRODUCT_ROWS - 1) / PRODUCT_ROWS, pair_lines = PANEL * 4 / 64, fetched = 0;
+    const char *ahead = (const char *)l->weight + (panel + l->threads) * PANEL * l->inputs * 2;
+    for (int64_t pass = 0, rows; pass < passes; pass++, row += rows) {
+        int64_t left = passes - pass, is_fetching = pass > 0 && panel + l->threads < panels;
+        int64_t lines = is_fetching ? (pair_lines - fetched + left - 1) / left : 0;
+        rows = (last - row + left - 1) / left;
+        multiply_few(l, panel, row, rows, ahead + fetched * 64 * l->inputs / 2, lines);
+        fetched += lines;
+    }
 }
 
 void multiply(const Linear *l) {

@@ -18,11 +18,14 @@ static inline int has_bfloat16_products(void) {
 }
 
 /* sums[r][v] += x[r] times columns: x: `rows` rows of `pairs` pairs, `x_stride` apart. columns: [pairs][vecs * 16 columns],
- * one pair of each column, `stride` apart. `rows` and `vecs` have to be constants. */
-INLINE_WITH_BFLOAT16 void add_products(__m512 (*sums)[PRODUCT_VECS], const uint32_t *x, int64_t x_stride, const uint32_t *columns,
-                                       int64_t stride, int64_t pairs, int64_t rows, int64_t vecs) {
+ * one pair of each column, `stride` apart. `rows` and `vecs` have to be constants. For each pair `lines` cache lines from
+ * `ahead` on are fetched, which somebody wants soon. */
+INLINE_WITH_BFLOAT16 void add_products(__m512 (*sums)[PRODUCT_VECS], const uint32_t *x, int64_t x_stride,
+                                       const uint32_t *columns, int64_t stride, int64_t pairs, int64_t rows, int64_t vecs,
+                                       const char *ahead, int64_t lines) {
     for (int64_t pair = 0; pair < pairs; pair++, columns += stride) {
         __m512bh w[PRODUCT_VECS];
+        for (int64_t line = 0; line < lines; line++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
 #pragma GCC unroll 4
         for (int64_t v = 0; v < vecs; v++) w[v] = (__m512bh)_mm512_loadu_si512(columns + 16 * v);
 #pragma GCC unroll 6
