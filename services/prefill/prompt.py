@@ -54,11 +54,13 @@ class PromptListener(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Prompt:
-    """choices[0] is the sequence that is computed; the others draw their first token from its last logits."""
+    """choices[0] is the sequence that is computed; the others draw their first token from its last logits.
+    expected_cached_tokens: found in the prefix cache on arrival; what holds is found out with the first chunk."""
 
     request: GenerationRequest
     choices: list[Sequence]
     listener: PromptListener
+    expected_cached_tokens: int = 0
     arrived_at_s: float = field(default_factory=time.monotonic)
     scheduled_at_s: float = 0.0
     computed_at_s: float = 0.0
@@ -69,6 +71,20 @@ class Prompt:
     @property
     def sequence(self) -> Sequence:
         return self.choices[0]
+
+    @property
+    def tokens(self) -> int:
+        """To be computed and handed over: those of the prompt and of output that exists already."""
+        return len(self.request.token_ids)
+
+    @property
+    def priority(self) -> int:
+        return self.request.priority
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Not computed yet; by expectation where no blocks are held."""
+        return self.tokens - (self.sequence.computed_tokens or self.expected_cached_tokens)
 
     @property
     def deadline_s(self) -> float:
