@@ -1,6 +1,6 @@
-"""Scans over rows as long as a vocabulary: in native code, or in two levels, over strides of a row, then inside one.
+"""Scans over rows as long as a vocabulary: in native code, or in two levels, over strides, then inside one.
 
-Reductions use the whole width of the machine; a search for a position does not. Looking into one stride only
+Torch's reductions use the whole width of the machine; a search for a position does not. Looking into one stride only
 makes `argmax` about ten times as fast on a CPU as its one-level form.
 """
 
