@@ -48,7 +48,13 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float, output: Tensor | None = 
     assert weight.dtype == x.dtype, f"a weight of {weight.dtype} for {x.dtype}"
     native.norm(
         *(x.data_ptr(), weight.data_ptr(), output.data_ptr(), len(x) * rows, width, rows),
-        *(_token_stride(x), _token_stride(output), _bits(epsilon), KINDS[x.dtype], torch.get_num_threads()),
+        *(
+            _token_stride(x),
+            _token_stride(output),
+            float32_bits(epsilon),
+            KINDS[x.dtype],
+            torch.get_num_threads(),
+        ),
     )
     return output
 
@@ -93,6 +99,6 @@ def _token_stride(x: Tensor) -> int:
     return x.stride(0)
 
 
-def _bits(value: float) -> int:
-    """The bits of a float32, by which the native module takes it."""
+def float32_bits(value: float) -> int:
+    """The bits of `value` as a float32, by which the native module takes it."""
     return int.from_bytes(struct.pack("<f", value), "little")

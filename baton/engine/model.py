@@ -8,8 +8,10 @@ from torch import Tensor
 
 from baton.engine import kernels
 from baton.engine.attention.base import AttentionBackend
+from baton.engine.attention.cpu import CpuAttention
 from baton.engine.checkpoint import Checkpoint
 from baton.engine.model_config import ModelConfig
+from baton.engine.native_layers import NativeLayers
 from baton.engine.parallel import WHOLE, Collective, Shard
 from baton.engine.rope import RotaryEmbedding
 from baton.engine.weights import DecoderWeights, LayerWeights, WeightLoader
@@ -21,6 +23,7 @@ class CausalLM:
     def __init__(self, config: ModelConfig, weights: DecoderWeights, device: torch.device) -> None:
         self.config = config
         self._weights = weights
+        self._native_layers = NativeLayers.of(config, weights.layers)
         self._rope = RotaryEmbedding(config.rope, device)
 
     @classmethod
@@ -51,6 +54,9 @@ class CausalLM:
         """
         hidden = F.embedding(token_ids, self._weights.embedding)
         cos, sin = self._rope.cos_sin(positions, prompt_tokens, hidden.dtype)
+        if self._native_layers is not None and isinstance(attention, CpuAttention):
+            self._native_layers.run(hidden, cos, sin, kv, attention)
+            return hidden
         for index, layer in enumerate(self._weights.layers):
             heads = self._heads(layer, self._norm(hidden, layer.input_norm))
             window = self.config.sliding_windows[index]
