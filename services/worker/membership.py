@@ -1,4 +1,5 @@
-"""Keeps a worker's lease: registers, beats, registers again when the registry has forgotten it."""
+"""Keeps a worker's lease: registers, beats, registers again when the registry has forgotten it. Every beat carries
+the load, and the profile where live figures have corrected it."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 from baton.discovery.base import Registration
 from baton.errors import BatonError, Unauthorized
-from baton.fleet import Role, WorkerInfo, WorkerLoad, WorkerState
+from baton.fleet import Role, WorkerInfo, WorkerLoad, WorkerProfile, WorkerState
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 0.25
@@ -24,6 +25,7 @@ class Membership:
         registry: Registration,
         worker: WorkerInfo,
         load: Callable[[], WorkerLoad],
+        profile: Callable[[], WorkerProfile],
         heartbeat_s: float,
         on_registered: Callable[[], None],
     ) -> None:
@@ -31,6 +33,7 @@ class Membership:
         self._registry = registry
         self._worker = worker
         self._load = load
+        self._profile = profile
         self._heartbeat_s = heartbeat_s
         self._on_registered = on_registered
         self._beat_now = asyncio.Event()
@@ -50,12 +53,18 @@ class Membership:
         self._beat_now.set()
         await self._has_joined.wait()
 
+    def note_stalled(self, is_stalled: bool) -> None:
+        """A worker that is leaving says no more than that, stalled or not."""
+        if self.state is not WorkerState.DRAINING:
+            self.state = WorkerState.STALLED if is_stalled else WorkerState.READY
+            self._beat_now.set()
+
     async def keep(self) -> None:
         """Runs until cancelled. A registry that cannot be reached is asked again; serving goes on. Raises
         Unauthorized where the very first registration is refused for its secret: asking again cannot help."""
         was_member = False
         while True:
-            worker = self._worker
+            worker = self._worker = replace(self._worker, profile=self._profile())
             try:
                 if self._joined_as is worker.role:
                     if not await self._registry.heartbeat(worker, self.state, self._load()):
@@ -64,7 +73,8 @@ class Membership:
                     await self._registry.register(worker, self.state, self._load())
                     self._joined_as, was_member = worker.role, True
                     self._complaint = ""
-                    self._has_joined.set()
+                    if worker.role is self._worker.role:  # it may have changed meanwhile
+                        self._has_joined.set()
                     self._on_registered()
             except BatonError as error:
                 if isinstance(error, Unauthorized) and not was_member:

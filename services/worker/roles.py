@@ -14,14 +14,19 @@ from baton.prefill import servicer as prefill_servicer
 from baton.prefill.scheduler import PrefillScheduler
 from baton.rpc import Server
 from baton.worker.config import WorkerConfig
+from baton.worker.live_profile import LiveProfile
+from baton.worker.timed_scheduler import TimedScheduler
 
 
 class MountedRole:
     """One of two roles at a time over one engine, whose weights, pool and prefix cache outlast the change."""
 
-    def __init__(self, config: WorkerConfig, engine: Engine, loop: EngineLoop, agent: Handoffs) -> None:
-        """Starts the engine's thread in the role of `config`."""
+    def __init__(
+        self, config: WorkerConfig, engine: Engine, loop: EngineLoop, agent: Handoffs, profile: LiveProfile
+    ) -> None:
+        """Starts the engine's thread in the role of `config`; its steps correct `profile`."""
         self.role = config.role
+        self._profile = profile
         self._config = config
         self._engine = engine
         self._loop = loop
@@ -29,7 +34,7 @@ class MountedRole:
         self._prefill = prefill_servicer.PrefillServicer(engine, loop, agent)
         self._decode = decode_servicer.DecodeServicer(engine, loop)
         self._scheduler = self._make_scheduler(self.role)
-        loop.start(self._scheduler)
+        loop.start(self._timed(self._scheduler))
         self._attach()
 
     def mount(self, server: Server) -> None:
@@ -47,10 +52,10 @@ class MountedRole:
         event_loop = asyncio.get_running_loop()
         is_switched: asyncio.Future[PrefillScheduler | DecodeScheduler] = event_loop.create_future()
 
-        def make() -> PrefillScheduler | DecodeScheduler:
+        def make() -> TimedScheduler:
             scheduler = self._make_scheduler(role)
             event_loop.call_soon_threadsafe(is_switched.set_result, scheduler)
-            return scheduler
+            return self._timed(scheduler)
 
         self._loop.switch(make)
         self._scheduler = await is_switched
@@ -59,10 +64,15 @@ class MountedRole:
 
     def _make_scheduler(self, role: Role) -> PrefillScheduler | DecodeScheduler:
         if role is Role.PREFILL:
-            return PrefillScheduler(self._engine, self._agent, self._config.prefill)
+            return PrefillScheduler(
+                self._engine, self._agent, self._config.prefill, lambda tail: self._profile.note_tail(*tail)
+            )
         return DecodeScheduler(
             self._engine, self._agent, self._config.decode, self._loop.post, self._decode.on_reports
         )
+
+    def _timed(self, scheduler: PrefillScheduler | DecodeScheduler) -> TimedScheduler:
+        return TimedScheduler(scheduler, self._engine, self._profile)
 
     def _attach(self) -> None:
         if isinstance(self._scheduler, PrefillScheduler):
