@@ -38,11 +38,15 @@ class Caches:
         self._capacity_blocks: dict[str, Callable[[], int]] = {}
 
     def add(self, worker: WorkerInfo, capacity_blocks: Callable[[], int]) -> None:
-        """capacity_blocks: of its pool, as it reported last."""
-        self._hashings[worker.worker_id] = Hashing.of(worker)
-        self._distinct = sorted(set(self._hashings.values()), key=astuple)
-        self._capacity_blocks[worker.worker_id] = capacity_blocks
-        self._subscribers.add(worker, capacity_blocks)
+        """capacity_blocks: of its pool, as it reported last. A worker that has changed its role is added once more,
+        with the cache that it had."""
+        worker_id = worker.worker_id
+        is_known = worker_id in self._hashings
+        self._capacity_blocks[worker_id] = capacity_blocks
+        if not is_known:
+            self._hashings[worker_id] = Hashing.of(worker)
+            self._distinct = sorted(set(self._hashings.values()), key=astuple)
+            self._subscribers.add(worker, lambda: self._capacity_blocks[worker_id]())
 
     def remove(self, worker_id: str) -> None:
         """Nothing of its cache is left, or can be reached."""
