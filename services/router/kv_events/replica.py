@@ -63,14 +63,12 @@ class Replica:
         self._capacity_blocks = capacity_blocks
         self._counts = counts
         self._seen: OrderedDict[int, int] = OrderedDict()
+        self._is_past_snapshot = True
 
     def take(self, sequence: int, batch: bytes) -> Verdict:
         """A batch as it was published. Raises ImplausibleEvents."""
         if sequence < self.expected:
-            if self._seen.get(sequence) != hash(batch):
-                raise ImplausibleEvents(
-                    f"batch {sequence} after batch {self.expected - 1}, and it is another one"
-                )
+            self._compare(sequence, batch)
             self._counts.dropped += 1
             return Verdict.KNOWN
         if sequence > self.expected:
@@ -79,6 +77,7 @@ class Replica:
         self._apply(_decoded(batch))
         self._remember(sequence, batch)
         self.expected = sequence + 1
+        self._is_past_snapshot = True
         self._counts.batches += 1
         return Verdict.APPLIED
 
@@ -95,6 +94,7 @@ class Replica:
             yield
         self._seen.clear()
         self.expected = sequence + 1
+        self._is_past_snapshot = False
         self._counts.resyncs += 1
 
     def forget(self) -> None:
@@ -122,6 +122,16 @@ class Replica:
         stored, capacity = self._index.stored(self._worker_id), self._capacity_blocks()
         if capacity and stored > capacity:
             raise ImplausibleEvents(f"{stored} blocks in a pool of {capacity}")
+
+    def _compare(self, sequence: int, batch: bytes) -> None:
+        """A batch that comes again has to be what it was. Those that a snapshot contains were never seen here; they
+        may still be under way until the first one after it."""
+        known = self._seen.get(sequence)
+        is_in_snapshot = known is None and sequence >= 0 and not self._is_past_snapshot
+        if known != hash(batch) and not is_in_snapshot:
+            raise ImplausibleEvents(
+                f"batch {sequence} after batch {self.expected - 1}, and it is another one"
+            )
 
     def _remember(self, sequence: int, batch: bytes) -> None:
         self._seen[sequence] = hash(batch)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import zmq.asyncio
+
 from baton.background import OnCrash, run_forever
 from baton.fleet import WorkerInfo
 from baton.router.kv_events.replica import EventCounts, Replica
@@ -21,7 +23,7 @@ class Subscribers:
         self._secret = secret
         self._index = index
         self._on_crash = on_crash
-        self._context = make_context()
+        self._context: zmq.asyncio.Context | None = None
         self._running: dict[str, tuple[Subscriber, asyncio.Task[None]]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -29,6 +31,7 @@ class Subscribers:
         """capacity_blocks: of its pool, 0 while unknown."""
         if not worker.kv_events_address:
             return
+        self._context = self._context or make_context()
         replica = Replica(worker.worker_id, worker.block_size, self._index, capacity_blocks, self.counts)
         subscriber = Subscriber(self._context, worker, self._secret, replica, self.counts)
         task = run_forever(subscriber.follow(), f"KV events of {worker.worker_id}", self._on_crash)
@@ -50,4 +53,5 @@ class Subscribers:
         for worker_id in list(self._running):
             self.remove(worker_id)
         await asyncio.gather(*self._ending, return_exceptions=True)
-        self._context.term()
+        if self._context is not None:
+            self._context.term()
