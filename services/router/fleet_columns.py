@@ -3,6 +3,7 @@ row is written when its load changes, and what a prompt finds cached is written 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,9 @@ from baton.fleet import Role
 from baton.router.candidates import Candidate, Candidates
 from baton.router.prefix_index import PrefixIndex
 from baton.router.snapshot import Snapshot
+
+LOCAL_MEMORY_S = 4.0
+"""Time constant with which prompts that decode workers were given to compute are forgotten."""
 
 
 class FleetColumns:
@@ -28,6 +32,7 @@ class FleetColumns:
             for pool in self._pools.values()
             for row, worker_id in enumerate(pool.worker_ids)
         }
+        self._faded_at_s = 0.0
         self._slots = {
             role: np.array([prefixes.slot(worker_id) for worker_id in pool.worker_ids], np.intp)
             for role, pool in self._pools.items()
@@ -39,9 +44,19 @@ class FleetColumns:
         if pool is not None:
             pool.write(row, worker.load())
 
-    def snapshot(self, hashes: Sequence[bytes], excluded: frozenset[str] = frozenset()) -> Snapshot:
+    def note_local_prefill(self, worker_id: str, prefill_s: float) -> None:
+        """A decode worker was given a prompt to compute that takes so long."""
+        pool, row = self._rows.get(worker_id, (None, 0))
+        if pool is not None:
+            pool.local_prefill_s[row] += prefill_s
+
+    def snapshot(
+        self, hashes: Sequence[bytes], now_s: float, excluded: frozenset[str] = frozenset()
+    ) -> Snapshot:
         """For a prompt with these block hashes, without the workers `excluded`. Good until the next one is taken:
-        both look at the same columns."""
+        both look at the same columns. now_s: on any clock that does not go backwards."""
+        self._pools[Role.DECODE].local_prefill_s *= math.exp((self._faded_at_s - now_s) / LOCAL_MEMORY_S)
+        self._faded_at_s = now_s
         matched_blocks = self._prefixes.match_all(hashes)
         for role, pool in self._pools.items():
             pool.write_cached(matched_blocks[self._slots[role]] * self._block_tokens)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,17 +178,20 @@ class Workers:
 
     def snapshot(self, hashes: Sequence[bytes], excluded: Collection[str]) -> Snapshot:
         """The candidates for a prompt with these block hashes, without those that have just failed it."""
+        now_s = time.monotonic()
         connected = [tracked.peer.is_connected for tracked in self._tracked.values()]
         if self._columns is None or connected != self._connected:
             self._connected = connected
             self._columns = self._made_columns()
-        return self._columns.snapshot(hashes, frozenset(excluded))
+        return self._columns.snapshot(hashes, now_s, frozenset(excluded))
 
     @contextmanager
     def lease(self, placement: Placement, request: GenerationRequest) -> Iterator[Lease]:
         """Counts `request` as under way on its workers for as long as the context is open."""
         decode = self._tracked[placement.decode]
         prefill = decode if placement.prefill is None else self._tracked[placement.prefill]
+        if placement.prefill is None and self._columns is not None:
+            self._columns.note_local_prefill(placement.decode, placement.prediction.prefill_s)
         lease = Lease(prefill, decode, placement.prediction, request.n, self._note_load)
         try:
             yield lease

@@ -48,7 +48,7 @@ class SimRouter:
         if now_s >= self._next_heartbeat_s:
             self._hear(now_s)
         hashes = request.hashes[: request.prompt_tokens // self._block_tokens]
-        snapshot = self._columns.snapshot(hashes)
+        snapshot = self._columns.snapshot(hashes, now_s)
         demand = Demand(
             prompt_tokens=request.prompt_tokens,
             blocks=-(-request.prompt_tokens // self._block_tokens),
@@ -82,5 +82,7 @@ class SimRouter:
         decode.sequences[decode.index(placement.decode)] += 1
         computing = decode if placement.prefill is None else prefill
         index = computing.index(placement.prefill or placement.decode)
+        if placement.prefill is None:
+            self._columns.note_local_prefill(placement.decode, placement.prediction.prefill_s)
         computing.queued_tokens[index] += placement.prediction.prefill_tokens
         computing.queued_s[index] += placement.prediction.prefill_s
