@@ -2,6 +2,9 @@
 
 RECEIVED --place--> PLACED --schedule--> PREFILLING --first_tokens--> TRANSFERRING --hand_off--> DECODING
                                               `----------- decode_locally ---------------------------'
+
+Until the first token is out a failed attempt begins anew (retry). From then on the request stays DECODING: what its
+workers lose is computed again elsewhere (resume), what they still have moves (migrate), choice by choice.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ class Transition(enum.Enum):
     HAND_OFF = "hand_off"
     DECODE_LOCALLY = "decode_locally"
     RETRY = "retry"
+    RESUME = "resume"
+    MIGRATE = "migrate"
     FINISH = "finish"
     FAIL = "fail"
     CANCEL = "cancel"
@@ -62,13 +67,17 @@ TABLE: dict[State, dict[Transition, State]] = {
     },
     State.TRANSFERRING: {
         Transition.HAND_OFF: State.DECODING,
+        Transition.RESUME: State.DECODING,
         Transition.FINISH: State.FINISHED,
         Transition.RETRY: State.RECEIVED,
         Transition.FAIL: State.FAILED,
         Transition.CANCEL: State.CANCELLED,
     },
     State.DECODING: {
+        Transition.RESUME: State.DECODING,
+        Transition.MIGRATE: State.DECODING,
         Transition.FINISH: State.FINISHED,
+        Transition.RETRY: State.RECEIVED,
         Transition.FAIL: State.FAILED,
         Transition.CANCEL: State.CANCELLED,
     },

@@ -47,12 +47,23 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Objectives:
+    """What a request should be served within, in seconds; None where nothing was asked for. ttft_s: to its first
+    token. tpot_s: mean of each later one."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One tokenized request for `n` choices over one prompt.
 
     request_id: unique inside the fleet, made by the router (the client's own id is only echoed and logged).
-    cache_salt: tenant namespace of the prefix cache. deadline_s: seconds from arrival to forced end.
-    priority: lower runs first. slo_ttft_s, slo_tpot_s: objectives in seconds, None where none was given.
+    cache_salt: namespace of the prefix cache. tenant: whose share of the fleet it takes; all requests of one name
+    share one. deadline_s: seconds from arrival to forced end. priority: lower runs first.
+    generated_tokens: how many of the last `token_ids` are output already: the request goes on where another worker
+    left it, which is possible for one choice at a time.
     """
 
     request_id: str
@@ -63,8 +74,13 @@ class GenerationRequest:
     session_id: str | None = None
     priority: int = 0
     deadline_s: float = 600.0
-    slo_ttft_s: float | None = None
-    slo_tpot_s: float | None = None
+    objectives: Objectives = Objectives()
+    tenant: str = ""
+    generated_tokens: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.token_ids) - self.generated_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,12 +43,13 @@ from baton.request import TokenOutput
 class DecodeLimits:
     """max_running: sequences in the batch. max_asking: requests waiting for memory. prefill_chunk_tokens:
     tokens a step spent on prompts computed here, the bound on how long they hold up everybody's next token.
-    handoff_timeout_s: how long promised memory waits for its blocks."""
+    handoff_timeout_s: how long promised memory waits for its blocks: as long as its prompt may have to give
+    way to shorter ones."""
 
     max_running: int = 256
     max_asking: int = 1024
     prefill_chunk_tokens: int = 256
-    handoff_timeout_s: float = 60.0
+    handoff_timeout_s: float = 300.0
 
 
 class DecodeScheduler:

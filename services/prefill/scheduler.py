@@ -2,8 +2,8 @@
 
 Stations of a prompt, all on the engine's thread:
 
-    submit -> waiting (bounded, in order of priority and arrival)
-           -> computing (holds blocks; a chunk a step; full blocks leave as soon as a ticket is attached)
+    submit -> waiting (bounded; `baton.engine.prompt_queue` has the rules of the order)
+           -> computing (holds blocks; full ones leave as soon as a ticket is attached)
            -> computed (first tokens are out; the rest of its blocks leave)
            -> acknowledged by the decode worker: released
 
@@ -13,23 +13,26 @@ Cancel, deadline and a failed push strike anywhere and release at once.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from baton.engine.batch import Chunk
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
+from baton.engine.prompt_queue import PromptQueue
 from baton.engine.sampler import NonFiniteLogits
 from baton.errors import BatonError, DeadlineExceeded, HandoffFailed, InvalidRequest, Overloaded, Unavailable
 from baton.fleet import HandoffTotals, WorkerLoad
 from baton.kvtransfer.base import SendSession, TransferResult, TransferState
 from baton.kvtransfer.group import Handoffs
-from baton.prefill.prompt import Prompt
+from baton.prefill.prompt import Prompt, Tail
 from baton.request import TokenOutput
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillLimits:
-    """chunk_tokens: prompt tokens computed a step, the unit of cancellation. max_waiting: prompts queued."""
+    """chunk_tokens: prompt tokens computed a step, at most; the unit of cancellation. max_waiting: prompts
+    queued."""
 
     chunk_tokens: int = 512
     max_waiting: int = 1024
@@ -38,12 +41,19 @@ class PrefillLimits:
 class PrefillScheduler:
     """Implements `baton.engine.loop.Scheduler`."""
 
-    def __init__(self, engine: Engine, agent: Handoffs, limits: PrefillLimits) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        agent: Handoffs,
+        limits: PrefillLimits,
+        on_tail: Callable[[Tail], None] = lambda tail: None,
+    ) -> None:
+        """on_tail: hears of each hand-off's tail once it is acknowledged, on the engine's thread."""
+        self._on_tail = on_tail
         self._engine = engine
         self._agent = agent
         self._limits = limits
-        self._waiting: list[Prompt] = []
-        self._computing: list[Prompt] = []
+        self._queue = PromptQueue[Prompt](limits.chunk_tokens)
         self._prompts: dict[str, Prompt] = {}
         self._handoffs = HandoffTotals()
         self._load = self._measure_load()
@@ -54,8 +64,8 @@ class PrefillScheduler:
             prompt.listener.on_failed(refusal)
             return
         self._prompts[prompt.request.request_id] = prompt
-        self._waiting.append(prompt)
-        self._waiting.sort(key=lambda p: (p.request.priority, p.arrived_at_s))
+        prompt.expected_cached_tokens = self._engine.cached_tokens(prompt.sequence)
+        self._queue.add(prompt)
 
     def attach(self, prompt: Prompt, session: SendSession) -> None:
         """Gives a prompt the session to its decode worker; what is computed already leaves now."""
@@ -81,8 +91,7 @@ class PrefillScheduler:
 
     def step(self) -> bool:
         self._expire()
-        self._admit()
-        chunks = self._plan()
+        chunks = [_chunk(prompt, length) for prompt, length in self._queue.plan(self._admit)]
         if chunks:
             self._compute(chunks)
         self._load = self._measure_load()
@@ -95,10 +104,13 @@ class PrefillScheduler:
             self._engine.blocks.clear_cache()  # whatever made them may be in blocks that others would reuse
             self._fail(self._prompts[error.request_id], error)
             return
-        for prompt in [p for p in self._computing if p.sequence.computed_tokens == p.sequence.prompt_tokens]:
-            self._first_tokens(prompt, [o for s, o in outputs if s.request_id == prompt.request.request_id])
-        for prompt in self._computing:
-            self._push(prompt)
+        for prompt in self._queue.admitted:
+            if prompt.sequence.computed_tokens == prompt.tokens:
+                self._first_tokens(
+                    prompt, [o for s, o in outputs if s.request_id == prompt.request.request_id]
+                )
+            else:
+                self._push(prompt)
 
     def next_deadline_s(self) -> float | None:
         return min((prompt.deadline_s for prompt in self._prompts.values()), default=None)
@@ -114,11 +126,11 @@ class PrefillScheduler:
     def _measure_load(self) -> WorkerLoad:
         prompts = self._prompts.values()
         stats = self._agent.stats()
-        waiting = len(self._waiting)
+        waiting = self._queue.waiting
         return WorkerLoad(
             running=len(prompts) - waiting,
             waiting=waiting,
-            queued_tokens=sum(max(0, p.sequence.prompt_tokens - p.sequence.computed_tokens) for p in prompts),
+            queued_tokens=sum(max(0, p.tokens - p.sequence.computed_tokens) for p in prompts),
             kv_blocks=self._engine.blocks.usage(),
             kv_bytes_sent=stats.bytes_sent,
             kv_bytes_received=stats.bytes_received,
@@ -138,44 +150,28 @@ class PrefillScheduler:
             return InvalidRequest(f"the prompt has {tokens} tokens, at most {limit - 1} fit", field="prompt")
         if (largest := max(prompt.request.token_ids)) >= (vocab_size := self._engine.model.vocab_size):
             return InvalidRequest(f"token id {largest} is not below {vocab_size}", field="prompt")
-        if len(self._waiting) >= self._limits.max_waiting:
+        if self._queue.waiting >= self._limits.max_waiting:
             return Overloaded(f"the prefill queue holds {self._limits.max_waiting} prompts, its limit")
         return None
 
-    def _admit(self) -> None:
-        """Moves waiting prompts to computing while their blocks fit and the last one has begun."""
-        planned_tokens = sum(p.sequence.pending_tokens for p in self._computing)
-        while self._waiting and planned_tokens < self._limits.chunk_tokens:
-            prompt = self._waiting[0]
-            sequence = prompt.sequence
-            cached_tokens = self._engine.take_cached_prefix(sequence, sequence.prompt_tokens - 1)
-            try:
-                self._engine.grow(sequence, sequence.prompt_tokens)
-            except OutOfBlocks:
-                self._engine.free(sequence)
-                return
-            self._waiting.pop(0)
-            self._computing.append(prompt)
-            prompt.scheduled_at_s = time.monotonic()
-            planned_tokens += sequence.pending_tokens
-            prompt.listener.on_scheduled(cached_tokens)
-
-    def _plan(self) -> list[Chunk]:
-        budget_tokens = self._limits.chunk_tokens
-        chunks: list[Chunk] = []
-        for prompt in self._computing:
-            if budget_tokens == 0:
-                break
-            length = min(budget_tokens, prompt.sequence.pending_tokens)
-            is_last = length == prompt.sequence.pending_tokens
-            chunks.append(Chunk(prompt.sequence, length, tuple(prompt.choices) if is_last else ()))
-            budget_tokens -= length
-        return chunks
+    def _admit(self, prompt: Prompt) -> bool:
+        """Takes all blocks of a prompt whose first chunk is next, unless there are too few."""
+        sequence = prompt.sequence
+        cached_tokens = self._engine.take_cached_prefix(sequence, prompt.tokens - 1)
+        try:
+            self._engine.grow(sequence, prompt.tokens)
+        except OutOfBlocks:
+            self._engine.free(sequence)
+            return False
+        prompt.expected_cached_tokens = cached_tokens
+        prompt.scheduled_at_s = time.monotonic()
+        prompt.listener.on_scheduled(cached_tokens)
+        return True
 
     def _first_tokens(self, prompt: Prompt, outputs: list[TokenOutput]) -> None:
-        self._computing.remove(prompt)
+        self._queue.remove(prompt)
         prompt.computed_at_s = time.monotonic()
-        self._engine.clear_tail(prompt.sequence, prompt.sequence.prompt_tokens)
+        self._engine.clear_tail(prompt.sequence, prompt.tokens)
         prompt.listener.on_first_tokens(outputs)
         self._push(prompt)
         self._finish_if_done(prompt)
@@ -190,6 +186,8 @@ class PrefillScheduler:
         else:
             ready = sequence.computed_tokens // self._engine.block_size
         if ready > prompt.pushed_blocks:
+            if prompt.is_computed:
+                prompt.tail_blocks, prompt.tail_pushed_at_s = ready - prompt.pushed_blocks, time.monotonic()
             positions = range(prompt.pushed_blocks, ready)
             prompt.session.push(positions, sequence.block_ids[prompt.pushed_blocks : ready])
             prompt.pushed_blocks = ready
@@ -200,6 +198,8 @@ class PrefillScheduler:
             self._forget(prompt)
             report = prompt.report(prompt.result)
             self._handoffs += report.totals
+            if (tail := prompt.tail(prompt.result)) is not None:
+                self._on_tail(tail)
             prompt.listener.on_handed_off(report)
 
     def _expire(self) -> None:
@@ -216,12 +216,14 @@ class PrefillScheduler:
         """Ends a prompt wherever it is. The blocks go back only after the transport has let go of them."""
         if prompt.session is not None and prompt.result is None:
             prompt.session.fence(reason)
-        if prompt in self._waiting:
-            self._waiting.remove(prompt)
-        if prompt in self._computing:
-            self._computing.remove(prompt)
+        self._queue.remove(prompt)
         self._forget(prompt)
 
     def _forget(self, prompt: Prompt) -> None:
         del self._prompts[prompt.request.request_id]
         self._engine.free(prompt.sequence)
+
+
+def _chunk(prompt: Prompt, length: int) -> Chunk:
+    is_last = length == prompt.sequence.pending_tokens
+    return Chunk(prompt.sequence, length, tuple(prompt.choices) if is_last else ())

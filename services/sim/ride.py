@@ -23,8 +23,9 @@ class Outcome(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Ride:
-    """Times are seconds on the virtual clock. prefill is None for a local prefill. computed_tokens: whose KV the
-    worker has that computes now. output_tokens: out already. prefill_blocks, decode_blocks: held on either side."""
+    """Times are seconds on the virtual clock. prefill is None for a local prefill. expected_cached_tokens: found in
+    the prefill worker's cache on arrival there. computed_tokens: whose KV the worker has that computes now.
+    output_tokens: out already. prefill_blocks, decode_blocks: held on either side."""
 
     request: SimRequest
     arrived_at_s: float
@@ -32,6 +33,7 @@ class Ride:
     prefill: PrefillWorker | None = None
     decode: DecodeWorker | None = None
     outcome: Outcome | None = None
+    expected_cached_tokens: int = 0
     cached_tokens: int = 0
     computed_tokens: int = 0
     pushed_tokens: int = 0
@@ -48,6 +50,15 @@ class Ride:
     @property
     def number(self) -> int:
         return self.request.number
+
+    @property
+    def priority(self) -> int:
+        return self.request.priority
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Of the prompt, not computed yet; by expectation where its turn has not come."""
+        return self.request.prompt_tokens - (self.computed_tokens or self.expected_cached_tokens)
 
     @property
     def tokens(self) -> int:

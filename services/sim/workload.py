@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 @dataclass(frozen=True, slots=True)
 class SimRequest:
     """arrival_s: from the first request on. hashes: of the prompt's full blocks and, where it is known that later
-    prompts continue this answer, of the blocks that it fills; equal hashes mean equal prefixes."""
+    prompts continue this answer, of the blocks that it fills; equal hashes mean equal prefixes. priority, tenant:
+    as in `baton.request.GenerationRequest`."""
 
     number: int
     arrival_s: float
@@ -17,6 +18,8 @@ class SimRequest:
     output_tokens: int
     hashes: tuple[bytes, ...]
     session_key: str | None = None
+    priority: int = 0
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from scripted_backend import MODEL, ScriptedBackend
 
-from baton.request import GenerationRequest, SamplingParams
+from baton.request import GenerationRequest, Objectives, SamplingParams
 from baton.router.api.backend import SamplingDefaults
 from baton.router.tokenizer import TextProcessor
 
@@ -112,9 +112,9 @@ async def test_scheduling_fields_arrive(direct: httpx.AsyncClient, backend: Scri
     body = {"prompt": "Hi", "priority": -3, "cache_salt": "tenant", "n": 2}
     request = await sent(direct, backend, body, {"x-slo-ttft-ms": "250", "x-slo-tpot-ms": "12.5"})
     assert (request.priority, request.cache_salt, request.n) == (-3, "tenant", 2)
-    assert (request.slo_ttft_s, request.slo_tpot_s, request.deadline_s) == (0.25, 0.0125, 600.0)
+    assert (request.objectives, request.deadline_s) == (Objectives(0.25, 0.0125), 600.0)
     request = await sent(direct, backend, {"prompt": "Hi"})
-    assert (request.priority, request.cache_salt, request.slo_ttft_s) == (0, "", None)
+    assert (request.priority, request.cache_salt, request.objectives) == (0, "", Objectives())
 
 
 @pytest.mark.parametrize(

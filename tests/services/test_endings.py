@@ -258,8 +258,8 @@ def test_a_poisoned_prompt_fails_on_the_prefill_worker_and_its_neighbour_does_no
     pair = make_pair(prefill=PrefillLimits(chunk_tokens=24))
     victim, neighbour = pair.ride(PROMPT), pair.ride(prompt_ids(9, seed=4))
     pair.submit(victim)
-    pair.submit(neighbour)
     pair.prefill.step()
+    pair.submit(neighbour)
     poison(pair.prefill_engine, victim.prompt.sequence.block_ids[0])
     pair.run_until(lambda: bool(victim.prefill_failures) and neighbour.has_ended, [neighbour])
     assert [type(error) for error in victim.prefill_failures] == [NonFiniteLogits]

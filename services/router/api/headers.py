@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 
-from baton.request import Route
+from baton.request import Objectives, Route
 from baton.router.api.errors import invalid, shown
 from baton.router.api.schema import GenerationBody
 
@@ -33,11 +33,19 @@ def session_of(headers: Headers, body: GenerationBody) -> str | None:
     return body.session_id or body.user
 
 
-def objective_s(headers: Headers, name: str) -> float | None:
-    """A service-level objective, given in milliseconds, in seconds."""
+def objectives_of(headers: Headers, defaults: Objectives) -> Objectives:
+    """What the request should be served within; a header goes before the default."""
+    return Objectives(
+        _objective_s(headers, "x-slo-ttft-ms", defaults.ttft_s),
+        _objective_s(headers, "x-slo-tpot-ms", defaults.tpot_s),
+    )
+
+
+def _objective_s(headers: Headers, name: str, default_s: float | None) -> float | None:
+    """Given in milliseconds."""
     value = headers.get(name)
     if value is None:
-        return None
+        return default_s
     try:
         objective_ms = float(value)
     except ValueError:

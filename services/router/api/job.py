@@ -15,7 +15,7 @@ from baton.router.api.answers import OptionalUsage, PromptTokensDetails, Usage
 from baton.router.api.backend import Backend
 from baton.router.api.context import ApiContext
 from baton.router.api.errors import invalid
-from baton.router.api.headers import objective_s, session_of
+from baton.router.api.headers import objectives_of, session_of
 from baton.router.api.limits import OutputLength
 from baton.router.api.prompt_run import ChoiceDelta, PromptRun
 from baton.router.api.schema import GenerationBody
@@ -115,7 +115,7 @@ def prompt_runs(
     limits = context.limits
     stops = StopStrings(limits.stop_strings(body.stop))
     session_id = session_of(headers, body)
-    slo_ttft_s, slo_tpot_s = objective_s(headers, "x-slo-ttft-ms"), objective_s(headers, "x-slo-tpot-ms")
+    objectives = objectives_of(headers, context.settings.objectives)
     runs = []
     for position, prompt in enumerate(prompts):
         limits.check_prompt(prompt.token_ids, prompt.field)
@@ -128,8 +128,7 @@ def prompt_runs(
             session_id=session_id,
             priority=body.priority,
             deadline_s=context.settings.request_deadline_s,
-            slo_ttft_s=slo_ttft_s,
-            slo_tpot_s=slo_tpot_s,
+            objectives=objectives,
         )
         streams = [
             context.text.stream(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from baton.request import Objectives
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +16,8 @@ class ApiSettings:
     max_prompts: of a list in `prompt`. max_sequences: prompts times choices of one request.
     max_stop_strings, max_stop_string_chars, max_stop_token_ids, max_logit_bias_entries, max_logprobs: of the
     fields of these names. default_completion_tokens: `max_tokens` of /v1/completions where the client gave
-    none (OpenAI's 16). request_deadline_s: from arrival to forced end. metrics: the Prometheus text.
+    none (OpenAI's 16). request_deadline_s: from arrival to forced end. objectives: of requests that
+    name none of their own. metrics: the Prometheus text.
     """
 
     api_keys: tuple[str, ...] = ()
@@ -29,4 +32,5 @@ class ApiSettings:
     max_logprobs: int = 20
     default_completion_tokens: int = 16
     request_deadline_s: float = 600.0
+    objectives: Objectives = field(default_factory=Objectives)
     metrics: Callable[[], bytes] | None = None

@@ -1,0 +1,136 @@
+"""Which prompts a step computes, and how many tokens of each. Pure: no clock, no memory, no I/O.
+
+Stations of a prompt: waiting -> admitted (holds every block that it will need) -> computed, and removed.
+
+A step's budget of tokens is given out by these rules:
+
+1. The eldest prompt, once eight steps have left it out, gets at least an eighth of each. So every prompt goes on
+   when its elders have ended, whatever comes.
+2. The rest goes by priority, and among equals to what lacks the fewest tokens (shortest remaining first: Schrage,
+   "A Proof of the Optimality of the Shortest Remaining Processing Time Discipline", 1968): a short prompt gets into
+   the next step, however long the one that is being computed.
+3. A step in which a prompt ends carries, but for rule 1, only what ends in it: first tokens come with a step's end,
+   and need not wait for tokens that would do so later.
+
+Who is admitted holds all its blocks, so no two half-computed prompts ever wait for each other's memory. Where the
+eldest then finds no memory, others may be admitted before it until they have as many tokens as it has, four times
+over; after that nobody is, until what they hold has come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+PATIENCE_STEPS = 8
+"""Steps that may leave the eldest out."""
+
+ELDEST_SHARE = 8
+"""From then on it gets one part in this many of each step."""
+
+PASSING_TOKENS = 4
+"""Tokens that may be admitted past an eldest without memory, in multiples of its own."""
+
+
+class Queued(Protocol):
+    """A prompt, compared by identity. remaining_tokens: not computed yet, at least 1; before it is admitted, a
+    guess."""
+
+    @property
+    def priority(self) -> int: ...
+
+    @property
+    def remaining_tokens(self) -> int: ...
+
+
+P = TypeVar("P", bound=Queued)
+
+
+class PromptQueue(Generic[P]):
+    """The prompts of one worker that are not computed yet, in order of arrival. budget_tokens: of a step."""
+
+    def __init__(self, budget_tokens: int) -> None:
+        self._budget_tokens = budget_tokens
+        self._eldest_tokens = max(1, budget_tokens // ELDEST_SHARE)
+        self._is_admitted: dict[P, bool] = {}
+        self._left_out_steps = 0
+        self._passed_tokens = 0
+
+    def __contains__(self, prompt: P) -> bool:
+        return prompt in self._is_admitted
+
+    @property
+    def waiting(self) -> int:
+        return len(self._is_admitted) - len(self.admitted)
+
+    @property
+    def admitted(self) -> list[P]:
+        """In order of arrival."""
+        return [prompt for prompt, is_admitted in self._is_admitted.items() if is_admitted]
+
+    def add(self, prompt: P) -> None:
+        self._is_admitted[prompt] = False
+
+    def remove(self, prompt: P) -> None:
+        """It is computed, or nobody wants it any more; one that is not here is left alone."""
+        if self._is_admitted and prompt is self._eldest:
+            self._left_out_steps = self._passed_tokens = 0
+        self._is_admitted.pop(prompt, None)
+
+    def plan(self, admit: Callable[[P], bool]) -> list[tuple[P, int]]:
+        """The chunks of the next step, together at most the budget. `admit` takes all blocks of a prompt that
+        waits, or leaves it as it was and returns False; it may change what remains, by what is cached."""
+        if not self._is_admitted:
+            return []
+        step, eldest, is_full = _Step[P](self._budget_tokens), self._eldest, False
+        if self._left_out_steps >= PATIENCE_STEPS:
+            if self._has_blocks(eldest, admit):
+                step.give(eldest, self._eldest_tokens)
+            else:
+                is_full = self._passed_tokens >= PASSING_TOKENS * eldest.remaining_tokens
+        for prompt in sorted(self._is_admitted, key=lambda one: (one.priority, one.remaining_tokens)):
+            if not step.takes(prompt):
+                break
+            is_full = is_full or not self._has_blocks(prompt, admit)
+            if self._is_admitted[prompt] and step.takes(prompt):
+                step.give(prompt, self._budget_tokens)
+        self._left_out_steps += eldest not in step.chunks
+        return list(step.chunks.items())
+
+    @property
+    def _eldest(self) -> P:
+        return next(iter(self._is_admitted))
+
+    def _has_blocks(self, prompt: P, admit: Callable[[P], bool]) -> bool:
+        if self._is_admitted[prompt]:
+            return True
+        asked_tokens = prompt.remaining_tokens
+        is_admitted = self._is_admitted[prompt] = admit(prompt)
+        if is_admitted and prompt is not self._eldest and not self._is_admitted[self._eldest]:
+            self._passed_tokens += asked_tokens
+        return is_admitted
+
+
+class _Step(Generic[P]):
+    """One step's budget, while it is given out."""
+
+    def __init__(self, budget_tokens: int) -> None:
+        self.chunks: dict[P, int] = {}
+        self._room_tokens = budget_tokens
+        self._has_ending = False
+
+    def takes(self, prompt: P) -> bool:
+        """Whether the next in line is given anything, by rule 3."""
+        ends_in_it = self._lacking_tokens(prompt) <= self._room_tokens
+        return ends_in_it or (self._room_tokens > 0 and not self._has_ending)
+
+    def give(self, prompt: P, most_tokens: int) -> None:
+        lacking_tokens = self._lacking_tokens(prompt)
+        length = min(lacking_tokens, self._room_tokens, most_tokens)
+        if length:
+            self.chunks[prompt] = self.chunks.get(prompt, 0) + length
+            self._room_tokens -= length
+            self._has_ending |= length == lacking_tokens
+
+    def _lacking_tokens(self, prompt: P) -> int:
+        return prompt.remaining_tokens - self.chunks.get(prompt, 0)
