@@ -1,5 +1,5 @@
-"""How long a placement takes at a router that knows many workers: writing what has changed and what the prompt finds
-cached into the columns, then the decision."""
+"""How long a placement takes at a router that knows many workers: writing what has changed, and what the prompt
+finds cached, into the columns; then the decision."""
 
 from __future__ import annotations
 

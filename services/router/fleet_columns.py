@@ -10,7 +10,7 @@ import numpy as np
 
 from baton.fleet import Role
 from baton.router.candidates import Candidate, Candidates
-from baton.router.prefix_index import PrefixIndex
+from baton.router.prefix_index import Hashes, PrefixIndex
 from baton.router.snapshot import Snapshot
 
 LOCAL_MEMORY_S = 4.0
@@ -50,9 +50,7 @@ class FleetColumns:
         if pool is not None:
             pool.local_prefill_s[row] += prefill_s
 
-    def snapshot(
-        self, hashes: Sequence[bytes], now_s: float, excluded: frozenset[str] = frozenset()
-    ) -> Snapshot:
+    def snapshot(self, hashes: Hashes, now_s: float, excluded: frozenset[str] = frozenset()) -> Snapshot:
         """For a prompt with these block hashes, without the workers `excluded`. Good until the next one is taken:
         both look at the same columns. now_s: on any clock that does not go backwards."""
         self._pools[Role.DECODE].local_prefill_s *= math.exp((self._faded_at_s - now_s) / LOCAL_MEMORY_S)

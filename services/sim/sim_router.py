@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from baton.fleet import Role
 from baton.router.fleet_columns import FleetColumns
@@ -21,12 +21,13 @@ class SimRouter:
     def __init__(
         self,
         spec: FleetSpec,
-        prefill: Sequence[SimWorker],
-        decode: Sequence[SimWorker],
+        prefill: Mapping[str, SimWorker],
+        decode: Mapping[str, SimWorker],
         block_tokens: int,
         policy: str,
         seed: int,
     ) -> None:
+        """prefill, decode: who has the role now, by id; followed, not copied."""
         self._spec = spec
         self._block_tokens = block_tokens
         self._policy = load_policy(policy)
@@ -34,17 +35,12 @@ class SimRouter:
         self._placements = 0
         self._next_heartbeat_s = 0.0
         self._index = PrefixIndex()
-        self._workers = [*prefill, *decode]
-        self._columns = FleetColumns(
-            {
-                Role.PREFILL: [worker.candidate() for worker in prefill],
-                Role.DECODE: [worker.candidate() for worker in decode],
-            },
-            self._index,
-            block_tokens,
-        )
+        self._pools = {Role.PREFILL: prefill, Role.DECODE: decode}
+        self._open: list[SimWorker] = []
+        self._columns = FleetColumns({}, self._index, block_tokens)
 
     def place(self, request: SimRequest, now_s: float) -> Placement:
+        self._follow()
         if now_s >= self._next_heartbeat_s:
             self._hear(now_s)
         hashes = request.hashes[: request.prompt_tokens // self._block_tokens]
@@ -71,9 +67,18 @@ class SimRouter:
         full = request.prompt_tokens // self._block_tokens
         self._index.add(worker.worker_id, request.hashes[:full], worker.blocks.num_blocks)
 
+    def _follow(self) -> None:
+        """Whoever joins or leaves a pool is known at once."""
+        pools = {role: [w for w in pool.values() if w.is_open] for role, pool in self._pools.items()}
+        is_open = [worker for pool in pools.values() for worker in pool]
+        if is_open != self._open:
+            self._open = is_open
+            candidates = {role: [worker.candidate() for worker in pool] for role, pool in pools.items()}
+            self._columns = FleetColumns(candidates, self._index, self._block_tokens)
+
     def _hear(self, now_s: float) -> None:
         self._next_heartbeat_s = now_s + self._spec.heartbeat_s
-        for worker in self._workers:
+        for worker in self._open:
             self._columns.write(worker.candidate())
 
     def _lease(self, snapshot: Snapshot, placement: Placement) -> None:
