@@ -27,7 +27,9 @@ class Candidate:
     queued_tokens: prompt tokens ahead of this one. queued_s: seconds that these are predicted to take, where
     the router knows better than by their number. sequences: running or about to. context_tokens: that these
     hold in KV. available_blocks: free or evictable, in blocks as the router counts. cached_tokens: of this
-    prompt, probably. kv_bytes_per_token: of a hand-off to here; 0: unknown. block_tokens: of its own blocks.
+    prompt, probably. local_prefill_s: of prompts that it was given to compute beside decoding of late, fading
+    with `fleet_columns.LOCAL_MEMORY_S`. kv_bytes_per_token: of a hand-off to here; 0: unknown. block_tokens: of its
+    own blocks.
     """
 
     worker_id: str
@@ -37,6 +39,7 @@ class Candidate:
     context_tokens: int = 0
     available_blocks: int = 0
     cached_tokens: int = 0
+    local_prefill_s: float = 0.0
     kv_bytes_per_token: float = 0.0
     block_tokens: int = 1
     profile: WorkerProfile = field(default_factory=WorkerProfile)
@@ -83,6 +86,7 @@ class Candidates:
         self.context_tokens: Column
         self.available_blocks: Column
         self.cached_tokens: Column
+        self.local_prefill_s: Column
         self.kv_bytes_per_token: Column
         self.block_tokens: Column
         (
@@ -92,6 +96,7 @@ class Candidates:
             self.context_tokens,
             self.available_blocks,
             self.cached_tokens,
+            self.local_prefill_s,
             self.kv_bytes_per_token,
             self.block_tokens,
             *speeds,
@@ -106,6 +111,7 @@ class Candidates:
             (
                 *worker.load(),
                 worker.cached_tokens,
+                worker.local_prefill_s,
                 worker.kv_bytes_per_token,
                 worker.block_tokens,
                 *_speeds(worker.profile),

@@ -3,6 +3,7 @@ row is written when its load changes, and what a prompt finds cached is written 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from baton.fleet import Role
 from baton.router.candidates import Candidate, Candidates
 from baton.router.snapshot import Snapshot
+
+LOCAL_MEMORY_S = 4.0
+"""Time constant with which prompts that decode workers were given to compute are forgotten."""
 
 
 class FleetColumns:
@@ -24,6 +28,7 @@ class FleetColumns:
             for pool in self._pools.values()
             for row, worker_id in enumerate(pool.worker_ids)
         }
+        self._faded_at_s = 0.0
         self._slots = {
             role: np.array([slot_of(worker_id) for worker_id in pool.worker_ids], np.intp)
             for role, pool in self._pools.items()
@@ -35,9 +40,20 @@ class FleetColumns:
         if pool is not None:
             pool.write(row, worker.load())
 
-    def snapshot(self, matched_tokens: NDArray[np.int32], excluded: frozenset[str] = frozenset()) -> Snapshot:
+    def note_local_prefill(self, worker_id: str, prefill_s: float) -> None:
+        """A decode worker was given a prompt to compute that takes so long."""
+        pool, row = self._rows.get(worker_id, (None, 0))
+        if pool is not None:
+            pool.local_prefill_s[row] += prefill_s
+
+    def snapshot(
+        self, matched_tokens: NDArray[np.int32], now_s: float, excluded: frozenset[str] = frozenset()
+    ) -> Snapshot:
         """For a prompt of which so many tokens are cached at each worker, by slot, without the workers `excluded`.
-        Good until the next one is taken: both look at the same columns."""
+        Good until the next one is taken: both look at the same columns. now_s: on any clock that does not go
+        backwards."""
+        self._pools[Role.DECODE].local_prefill_s *= math.exp((self._faded_at_s - now_s) / LOCAL_MEMORY_S)
+        self._faded_at_s = now_s
         for role, pool in self._pools.items():
             pool.write_cached(matched_tokens[self._slots[role]])
         prefill, decode = self._pools[Role.PREFILL], self._pools[Role.DECODE]

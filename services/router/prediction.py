@@ -48,7 +48,7 @@ def predict(prefill: Candidates | None, decode: Candidates, demand: Demand) -> P
     prompt_s = prefill_s(prefill or decode, demand)
     return Prediction(
         prefill_tokens=int(prefill_tokens(prefill or decode, demand)),
-        queue_s=float(queue_s(prefill or decode)),
+        queue_s=float(queue_s(decode) if prefill is None else turn_s(prefill, demand, prompt_s)),
         prefill_s=float(prompt_s),
         reserve_s=float(reserve_s(decode, demand)),
         handoff_s=0.0 if prefill is None else float(handoff_s(prefill, decode, demand, prompt_s)),
@@ -59,6 +59,12 @@ def predict(prefill: Candidates | None, decode: Candidates, demand: Demand) -> P
 def queue_s(workers: Candidates) -> Column:
     """What the router knows of its own prompts, or what the worker reports: others' prompts, of lengths unknown."""
     return np.maximum(workers.queued_s, workers.queued_tokens / workers.profile.prefill_rate)
+
+
+def turn_s(prefill: Candidates, demand: Demand, prompt_s: Column) -> Column:
+    """Until the prompt's turn on a prefill worker, which takes short ones first: whoever goes ahead has less to
+    compute than this one."""
+    return np.minimum(queue_s(prefill), prefill.sequences * prompt_s)
 
 
 def prefill_tokens(workers: Candidates, demand: Demand) -> Column:

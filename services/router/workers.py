@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,11 +194,12 @@ class Workers:
 
     def snapshot(self, hashes: PromptHashes, excluded: Collection[str]) -> Snapshot:
         """The candidates for a prompt with these block hashes, without those that have just failed it."""
+        now_s = time.monotonic()
         connected = [tracked.peer.is_connected for tracked in self._tracked.values()]
         if self._columns is None or connected != self._connected:
             self._connected = connected
             self._columns = self._made_columns()
-        return self._columns.snapshot(self.caches.matched_tokens(hashes), frozenset(excluded))
+        return self._columns.snapshot(self.caches.matched_tokens(hashes), now_s, frozenset(excluded))
 
     @contextmanager
     def lease(
@@ -207,6 +209,8 @@ class Workers:
         cached on the prefill worker: who queues behind it will find it computed."""
         decode = self._tracked[placement.decode]
         prefill = decode if placement.prefill is None else self._tracked[placement.prefill]
+        if placement.prefill is None and self._columns is not None:
+            self._columns.note_local_prefill(placement.decode, placement.prediction.prefill_s)
         expectation = None if placement.prefill is None else self.caches.expect(placement.prefill, hashes)
         lease = Lease(prefill, decode, placement.prediction, request.n, expectation, self._note_load)
         try:

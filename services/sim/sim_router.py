@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -23,12 +23,13 @@ class SimRouter:
     def __init__(
         self,
         spec: FleetSpec,
-        prefill: Sequence[SimWorker],
-        decode: Sequence[SimWorker],
+        prefill: Mapping[str, SimWorker],
+        decode: Mapping[str, SimWorker],
         block_tokens: int,
         policy: str,
         seed: int,
     ) -> None:
+        """prefill, decode: who has the role now, by id; followed, not copied."""
         self._spec = spec
         self._block_tokens = block_tokens
         self._policy = load_policy(policy)
@@ -36,20 +37,17 @@ class SimRouter:
         self._placements = 0
         self._next_heartbeat_s = 0.0
         self._index = PrefixIndex()
-        self._workers = [*prefill, *decode]
-        self._columns = FleetColumns(
-            {
-                Role.PREFILL: [worker.candidate() for worker in prefill],
-                Role.DECODE: [worker.candidate() for worker in decode],
-            },
-            self._index.slot,
-        )
+        self._pools = {Role.PREFILL: prefill, Role.DECODE: decode}
+        self._open: list[SimWorker] = []
+        self._columns = FleetColumns({}, self._index.slot)
 
     def place(self, request: SimRequest, now_s: float) -> Placement:
+        self._follow()
         if now_s >= self._next_heartbeat_s:
             self._hear(now_s)
         hashes = request.hashes[: request.prompt_tokens // self._block_tokens]
-        snapshot = self._columns.snapshot(self._index.match_all(hashes) * np.int32(self._block_tokens))
+        matched_tokens = self._index.match_all(hashes) * np.int32(self._block_tokens)
+        snapshot = self._columns.snapshot(matched_tokens, now_s)
         demand = Demand(
             prompt_tokens=request.prompt_tokens,
             blocks=-(-request.prompt_tokens // self._block_tokens),
@@ -72,9 +70,18 @@ class SimRouter:
         full = request.prompt_tokens // self._block_tokens
         self._index.add(worker.worker_id, request.hashes[:full], worker.blocks.num_blocks)
 
+    def _follow(self) -> None:
+        """Whoever joins or leaves a pool is known at once."""
+        pools = {role: [w for w in pool.values() if w.is_open] for role, pool in self._pools.items()}
+        is_open = [worker for pool in pools.values() for worker in pool]
+        if is_open != self._open:
+            self._open = is_open
+            candidates = {role: [worker.candidate() for worker in pool] for role, pool in pools.items()}
+            self._columns = FleetColumns(candidates, self._index.slot)
+
     def _hear(self, now_s: float) -> None:
         self._next_heartbeat_s = now_s + self._spec.heartbeat_s
-        for worker in self._workers:
+        for worker in self._open:
             self._columns.write(worker.candidate())
 
     def _lease(self, snapshot: Snapshot, placement: Placement) -> None:
@@ -83,5 +90,7 @@ class SimRouter:
         decode.sequences[decode.index(placement.decode)] += 1
         computing = decode if placement.prefill is None else prefill
         index = computing.index(placement.prefill or placement.decode)
+        if placement.prefill is None:
+            self._columns.note_local_prefill(placement.decode, placement.prediction.prefill_s)
         computing.queued_tokens[index] += placement.prediction.prefill_tokens
         computing.queued_s[index] += placement.prediction.prefill_s

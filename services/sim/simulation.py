@@ -3,9 +3,9 @@
     arrive -> place -> lease workers -> prefill's turn comes -> decode reserves -> prefill runs and pushes
            -> decode runs -> ended
 
-Production code decides: `place` with its policies and predictions, the prefix index, and the block managers of
-both sides. Simulated are clock and compute. Left out: failures and retries, and the delay of heartbeats: the
-router knows its workers' pools as they are.
+Production code decides: `place` with its policies and predictions, the prefix index, the block managers of both
+sides, and where workers change roles the planner (`elastic.py`). Simulated are clock and compute. Left out:
+failures and retries, and the delay of heartbeats: the router knows its workers' pools as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from baton.fleet import Role
 from baton.router.policies import DEFAULT_POLICY
 from baton.sim.clock import Clock
 from baton.sim.decode_worker import DecodeWorker
-from baton.sim.fleet_file import FleetSpec
+from baton.sim.elastic import Elastic, Flipped
+from baton.sim.fleet_file import FleetSpec, Pool
 from baton.sim.gaps import Gaps
 from baton.sim.prefill_worker import PrefillWorker
 from baton.sim.ride import Outcome, Ride
@@ -29,17 +30,19 @@ from baton.sim.workload import SimRequest, Workload
 @dataclass(frozen=True, slots=True)
 class Sample:
     """The fleet at one moment. queued_tokens: prompts' tokens before and in prefill. running: sequences on decode
-    workers. kv_used: share of all decode blocks that are held."""
+    workers. kv_used: share of all decode blocks that are held. prefill, decode: workers that take requests."""
 
     at_s: float
     queued_tokens: int
     running: int
     kv_used: float
+    prefill: int
+    decode: int
 
 
 @dataclass(slots=True)
 class Run:
-    """All that a simulation leaves behind."""
+    """All that a simulation leaves behind. A worker that changed roles stands under each that it had."""
 
     spec: FleetSpec
     workload: Workload
@@ -50,6 +53,7 @@ class Run:
     prefill: list[PrefillWorker] = field(default_factory=list)
     decode: list[DecodeWorker] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    flips: list[Flipped] = field(default_factory=list)
     handoff_bytes: float = 0.0
     duration_s: float = 0.0
 
@@ -73,22 +77,32 @@ class Simulation:
         self._clock = Clock()
         self._run = Run(spec, workload, policy, seed)
         self._block_tokens = workload.block_tokens
+        self._prefill: dict[str, PrefillWorker] = {}  # who has the role now, by id
+        self._decode: dict[str, DecodeWorker] = {}
+        self._routers = [
+            SimRouter(spec, self._prefill, self._decode, self._block_tokens, policy, seed + number)
+            for number in range(spec.routers)
+        ]
         self._under_way = 0
         self._next_sample_s = 0.0
         self._sample_every_s = workload.requests[-1].arrival_s / _SAMPLES
         self._make_workers()
-        self._prefill = {worker.worker_id: worker for worker in self._run.prefill}
-        self._decode = {worker.worker_id: worker for worker in self._run.decode}
-        self._routers = [
-            SimRouter(spec, self._run.prefill, self._run.decode, self._block_tokens, policy, seed + number)
-            for number in range(spec.routers)
-        ]
-        workers: list[SimWorker] = [*self._run.prefill, *self._run.decode]
-        self._max_tokens = min(worker.blocks.num_blocks for worker in workers) * self._block_tokens
+        self._max_tokens = min(worker.blocks.num_blocks for worker in self._workers()) * self._block_tokens
 
     def run(self) -> Run:
         for request in self._run.workload.requests:
             self._clock.at(request.arrival_s, lambda request=request: self._arrive(request))  # type: ignore[misc]
+        if self._spec.elastic is not None:
+            elastic = Elastic(
+                self._spec.elastic,
+                self._clock,
+                self._spec.max_running,
+                self._workers,
+                self._join,
+                self._is_over,
+            )
+            self._run.flips = elastic.flips
+            elastic.tick()
         self._clock.run()
         self._run.duration_s = max(
             (ride.last_token_at_s for ride in self._run.rides), default=self._clock.now_s
@@ -96,27 +110,32 @@ class Simulation:
         return self._run
 
     def _make_workers(self) -> None:
-        spec, clock, block_tokens = self._spec, self._clock, self._block_tokens
-        for pool in spec.pools:
+        for pool in self._spec.pools:
             for number in range(pool.workers):
-                worker_id = f"{pool.name}-{number}"
-                if pool.role is Role.PREFILL:
-                    self._run.prefill.append(
-                        PrefillWorker(worker_id, pool, block_tokens, clock, spec.chunk_tokens, self)
-                    )
-                else:
-                    self._run.decode.append(
-                        DecodeWorker(
-                            worker_id,
-                            pool,
-                            block_tokens,
-                            clock,
-                            spec.max_running,
-                            spec.chunk_tokens,
-                            self._run.gaps,
-                            self,
-                        )
-                    )
+                self._make_worker(f"{pool.name}-{number}", pool, pool.role)
+
+    def _make_worker(self, worker_id: str, pool: Pool, role: Role) -> SimWorker:
+        spec, run = self._spec, self._run
+        common = worker_id, pool, self._block_tokens, self._clock
+        if role is Role.PREFILL:
+            prefill = self._prefill[worker_id] = PrefillWorker(*common, spec.chunk_tokens, self)
+            run.prefill.append(prefill)
+            return prefill
+        decode = DecodeWorker(*common, spec.max_running, spec.chunk_tokens, run.gaps, self)
+        self._decode[worker_id] = decode
+        run.decode.append(decode)
+        return decode
+
+    def _workers(self) -> list[SimWorker]:
+        return [*self._prefill.values(), *self._decode.values()]
+
+    def _join(self, worker: SimWorker, role: Role) -> None:
+        """`worker`, which has finished, goes on in `role` with the KV pool that it has."""
+        del (self._decode if role is Role.PREFILL else self._prefill)[worker.worker_id]
+        self._make_worker(worker.worker_id, worker.pool, role).blocks = worker.blocks
+
+    def _is_over(self) -> bool:
+        return len(self._run.rides) == len(self._run.workload.requests) and not self._under_way
 
     def _arrive(self, request: SimRequest) -> None:
         self._sample()
@@ -245,14 +264,16 @@ class Simulation:
         if self._clock.now_s < self._next_sample_s:
             return
         self._next_sample_s += self._sample_every_s
-        decode = self._run.decode
+        decode = self._decode.values()
         blocks = sum(worker.blocks.num_blocks for worker in decode)
         available = sum(worker.blocks.available for worker in decode)
         self._run.samples.append(
             Sample(
                 self._clock.now_s,
-                sum(worker.queued_tokens for worker in self._run.prefill),
+                sum(worker.queued_tokens for worker in self._prefill.values()),
                 sum(worker.num_running for worker in decode),
                 1 - available / blocks,
+                sum(worker.is_open for worker in self._prefill.values()),
+                sum(worker.is_open for worker in self._decode.values()),
             )
         )

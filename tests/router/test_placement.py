@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -6,7 +7,7 @@ from baton.fleet import WorkerProfile
 from baton.router.candidates import Candidate
 from baton.router.placement import Placement, PrefillSite, Refusal, place
 from baton.router.policies import load_policy
-from baton.router.snapshot import Demand, Snapshot
+from baton.router.snapshot import Demand, Disaggregation, Snapshot
 
 PREDICTED = load_policy("predicted")
 DEMAND = Demand(prompt_tokens=400, blocks=25, local_prefill_tokens=64)
@@ -19,7 +20,8 @@ def placed(snapshot: Snapshot, demand: Demand) -> Placement:
 
 
 def candidate(worker_id: str, **figures: object) -> Candidate:
-    return Candidate(worker_id, **{"available_blocks": 100, **figures})  # type: ignore[arg-type]
+    waiting = 50 if "queued_tokens" in figures else 0
+    return Candidate(worker_id, **{"available_blocks": 100, "sequences": waiting, **figures})  # type: ignore[arg-type]
 
 
 def test_the_shortest_prefill_queue_wins() -> None:
@@ -73,6 +75,45 @@ def test_an_uncached_prompt_goes_through_a_prefill_worker_however_short() -> Non
     assert placed(
         Snapshot.of([candidate("p0")], [candidate("d0")]), Demand(3, 1, local_prefill_tokens=64)
     ).prefill
+
+
+def test_disaggregation_can_be_switched_off_and_made_a_rule() -> None:
+    cached = Snapshot.of([candidate("p0")], [candidate("d0", cached_tokens=400)])
+    cold = Snapshot.of([candidate("p0")], [candidate("d0")])
+    never = placed(cold, replace(DEMAND, disaggregation=Disaggregation.NEVER))
+    always = placed(cached, replace(DEMAND, disaggregation=Disaggregation.ALWAYS))
+    assert (never.prefill, never.site) == (None, PrefillSite.LOCAL_NEVER)
+    assert (always.prefill, always.site) == ("p0", PrefillSite.REMOTE)
+
+
+def test_a_decode_worker_computes_a_prompt_when_prefill_is_busy_and_its_streams_stay_within_the_objective() -> (
+    None
+):
+    busy = candidate("p0", queued_tokens=90_000, profile=PROFILE)
+    demand = replace(DEMAND, tpot_s=0.2)
+    idle, given_much = (candidate("d0", profile=PROFILE, local_prefill_s=seconds) for seconds in (0.0, 3.9))
+    assert placed(Snapshot.of([busy], [idle]), demand).site is PrefillSite.LOCAL_PREDICTED
+    assert placed(Snapshot.of([busy], [given_much]), demand).site is PrefillSite.REMOTE
+    assert placed(Snapshot.of([busy], [idle]), replace(demand, tpot_s=0.021)).site is PrefillSite.REMOTE
+
+
+def test_a_session_goes_where_more_of_its_prompt_is_cached_than_on_its_own_worker() -> None:
+    demand = Demand(400, 25, session_key="alice")
+    cold = [candidate(f"d{i}") for i in range(5)]
+    own = placed(Snapshot.of([candidate("p0")], cold), demand).decode
+    other = next(worker.worker_id for worker in cold if worker.worker_id != own)
+    warm = [replace(w, cached_tokens=320 if w.worker_id == other else 0) for w in cold]
+    assert placed(Snapshot.of([candidate("p0")], warm), demand).decode == other
+
+
+def test_routers_agree_on_the_worker_of_a_new_prefix_whatever_they_have_placed_before() -> None:
+    snapshot = Snapshot.of([candidate(f"p{i}") for i in range(9)], [candidate("d0")])
+    chosen = [
+        {placed(snapshot, replace(DEMAND, prefix_key=key, ordinal=n, seed=n)).prefill for n in range(4)}
+        for key in range(1, 60)
+    ]
+    assert all(len(workers) == 1 for workers in chosen)
+    assert len(set.union(*chosen)) == 9
 
 
 def test_without_prefill_workers_decode_prefills_locally() -> None:

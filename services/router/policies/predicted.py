@@ -1,64 +1,111 @@
-"""The pair with the best predicted times, each from the worker's own measured profile.
+"""The workers with the best predicted times, each from the worker's own measured profile.
 
-The prefill worker is the one with the shortest queue and the least to compute, for what is computed needlessly is
-lost to all. The decode worker is the session's own, else the one with the least predicted time to a second token
-and a few more: waiting for memory, what is left of the hand-off, and steps of its batch.
+Prompts: every worker that may compute the prompt has a cost, its queue and the work, and work counts more than
+waiting, for what is computed needlessly delays all who come after. Prefill workers compete with decode workers that
+would compute it themselves (conditional disaggregation); a decode worker may only while its streams are predicted
+to stay within the objective, counting what it was given of late.
+
+Tokens: the decode worker is the session's own, unless another one caches more of the prompt; without a session it
+is the one with the least predicted time to a second token and a few more.
 """
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from baton.fleet import Role
-from baton.router.affinity import owner, scores
+from baton.router.affinity import owner, scores, session_hash
 from baton.router.candidates import Candidates, Column
+from baton.router.fleet_columns import LOCAL_MEMORY_S
 from baton.router.policies.base import Choice, Policy, describe_load, least
-from baton.router.prediction import handoff_s, prefill_s, queue_s, reserve_s, step_s
-from baton.router.snapshot import Demand, Snapshot
+from baton.router.prediction import handoff_s, prefill_s, queue_s, reserve_s, step_s, turn_s
+from baton.router.snapshot import Demand, Disaggregation, Snapshot
 
 _TOKENS_AHEAD = 32
 """Output tokens by which decode workers are compared; how long an answer will be is not known beforehand."""
 
 _WORK_WEIGHT = 16.0
-"""How much more a second of computing counts than one of waiting: what another worker caches and this one computes
-again delays everybody who queues here afterwards."""
+"""How much more a second of computing counts than one of waiting. From 8 to 32
+goodput hardly changes (by simulation, `benchmarks/placement.py`)."""
+
+_HARM = 0.03
+"""How much a second of computing beside decoding counts for each stream that it holds up."""
+
+_TPOT_SHARE = 0.7
+"""Of the objective, that local prefills may take streams to: the rest is for what cannot be foreseen, answers that
+are shorter than others and batches that grow."""
+
+_SLOWDOWN = 2.0
+"""How much longer than without them local prefills may make a step, where no objective is known."""
+
+_MOST_SHARE = 0.95
+"""Of a decode worker's time on local prefills, beyond which a step's length has no meaning."""
 
 
 class Predicted(Policy):
     def choose(self, snapshot: Snapshot, demand: Demand) -> Choice:
-        prefill = None
-        if len(snapshot.prefill):
-            cost = queue_s(snapshot.prefill) + _WORK_WEIGHT * prefill_s(snapshot.prefill, demand)
-            prefill = _least(snapshot.prefill, cost, demand)
-        decode, why_decode = _decode(snapshot, prefill, demand)
-        if prefill is None:
-            return Choice(None, decode, (why_decode,))
-        return Choice(
-            prefill,
-            decode,
-            (why_decode, f"prefill: {describe_load(snapshot.prefill, prefill, Role.PREFILL)}"),
-        )
+        prefill, decode = snapshot.prefill, snapshot.decode
+        later_s = _TOKENS_AHEAD * step_s(decode, demand)
+        if not len(prefill) or demand.disaggregation is Disaggregation.NEVER:
+            return _local(decode, _local_cost(decode, demand) + later_s, demand)
+        prompt_s = prefill_s(prefill, demand)
+        prompt_cost = turn_s(prefill, demand, prompt_s) + _WORK_WEIGHT * prompt_s
+        first = _least(prefill, prompt_cost, demand)
+        second_s = handoff_s(prefill.row(first), decode, demand, prompt_s[first])
+        decode_cost = reserve_s(decode, demand) + queue_s(decode) + second_s + later_s
+        second = _decode(decode, decode_cost, demand)
+        if demand.disaggregation is Disaggregation.AUTO:
+            local_cost = _local_cost(decode, demand) + later_s
+            local_cost[~_keeps_objective(decode, demand)] = np.inf
+            if local_cost.min() < prompt_cost[first] + decode_cost[second]:
+                return _local(decode, local_cost, demand)
+        why_decode = f"decode: {describe_load(decode, second, Role.DECODE)}"
+        return Choice(first, second, (why_decode, f"prefill: {describe_load(prefill, first, Role.PREFILL)}"))
 
 
-def _decode(snapshot: Snapshot, prefill: int | None, demand: Demand) -> tuple[int, str]:
-    if demand.session_key is not None:
-        return owner(
-            demand.session_key, snapshot.decode.keys, snapshot.decode.sequences
-        ), "decode: the session's worker"
-    decode = snapshot.decode
-    later_s = _TOKENS_AHEAD * step_s(decode, demand)
-    if prefill is None:
-        cost = queue_s(decode) + prefill_s(decode, demand) + later_s
-    else:
-        p = snapshot.prefill.row(prefill)
-        prompt_s = prefill_s(p, demand)
-        cost = reserve_s(decode, demand) + handoff_s(p, decode, demand, prompt_s) + later_s
+def _local(decode: Candidates, cost: Column, demand: Demand) -> Choice:
     best = _least(decode, cost, demand)
-    return best, f"decode: {describe_load(decode, best, Role.DECODE)}"
+    return Choice(None, best, (f"decode: {describe_load(decode, best, Role.DECODE)}",))
 
 
-def _least(workers: Candidates, cost_s: Column, demand: Demand) -> int:
-    """Equals take turns: were it always the first of them, its cache alone would be overwritten again and again
-    while those of idle workers stay empty."""
-    equals = least(cost_s)
+def _local_cost(decode: Candidates, demand: Demand) -> Column:
+    prompt_s = prefill_s(decode, demand)
+    waiting_s = np.maximum(0.0, reserve_s(decode, demand) - prompt_s)
+    return queue_s(decode) + waiting_s + (_WORK_WEIGHT + _HARM * decode.sequences) * prompt_s
+
+
+def _keeps_objective(decode: Candidates, demand: Demand) -> npt.NDArray[np.bool]:
+    """(n,), where streams keep within the objective if this prompt is computed beside them: each worker's time is
+    shared between steps and the prompts that it was given of late, this one among them."""
+    prompt_s = prefill_s(decode, demand)
+    share = (decode.local_prefill_s + prompt_s) / LOCAL_MEMORY_S
+    alone_s = step_s(decode, demand)
+    long_s = alone_s / (1 - np.minimum(share, _MOST_SHARE))
+    short_s = alone_s + (queue_s(decode) + prompt_s) / _TOKENS_AHEAD
+    most_s = _SLOWDOWN * alone_s if demand.tpot_s is None else _TPOT_SHARE * demand.tpot_s
+    within: npt.NDArray[np.bool] = np.maximum(long_s, short_s) <= most_s
+    return within
+
+
+def _decode(decode: Candidates, cost: Column, demand: Demand) -> int:
+    if demand.session_key is None:
+        return _least(decode, cost, demand)
+    own = owner(demand.session_key, decode.keys, decode.sequences)
+    knows_more = decode.cached_tokens > decode.cached_tokens[own]
+    if not knows_more.any():
+        return own
+    return _least(decode, np.where(knows_more, cost, np.inf), demand)
+
+
+def _least(workers: Candidates, cost: Column, demand: Demand) -> int:
+    """Among equals the session or, without one, the prefix has a worker of its own: so prompts that go on alike
+    meet at one worker whichever router places them, and others spread, that all caches fill."""
+    equals = least(cost)
     if len(equals) == 1:
         return int(equals[0])
-    return int(equals[scores(demand.prefix_key, workers.keys[equals]).argmax()])
+    if demand.session_key is not None:
+        key = session_hash(demand.session_key)
+    else:
+        key = demand.prefix_key or demand.ordinal
+    return int(equals[scores(key, workers.keys[equals]).argmax()])
