@@ -12,8 +12,8 @@ from typing import Any, Self
 from grpc import aio
 
 from baton.discovery.base import RegistryAccess, RegistryAddress
-from baton.errors import ConfigError, DuplicateWorker, InvalidRequest, Unavailable
 from baton.discovery.preflight import Preflight, believe
+from baton.errors import ConfigError, DuplicateWorker, InvalidRequest, Unavailable
 from baton.fleet import Fleet, Member, WorkerInfo, WorkerLoad, WorkerState
 from baton.rpc import CONTROL_TIMEOUT_S, Channel, host_port
 from baton.wire import registry_pb2, registry_pb2_grpc

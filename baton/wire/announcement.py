@@ -37,4 +37,6 @@ def require_sound_load(load: WorkerLoad) -> None:
 
 
 def _nonsense(worker: WorkerInfo, field: str, value: object, wanted: str) -> InvalidRequest:
-    return InvalidRequest(f"worker {worker.worker_id!r} announces {field} {value!r}, not {wanted}", field=field)
+    return InvalidRequest(
+        f"worker {worker.worker_id!r} announces {field} {value!r}, not {wanted}", field=field
+    )

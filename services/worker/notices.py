@@ -58,7 +58,9 @@ class NoticeSource:
             raise ConfigError(f"spot_notice {self.target!r}: {error}", field="spot_notice") from error
 
 
-async def wait_for_notice(source: NoticeSource, on_notice: Callable[[], None], poll_s: float = POLL_S) -> None:
+async def wait_for_notice(
+    source: NoticeSource, on_notice: Callable[[], None], poll_s: float = POLL_S
+) -> None:
     """Calls `on_notice` once, then waits to be cancelled. Who cannot be asked is named in the log, and asked again."""
     complaint = ""
     while True:

@@ -34,7 +34,9 @@ FLEET = {
 }
 
 
-def run(cluster: Cluster, event_log: Path, seed: int, kills: int, pause_s: tuple[float, float]) -> Counter[str]:
+def run(
+    cluster: Cluster, event_log: Path, seed: int, kills: int, pause_s: tuple[float, float]
+) -> Counter[str]:
     rng = random.Random(seed)
     crowd = Crowd(cluster.urls, bodies(24, max_tokens=96))
 
@@ -69,7 +71,8 @@ def is_whole(cluster: Cluster) -> bool:
         return False
     alive = {process.pid for process in descendants(cluster.process.pid)}
     return all(
-        {worker["id"] for worker in view if worker["pid"] in alive and worker["state"] == "ready"} == set(WORKERS)
+        {worker["id"] for worker in view if worker["pid"] in alive and worker["state"] == "ready"}
+        == set(WORKERS)
         for view in views
     )
 

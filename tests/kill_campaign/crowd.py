@@ -88,7 +88,9 @@ class Crowd:
             except httpx.TransportError as error:
                 self._note_hang_up(router, began_at_s, error)
             else:
-                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or not self._is_new(router, began_at_s):
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or not self._is_new(
+                    router, began_at_s
+                ):
                     self._check(number, answer)
                     return
                 self.counts["turned away by a router that had just begun"] += 1

@@ -73,7 +73,9 @@ async def test_who_cannot_be_asked_has_given_no_notice(source: str) -> None:
     assert not told
 
 
-@pytest.mark.parametrize("text", ["", "file", "file:", "pigeon:home", "cmd: ", "cmd:'open", "url:ftp://host/"])
+@pytest.mark.parametrize(
+    "text", ["", "file", "file:", "pigeon:home", "cmd: ", "cmd:'open", "url:ftp://host/"]
+)
 def test_a_source_that_could_never_be_asked_is_refused_by_name(text: str) -> None:
     with pytest.raises(ConfigError) as error:
         NoticeSource.parse(text)
