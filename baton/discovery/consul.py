@@ -133,8 +133,8 @@ class ConsulRegistry:
             is_other = holder.epoch != worker.epoch and holder.address != worker.address
             if holder.worker_id == worker.worker_id and is_other:
                 raise DuplicateWorker(
-                    f"worker id {worker.worker_id!r} belongs to the process {holder.pid} at {holder.address}, whose "
-                    "lease lasts",
+                    f"worker id {worker.worker_id!r} belongs to the process {holder.pid} at {holder.address}, "
+                    "whose lease lasts",
                     field="worker_id",
                 )
 

@@ -36,8 +36,8 @@ EVICTION_GRACE_S = 0.25
 heartbeats that wait to be read are read in the meantime."""
 
 SUSPECTED_SHARE = 1 / 3
-"""Of a lease, after which a silent member is suspected: it stays, but others are preferred, and who comes under its id
-is believed."""
+"""Of a lease, after which a silent member is suspected: it stays, but others are preferred, and who comes under its
+id is believed."""
 
 COALESCE_S = 0.02
 """After a change, for others that come with it: a fleet of many workers reports many times a second."""

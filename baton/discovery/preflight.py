@@ -32,7 +32,7 @@ async def require_reachable(worker: WorkerInfo) -> None:
 
 def _unreachable(worker: WorkerInfo, reason: str) -> InvalidRequest:
     return InvalidRequest(
-        f"worker {worker.worker_id!r} announces the address {worker.address}, where it cannot be reached: {reason}; "
-        "is --advertise right?",
+        f"worker {worker.worker_id!r} announces the address {worker.address}, where it cannot be reached: "
+        f"{reason}; is --advertise right?",
         field="address",
     )

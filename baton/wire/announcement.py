@@ -1,4 +1,4 @@
-"""What a worker may announce of itself: figures that placement can reckon with, and an address that can be dialled."""
+"""What a worker may announce of itself: figures that can be reckoned with, and an address that can be dialled."""
 
 from __future__ import annotations
 

@@ -168,8 +168,8 @@ DrainTimeout = Annotated[
 SpotNotice = Annotated[
     str,
     _option(
-        help="Where to ask, every 2 s, whether this machine is about to be taken away, upon which the worker drains "
-        "as after SIGTERM: file:PATH (it exists), url:URL (answers 200), cmd:COMMAND (ends with status 0).",
+        help="Where to ask, every 2 s, whether this machine is about to be taken away; the worker then drains as "
+        "after SIGTERM. file:PATH (it exists), url:URL (answers 200), cmd:COMMAND (ends with status 0).",
         envvar="BATON_SPOT_NOTICE",
     ),
 ]

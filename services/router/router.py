@@ -128,9 +128,9 @@ class _HttpServer(uvicorn.Server):
     async def _drain_and_exit(self) -> None:
         self._backend.drain()
         deadline_s = time.monotonic() + self._drain_timeout_s
-        while self._backend.under_way and time.monotonic() < deadline_s:
+        while not self.should_exit:
+            self.should_exit = not self._backend.under_way or time.monotonic() >= deadline_s
             await asyncio.sleep(_DRAIN_POLL_S)
-        self.should_exit = True
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -19,8 +19,8 @@ class WorkerConfig:
     `baton.discovery.open_registry` takes it. secret: shared by the whole fleet. schemes: KV transports, in order of
     preference; empty for all that work here. drain_timeout_s: how long SIGTERM lets requests finish.
     step_timeout_s: how long one step of the engine may take before the process ends itself (see `watchdog`).
-    cost_per_hour: in the fleet's currency, for its reports. spot_notice: where the end of this machine would be told,
-    upon which the worker drains."""
+    cost_per_hour: in the fleet's currency, for its reports. spot_notice: where the end of this machine would be
+    told, upon which the worker drains."""
 
     role: Role
     worker_id: str

@@ -61,7 +61,7 @@ class NoticeSource:
 async def wait_for_notice(
     source: NoticeSource, on_notice: Callable[[], None], poll_s: float = POLL_S
 ) -> None:
-    """Calls `on_notice` once, then waits to be cancelled. Who cannot be asked is named in the log, and asked again."""
+    """Calls `on_notice` once, then waits to be cancelled. Who cannot be asked is named in the log, once."""
     complaint = ""
     while True:
         try:
@@ -81,7 +81,7 @@ async def wait_for_notice(
 async def _ask(source: NoticeSource) -> bool:
     match source.kind:
         case NoticeKind.FILE:
-            return Path(source.target).exists()
+            return await asyncio.to_thread(Path(source.target).exists)
         case NoticeKind.URL:
             async with httpx.AsyncClient(trust_env=False, timeout=_ANSWER_TIMEOUT_S) as client:
                 return (await client.get(source.target)).status_code == httpx.codes.OK

@@ -30,7 +30,8 @@ _BARE_FLEET_WAIT_S = 40.0
 
 @dataclass
 class Troubles:
-    """`schedule` is what was done, to be shown with a failure. on_router_end: told of a router's number when it dies."""
+    """`schedule` is what was done, to be shown with a failure. on_router_end: told which router
+    dies."""
 
     cluster: Cluster
     rng: random.Random
@@ -91,10 +92,10 @@ class Troubles:
     async def _until_some_are_left(self) -> None:
         """Kills come faster than starts; one process of each kind is to be there."""
         async with asyncio.timeout(_BARE_FLEET_WAIT_S):
-            while not all(
-                any(self._pid(name) is not None for name in WORKERS + ROUTERS if name.startswith(kind))
-                for kind in ("router", "prefill", "decode")
-            ):
+            while True:
+                kinds = {name.partition("-")[0] for name in WORKERS + ROUTERS if self._pid(name) is not None}
+                if kinds == {"router", "prefill", "decode"}:
+                    return
                 await asyncio.sleep(0.05)
 
     async def _next_event(self, station: str) -> dict[str, Any]:

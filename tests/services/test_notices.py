@@ -1,4 +1,4 @@
-"""Notices that a machine goes away: from a file, a URL, a command; late, wrong or missing answers change nothing."""
+"""Notices that a machine goes away: from a file, a URL, a command; wrong or missing answers change nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def is_given_once(source: str, give: Path | None = None) -> list[str]:
     if give is not None:
         await asyncio.sleep(5 * POLL_S)
         assert not told, "nobody has given notice yet"
-        give.touch()
+        await asyncio.to_thread(give.touch)
     await until(lambda: bool(told))
     await asyncio.sleep(5 * POLL_S)
     waiting.cancel()
