@@ -34,7 +34,8 @@ _DRAIN_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
-    """Options of the processes as `--name value`; None is left out, a list is repeated."""
+    """Options of the processes as `--name value`; None is left out, a list is repeated. cores: those that a worker
+    keeps to, by its id; one that is not named may run on any."""
 
     prefill_workers: int
     decode_workers: int
@@ -45,6 +46,7 @@ class ClusterConfig:
     worker_args: Arguments
     prefill_args: Arguments
     decode_args: Arguments
+    cores: Mapping[str, str]
 
 
 class Cluster:
@@ -84,7 +86,10 @@ class Cluster:
         ):
             for number in range(count):
                 name = f"{role}-{number}"
-                arguments = [role, *_flags({**worker, **own, "worker-id": name})]
+                arguments = [
+                    role,
+                    *_flags({**worker, **own, "worker-id": name, "cpus": config.cores.get(name)}),
+                ]
                 self._children.append(Child(name, arguments, environment))
 
     def _wait_until_ready(self, stop_fd: int) -> bool:
