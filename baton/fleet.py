@@ -18,8 +18,12 @@ class Role(enum.Enum):
 
 
 class WorkerState(enum.Enum):
+    """READY alone gets new requests; SUSPECTED does where nobody else is there."""
+
     READY = "ready"
     DRAINING = "draining"
+    STALLED = "stalled"
+    SUSPECTED = "suspected"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from baton import block_hash
 from baton.engine.batch import Chunk
 from baton.engine.block_manager import BlockManager
 from baton.engine.chunk_rows import ChunkRows
+from baton.engine.decode_graphs import CudaRecorder
 from baton.engine.kv_pool import KVPool
 from baton.engine.memory import available_bytes
 from baton.engine.model import CausalLM
@@ -76,6 +77,8 @@ class Engine:
         self.last_work = StepWork()
         self._runner = ModelRunner(model, self.pool, sampler, config.device, config.attention)
         self.max_model_tokens = min(self.model.max_model_tokens, self.pool.num_blocks * config.block_size)
+        if parallel is None and self._runner.can_record:
+            self._runner.record_decodes(self.max_model_tokens, CudaRecorder())
 
     @property
     def block_size(self) -> int:

@@ -32,6 +32,8 @@ _ROLE_FROM_WIRE = {wire: role for role, wire in _ROLE_TO_WIRE.items()}
 _STATE_TO_WIRE = {
     WorkerState.READY: registry_pb2.WORKER_STATE_READY,
     WorkerState.DRAINING: registry_pb2.WORKER_STATE_DRAINING,
+    WorkerState.STALLED: registry_pb2.WORKER_STATE_STALLED,
+    WorkerState.SUSPECTED: registry_pb2.WORKER_STATE_SUSPECTED,
 }
 _STATE_FROM_WIRE = {wire: state for state, wire in _STATE_TO_WIRE.items()}
 

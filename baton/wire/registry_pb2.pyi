@@ -48,6 +48,10 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     """takes work"""
     WORKER_STATE_DRAINING: _WorkerState.ValueType  # 2
     """finishes what it has"""
+    WORKER_STATE_STALLED: _WorkerState.ValueType  # 3
+    """its engine has not come back from a step for long"""
+    WORKER_STATE_SUSPECTED: _WorkerState.ValueType  # 4
+    """the registry's word for a worker that has missed heartbeats"""
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper): ...
 
@@ -56,6 +60,10 @@ WORKER_STATE_READY: WorkerState.ValueType  # 1
 """takes work"""
 WORKER_STATE_DRAINING: WorkerState.ValueType  # 2
 """finishes what it has"""
+WORKER_STATE_STALLED: WorkerState.ValueType  # 3
+"""its engine has not come back from a step for long"""
+WORKER_STATE_SUSPECTED: WorkerState.ValueType  # 4
+"""the registry's word for a worker that has missed heartbeats"""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final

@@ -63,10 +63,16 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServicer):
         return Prompt(request, choices, progress)
 
     def _attach(self, prompt: Prompt, ticket: bytes) -> None:
+
+        def ended(result: TransferResult) -> None:
+            if result.state is TransferState.DONE and prompt.tail_pushed_at_s:
+                prompt.tell_handed_off(result)  # at once: the engine may be busy with another prompt's chunk
+            self._loop.post(lambda: self._scheduler.transfer_ended(prompt, result))
+
         try:
             session = self._agent.open(
                 ticket,
-                lambda result: self._loop.post(lambda: self._scheduler.transfer_ended(prompt, result)),
+                ended,
                 time.monotonic() + CONNECT_TIMEOUT_S,
             )
         except TransferError as error:

@@ -42,6 +42,12 @@ class Membership:
         self.state = WorkerState.DRAINING
         self._beat_now.set()
 
+    def note_stalled(self, is_stalled: bool) -> None:
+        """A worker that is leaving says no more than that, stalled or not."""
+        if self.state is not WorkerState.DRAINING:
+            self.state = WorkerState.STALLED if is_stalled else WorkerState.READY
+            self._beat_now.set()
+
     async def keep(self) -> None:
         """Runs until cancelled. A registry that cannot be reached is asked again; serving goes on. Raises
         Unauthorized where the very first registration is refused for its secret: asking again cannot help."""

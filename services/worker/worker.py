@@ -21,7 +21,7 @@ from baton.discovery.base import Registration
 from baton.engine.engine import Engine, complete
 from baton.engine.loop import EngineLoop
 from baton.engine.parallel import Shard
-from baton.fleet import ModelInfo, WorkerInfo, WorkerProfile
+from baton.fleet import ModelInfo, WorkerInfo, WorkerProfile, WorkerState
 from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.group import TransferGroup
 from baton.rpc import Server, host_port
@@ -32,6 +32,7 @@ from baton.worker.profile import measure_profile
 from baton.worker.ranks import RankGroup, RankProcess
 from baton.worker.roles import MountedRole, mount_role
 from baton.worker.transfer import make_agent
+from baton.worker.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 _DRAIN_POLL_S = 0.05
@@ -63,6 +64,8 @@ async def run_worker(config: WorkerConfig) -> None:
         worker = _describe(config, engine, agent, server.port, profile.published())
         membership = _make_membership(config, registry, worker, role, profile)
         keeper = run_forever(membership.keep(), "membership", stop.crash)
+        watchdog = _watch(config, loop, server, membership)
+        run_forever(watchdog, "watchdog", stop.crash)  # to the very end, for a hung engine could prevent it
         await stop.first.wait()
         await server.set_serving(False)
         membership.drain()
@@ -162,6 +165,14 @@ def _make_membership(
         _log.info("%s %s serves at %s", worker.role.value, worker.worker_id, worker.address)
 
     return Membership(registry, worker, role.load, profile.published, config.heartbeat_s, on_registered)
+
+
+async def _watch(config: WorkerConfig, loop: EngineLoop, server: Server, membership: Membership) -> None:
+    async def on_stalled(is_stalled: bool) -> None:
+        membership.note_stalled(is_stalled)
+        await server.set_serving(membership.state is WorkerState.READY)
+
+    await Watchdog(loop, config.step_timeout_s, on_stalled).watch()
 
 
 async def _drain(role: MountedRole, timeout_s: float, stop: _StopSignal) -> None:
