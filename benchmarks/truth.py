@@ -183,12 +183,16 @@ def _hardware(profile: WorkerProfile, model: ModelConfig, kv_tokens: int) -> Har
     return HardwareProfile(**speeds, kv_bytes_per_token=kv_bytes, kv_tokens=kv_tokens)
 
 
-async def measure(url: str, options: argparse.Namespace, model_folder: Path, console: Console) -> dict[str, Latencies]:
+async def measure(
+    url: str, options: argparse.Namespace, model_folder: Path, console: Console
+) -> dict[str, Latencies]:
     """By name: `live`, and simulated from the profiles `at start` and `corrected`."""
     live = Live(url, vocabulary(model_folder))
     start = Known(*live.profiles(), 0.0)
     console.print("calibrating")
-    await live.replay(at_load(requests_of(options, options.seed + 1, 0, options.calibration), start.prefill, options.load))
+    await live.replay(
+        at_load(requests_of(options, options.seed + 1, 0, options.calibration), start.prefill, options.load)
+    )
     await asyncio.sleep(SETTLE_S)
     prefill, decode = live.profiles()
     known = Known(prefill, decode, await live.front_s(prefill))
@@ -242,7 +246,9 @@ def plot(told: dict[str, Latencies], path: Path) -> None:
     for axes, (name, of) in zip(figure.subplots(1, 2), of_each, strict=True):
         live_ms = np.percentile(of(told["live"]), percents) * MS
         for profile in ("corrected", "at start"):
-            axes.plot(live_ms, np.percentile(of(told[profile]), percents) * MS, ".", label=f"profile {profile}")
+            axes.plot(
+                live_ms, np.percentile(of(told[profile]), percents) * MS, ".", label=f"profile {profile}"
+            )
         axes.plot(live_ms, live_ms, color="grey", linewidth=1)
         axes.set(title=name, xlabel="live (ms)", ylabel="simulated (ms)", xscale="log", yscale="log")
         axes.legend()
@@ -259,7 +265,12 @@ def parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="few requests, within a minute or two")
     add("--trace", type=Path, metavar="FILE", help="requests of a trace, as `baton sim` reads it")
     add("--skip", type=int, default=0, metavar="N", help="leave out the first N requests of the trace")
-    add("--workload", default="chat", metavar="NAME", help="without a trace, as of `baton sim` (default: chat)")
+    add(
+        "--workload",
+        default="chat",
+        metavar="NAME",
+        help="without a trace, as of `baton sim` (default: chat)",
+    )
     add("--requests", type=int, default=300, metavar="N", help="of the test (default: 300)")
     add("--calibration", type=int, default=150, metavar="N", help="requests before it (default: 150)")
     add("--load", type=float, default=0.5, metavar="X", help="share of busy time (default: 0.5)")
