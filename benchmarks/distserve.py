@@ -10,7 +10,6 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-
 from pathlib import Path
 from random import Random
 
@@ -27,14 +26,15 @@ from baton.sim.workload import SimRequest, Workload, hash_of
 
 EXAMPLES = """
 what is compared:
-  simdistserve's README: OPT-13B, ShareGPT, 300 requests, p90 of TTFT within 200 ms and p90 of TPOT within 100 ms; the
-  best of all configurations on four A100 has one prefill worker of two GPUs and one decode worker of one, and serves
-  1.56 requests/s on each of these three GPUs. The same pools are simulated here, with the speeds that its authors fitted
-  (services/sim/profiles/*opt-13b.toml) and lengths as the paper gives them: means of 755.5 and 200.3 tokens (Zhong et
-  al., OSDI 2024, figure 7), drawn from log-normal distributions within OPT's 2048 tokens. The paper does not give
-  spreads, and they matter: --prompt-spread and --output-spread set the standard deviation of the logarithm.
-  Found is the highest Poisson rate that meets both objectives, the median over --seeds draws of requests. Their search
-  ends within 0.25 requests/s/GPU, at the lower end: 1.56 says that 1.56 is met and 1.72 is not.
+  simdistserve's README: OPT-13B, ShareGPT, 300 requests, p90 of TTFT within 200 ms and p90 of TPOT within
+  100 ms; the best of all configurations on four A100 has one prefill worker of two GPUs and one decode
+  worker of one, and serves 1.56 requests/s on each of these three GPUs. The same pools are simulated here,
+  with the speeds that its authors fitted (services/sim/profiles/*opt-13b.toml) and lengths as the paper
+  gives them: means of 755.5 and 200.3 tokens (Zhong et al., OSDI 2024, figure 7), drawn from log-normal
+  distributions within OPT's 2048 tokens. The paper does not give spreads, and they matter: --prompt-spread
+  and --output-spread set the standard deviation of the logarithm. Found is the highest Poisson rate that
+  meets both objectives, the median over --seeds draws of requests. Their search ends within 0.25
+  requests/s/GPU, at the lower end: 1.56 says that 1.56 is met and 1.72 is not.
 """
 PUBLISHED_RPS_A_GPU = 1.56
 GPUS = 3

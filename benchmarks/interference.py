@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,18 +25,18 @@ EXAMPLES = """
 examples:
   python benchmarks/interference.py --quick
   python benchmarks/interference.py --json interference.json --plot interference.png
-  python benchmarks/interference.py --no-pin        # what it takes that workers have cores of their own
+  python benchmarks/interference.py --up=--no-pin   # workers that may run on any core
 
 what is measured:
-  8 streams decode without a pause, and a short prompt comes every 0.3 s. For a while nothing else comes; then long
-  prompts come too, one after the other. ITL is between the tokens of the streams, TTFT that of the short prompts, both
-  at the client. "disaggregated" is one prefill and one decode worker with a thread each, "colocated" one worker with
-  two threads that does both; each is measured against its own quiet time.
+  8 streams decode without a pause, and a short prompt comes every 0.3 s. For a while nothing else comes;
+  then long prompts come too, one after the other. ITL is between the tokens of the streams, TTFT that of
+  the short prompts, both at the client. "disaggregated" is one prefill and one decode worker with a thread
+  each, "colocated" one worker with two threads that does both; each is measured against its own quiet time.
 """
 MS = 1000.0
 STREAMS = 8
 STREAM_PROMPT_TOKENS = 64
-SHORT_PROMPT_TOKENS = 64
+SHORT_PROMPT_TOKENS = 128
 SHORT_EVERY_S = 0.3
 LONG_OUTPUT_TOKENS = 2
 SETTLE_S = 2.0
@@ -101,9 +101,9 @@ class Load:
                 raise end
         return self.observed
 
-    async def _phase(self, work: object) -> tuple[float, float]:
+    async def _phase(self, work: Awaitable[None]) -> tuple[float, float]:
         began_at_s = time.perf_counter()
-        await work  # type: ignore[misc]
+        await work
         return began_at_s, time.perf_counter()
 
     async def _long_prompts(self) -> None:
@@ -164,10 +164,13 @@ def figures(observed: dict[str, Observed]) -> list[Row]:
     return result
 
 
-def _against_quiet(name: str, observed: Observed, of: object, most: float) -> Row:
+Of = Callable[[Observed, tuple[float, float]], list[float]]
+
+
+def _against_quiet(name: str, observed: Observed, of: Of, most: float) -> Row:
     quiet_s, loaded_s = (
         float(np.percentile(of(observed, phase), 99)) for phase in (observed.quiet, observed.loaded)
-    )  # type: ignore[operator]
+    )
     return Row(
         name=name,
         value=loaded_s * MS,
@@ -211,7 +214,7 @@ def parser() -> argparse.ArgumentParser:
     add("--phase", type=float, default=40.0, metavar="S", help="length of each phase (default: 40)")
     add("--long-tokens", type=int, default=2048, metavar="N", help="of a long prompt (default: 2048)")
     add("--stream-tokens", type=int, default=400, metavar="N", help="of a stream's answer (default: 400)")
-    add("--chunk-tokens", type=int, default=512, metavar="N", help="prompt tokens a step (default: 512)")
+    add("--chunk-tokens", type=int, default=64, metavar="N", help="prompt tokens a step (default: 64)")
     add("--model", type=Path, metavar="FOLDER", help="model folder (default: 12 layers of random weights)")
     add("--up", action="append", default=[], metavar="FLAG", help="further option of `baton up`; repeat")
     add("--json", type=Path, metavar="FILE", help="writes the rows there as well")

@@ -21,15 +21,14 @@ from live_cluster import running
 from random_model import make_servable, vocabulary
 from rich.console import Console
 from rows import Row
+from scaled_workload import BLOCK_TOKENS, at_load, generated, traced
 from token_stream import TokenTimes, stream_tokens
 
 from baton.engine.model_config import ModelConfig
 from baton.fleet import Role, WorkerProfile
 from baton.sim.fleet_file import FleetSpec, HardwareProfile, Objectives, Pool
-from baton.sim.generators import generate
 from baton.sim.ride import Outcome
 from baton.sim.simulation import Simulation
-from baton.sim.trace import read_trace
 from baton.sim.workload import SimRequest, Workload
 
 EXAMPLES = """
@@ -39,17 +38,15 @@ examples:
   python benchmarks/truth.py --trace requests.jsonl --skip 1000
 
 what is compared:
-  a router, one prefill and one decode worker, each a process, with a model of random weights. First other requests of
-  the same kind pass through, from which the workers learn their profiles, and a few tiny ones on the idle cluster,
-  whose TTFT less the profile's prefill is what HTTP and router take. Then both are frozen, the requests of the test
-  are sent, and simulated with what is known by then: nothing is fitted to the answer. Lengths are scaled down, so that
-  two cores can serve them; prefixes that the workload shares are shared tokens. The rate is such that the prefill
-  worker is expected to be busy for --load of the time.
+  a router, one prefill and one decode worker, each a process, with a model of random weights. First other
+  requests of the same kind pass through, from which the workers learn their profiles, and a few tiny ones
+  on the idle cluster, whose TTFT less the profile's prefill is what HTTP and router take. Then both are
+  frozen, the requests of the test are sent, and simulated with what is known by then: nothing is fitted to
+  the answer. Lengths are scaled down, so that two cores can serve them; prefixes that the workload shares
+  are shared tokens. The rate is such that the prefill worker is expected to be busy for --load of the time.
 """
 MS = 1000.0
-BLOCK_TOKENS = 16
 CHUNK_TOKENS = 256
-MAX_PROMPT_TOKENS = 2048
 PROBES = 20
 PROBE_TOKENS = 16
 PROBE_GAP_S = 0.05
@@ -123,38 +120,12 @@ class Live:
         return tokens
 
 
-def scaled(whole: Workload, prompt_scale: float, output_scale: float) -> Workload:
-    """`whole` with shorter prompts and answers; a hash stands for one block of the live pools."""
-
-    def short(request: SimRequest) -> SimRequest:
-        prompt_tokens = min(MAX_PROMPT_TOKENS, max(BLOCK_TOKENS, round(request.prompt_tokens * prompt_scale)))
-        return replace(
-            request,
-            prompt_tokens=prompt_tokens,
-            output_tokens=max(2, round(request.output_tokens * output_scale)),
-            hashes=request.hashes[: prompt_tokens // BLOCK_TOKENS],
-        )
-
-    return Workload(whole.name, BLOCK_TOKENS, [short(request) for request in whole.requests])
-
-
-def requests_of(options: argparse.Namespace, seed: int, skip: int, count: int) -> Workload:
-    """`count` requests: of a trace those after the first `skip`, else generated from `seed`."""
-    if options.trace is None:
-        whole = generate(options.workload, count, 1.0, seed)
-    else:
-        whole = read_trace(options.trace)
-        part = whole.requests[skip : skip + count]
-        first_s = part[0].arrival_s
-        whole = replace(whole, requests=[replace(r, arrival_s=r.arrival_s - first_s) for r in part])
-    return scaled(whole, BLOCK_TOKENS / whole.block_tokens, options.output_scale)
-
-
-def at_load(sent: Workload, prefill: WorkerProfile, load: float) -> Workload:
-    """Arrivals such that computing what no prefix cache holds takes `load` of the time."""
-    uncached = 1 - sent.unlimited_hit_rate()
-    work_s = sum(prefill.prefill_s(round(r.prompt_tokens * uncached), 0) for r in sent.requests)
-    return sent.at_rate(sent.requests[-1].arrival_s * load / work_s)
+def sent_of(options: argparse.Namespace, *, is_test: bool) -> Workload:
+    """The requests of the test, or others of the same kind before it."""
+    count, skip = (options.requests, options.calibration) if is_test else (options.calibration, 0)
+    if options.trace is not None:
+        return traced(options.trace, options.skip + skip, count, options.output_scale)
+    return generated(options.workload, count, options.seed + is_test, options.output_scale)
 
 
 def simulate(sent: Workload, known: Known, model: ModelConfig, kv_tokens: int) -> Latencies:
@@ -190,15 +161,12 @@ async def measure(
     live = Live(url, vocabulary(model_folder))
     start = Known(*live.profiles(), 0.0)
     console.print("calibrating")
-    await live.replay(
-        at_load(requests_of(options, options.seed + 1, 0, options.calibration), start.prefill, options.load)
-    )
+    await live.replay(at_load(sent_of(options, is_test=False), start.prefill, options.load))
     await asyncio.sleep(SETTLE_S)
     prefill, decode = live.profiles()
     known = Known(prefill, decode, await live.front_s(prefill))
     console.print(f"known: {known}")
-    test = requests_of(options, options.seed, options.skip + options.calibration, options.requests)
-    sent = at_load(test, prefill, options.load)
+    sent = at_load(sent_of(options, is_test=True), prefill, options.load)
     console.print(f"sending {len(sent.requests)} requests in {sent.requests[-1].arrival_s:.0f} s")
     observed = await live.replay(sent)
     model = ModelConfig.from_folder(model_folder, "auto", None)

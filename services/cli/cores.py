@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from baton.errors import ConfigError
 
+_MAX_CORES = 8192
+"""Linux's own limit."""
+
 
 def available_cores() -> list[int]:
     """Those that this process may run on, in order."""
@@ -18,10 +21,11 @@ def read_cores(text: str) -> set[int]:
     not run on any of them."""
     cores: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal()):
+        first, dash, last = part.partition("-")
+        ends = (first, last if dash else first)
+        if not all(end.isdecimal() and int(end) < _MAX_CORES for end in ends):
             raise ConfigError(f"{text!r} is no list of cores such as 0-3,8", field="cpus")
-        cores.update(range(int(first), int(last or first) + 1))
+        cores.update(range(int(ends[0]), int(ends[1]) + 1))
     if not cores & set(available_cores()):
         raise ConfigError(
             f"none of the cores {text} is among the {available_cores()} there are", field="cpus"
