@@ -55,7 +55,7 @@ class Fleet:
         return wall_s, thread_s
 
     def _place(self, prompt: bytes, session: str | None, number: int) -> None:
-        matched_tokens = self._index.match_all(prompt) * np.int32(BLOCK_TOKENS)
+        matched_tokens = self._index.match_all(prompt) * BLOCK_TOKENS
         snapshot = self._columns.snapshot(matched_tokens, number * 0.001)
         key = prefix_key([prompt[-HASH_BYTES:]], 0)
         tokens = PROMPT_BLOCKS * BLOCK_TOKENS

@@ -201,6 +201,14 @@ class Workers:
             self._columns = self._made_columns()
         return self._columns.snapshot(self.caches.matched_tokens(hashes), now_s, frozenset(excluded))
 
+    def doubtful(self) -> frozenset[str]:
+        """Workers for whoever has no others: they have missed heartbeats, or rest after faults of theirs."""
+        return frozenset(
+            worker_id
+            for worker_id, tracked in self._tracked.items()
+            if tracked.member.state is WorkerState.SUSPECTED or not tracked.peer.breaker.allows()
+        )
+
     @contextmanager
     def lease(
         self, placement: Placement, request: GenerationRequest, hashes: PromptHashes
@@ -316,6 +324,6 @@ def _is_usable(tracked: Tracked, role: Role) -> bool:
     return (
         tracked.worker.role is role
         and tracked.is_member
-        and tracked.member.state is WorkerState.READY
+        and tracked.member.state in (WorkerState.READY, WorkerState.SUSPECTED)
         and tracked.peer.is_connected
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from baton.fleet import Role
 from baton.router.fleet_columns import FleetColumns
 from baton.router.placement import Placement, place
@@ -46,7 +44,7 @@ class SimRouter:
         if now_s >= self._next_heartbeat_s:
             self._hear(now_s)
         hashes = request.hashes[: request.prompt_tokens // self._block_tokens]
-        matched_tokens = self._index.match_all(hashes) * np.int32(self._block_tokens)
+        matched_tokens = self._index.match_all(hashes) * self._block_tokens
         snapshot = self._columns.snapshot(matched_tokens, now_s)
         demand = Demand(
             prompt_tokens=request.prompt_tokens,

@@ -9,6 +9,7 @@ from baton.discovery.base import RegistryAccess
 from baton.engine.engine import EngineConfig
 from baton.fleet import Role
 from baton.prefill.scheduler import PrefillLimits
+from baton.worker.notices import NoticeSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class WorkerConfig:
     preference; empty for all that work here. kv_events: whether changes of the prefix cache are published, from
     kv_events_port on (0: from free ports). drain_timeout_s: how long SIGTERM lets requests finish.
     step_timeout_s: how long one step of the engine may take before the process ends itself (see `watchdog`).
-    cost_per_hour: in the fleet's currency, for its reports."""
+    cost_per_hour: in the fleet's currency, for its reports. spot_notice: where the end of this machine would be
+    told, upon which the worker drains."""
 
     role: Role
     worker_id: str
@@ -38,6 +40,7 @@ class WorkerConfig:
     step_timeout_s: float = 120.0
     heartbeat_s: float = 0.25
     cost_per_hour: float = 0.0
+    spot_notice: NoticeSource | None = None
     registry_access: RegistryAccess = field(default_factory=RegistryAccess)
     prefill: PrefillLimits = field(default_factory=PrefillLimits)
     decode: DecodeLimits = field(default_factory=DecodeLimits)
