@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from baton import __version__
 from baton.cli import options as opt
+from baton.cli.cores import available_cores, share_out
 from baton.cli.measure import profile
 from baton.cli.process_setup import (
     checked_policy,
@@ -86,6 +87,7 @@ def up(
     decode_tp: opt.DecodeTp = None,
     transport: opt.Transport = "auto",
     threads: opt.Threads = None,
+    pin: opt.Pin = True,
     chunk_tokens: opt.ChunkTokens = 512,
     max_running: opt.MaxRunning = 256,
     max_requests: opt.MaxRequests = 1024,
@@ -101,6 +103,7 @@ def up(
     max_restarts: opt.MaxRestarts = 5,
     restart_window: opt.RestartWindow = 300.0,
     step_timeout: opt.StepTimeout = 120.0,
+    spot_notice: opt.SpotNotice = "",
     log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
 ) -> None:
     """Serve a model on this machine: a router, N prefill and M decode workers, each a process of its own that is
@@ -127,7 +130,8 @@ def up(
         "event-log": event_log,
         "log-level": log_level.value,
     }
-    processes = prefill * (prefill_tp or tp) + decode * (decode_tp or tp)
+    ranks = {f"prefill-{number}": prefill_tp or tp for number in range(prefill)}
+    ranks |= {f"decode-{number}": decode_tp or tp for number in range(decode)}
     worker_args = {
         "model": folder,
         "dtype": dtype.value,
@@ -137,9 +141,10 @@ def up(
         "kv-blocks": kv_blocks,
         "block-size": block_size,
         "transport": transport,
-        "threads": threads or max(1, (os.cpu_count() or 1) // max(1, processes)),
+        "threads": threads or max(1, (os.cpu_count() or 1) // sum(ranks.values())),
         "chunk-tokens": chunk_tokens,
         "step-timeout": step_timeout,
+        "spot-notice": spot_notice or None,
         "cost-per-hour": cost_per_hour,
         "log-level": log_level.value,
     }
@@ -155,6 +160,7 @@ def up(
         worker_args=worker_args,
         prefill_args={"tp": prefill_tp or tp},
         decode_args={"tp": decode_tp or tp, "max-running": max_running},
+        cores=share_out(available_cores(), ranks) if pin else {},
     )
     raise SystemExit(Cluster(config).run())
 

@@ -158,6 +158,14 @@ CostPerHour = Annotated[
         min=0,
     ),
 ]
+Cpus = Annotated[
+    str | None,
+    _option(help="Cores that the worker keeps to, as 0-3,8. Default: any.", envvar="BATON_CPUS"),
+]
+Pin = Annotated[
+    bool,
+    _option(help="Give each worker cores of its own, where there are enough.", envvar="BATON_PIN"),
+]
 ChunkTokens = Annotated[
     int,
     _option(help="Prompt tokens computed a step.", envvar="BATON_CHUNK_TOKENS", min=1, max=1_000_000),
@@ -166,6 +174,14 @@ MaxRunning = Annotated[int, _option(help="Sequences in a decode batch.", envvar=
 DrainTimeout = Annotated[
     float,
     _option(help="Seconds that SIGTERM lets requests finish.", envvar="BATON_DRAIN_TIMEOUT", min=0),
+]
+SpotNotice = Annotated[
+    str,
+    _option(
+        help="Where to ask, every 2 s, whether this machine is about to be taken away; the worker then drains as "
+        "after SIGTERM. file:PATH (it exists), url:URL (answers 200), cmd:COMMAND (ends with status 0).",
+        envvar="BATON_SPOT_NOTICE",
+    ),
 ]
 StepTimeout = Annotated[
     float,

@@ -191,6 +191,14 @@ class Workers:
             self._columns = self._made_columns()
         return self._columns.snapshot(hashes, now_s, frozenset(excluded))
 
+    def doubtful(self) -> frozenset[str]:
+        """Workers for whoever has no others: they have missed heartbeats, or rest after faults of theirs."""
+        return frozenset(
+            worker_id
+            for worker_id, tracked in self._tracked.items()
+            if tracked.member.state is WorkerState.SUSPECTED or not tracked.peer.breaker.allows()
+        )
+
     @contextmanager
     def lease(self, placement: Placement, request: GenerationRequest) -> Iterator[Lease]:
         """Counts `request` as under way on its workers for as long as the context is open."""
@@ -314,6 +322,6 @@ def _is_usable(tracked: Tracked, role: Role) -> bool:
     return (
         tracked.worker.role is role
         and tracked.is_member
-        and tracked.member.state is WorkerState.READY
+        and tracked.member.state in (WorkerState.READY, WorkerState.SUSPECTED)
         and tracked.peer.is_connected
     )
