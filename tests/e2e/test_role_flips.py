@@ -46,6 +46,9 @@ def test_workers_change_roles_under_load_and_no_request_notices(llama: Path, tmp
                 load.check()
         cluster.wait_for_baseline()
         assert cluster.pids() == pids
+        transitions = [event["transition"] for event in cluster.events()]
+        assert "migrate" in transitions
+        assert "fail" not in transitions
         refused = cluster.client.post("/workers/decode-0/role", json={"role": "prefill"})
         assert refused.status_code == httpx.codes.BAD_REQUEST
         assert "last decode worker" in refused.json()["error"]["message"]
