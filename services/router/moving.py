@@ -109,8 +109,9 @@ class Mover:
             return _Target(leg, request.generated_tokens, hold.pop_all())
 
     async def _arrive(self) -> None:
-        assert self._move is not None, "a sequence moves on when it is asked to"
         move, self._move = self._move, None
+        if move is None:  # the source had done it when its answer came too late
+            raise WorkerFailed(f"{self.leg.worker.worker_id} gave up a sequence that nobody waits for")
         try:
             target = await move  # the end of its last call
         except BatonError as error:
