@@ -2,6 +2,8 @@
 
 RECEIVED --place--> PLACED --schedule--> PREFILLING --first_tokens--> TRANSFERRING --hand_off--> DECODING
                                               `----------- decode_locally ---------------------------'
+
+A request that had to wait for its turn before it was placed tells so (admit).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ class State(enum.Enum):
 
 
 class Transition(enum.Enum):
+    ADMIT = "admit"
     PLACE = "place"
     REFUSE = "refuse"
     SCHEDULE = "schedule"
@@ -42,6 +45,7 @@ TERMINAL = frozenset({State.FINISHED, State.REFUSED, State.FAILED, State.CANCELL
 
 TABLE: dict[State, dict[Transition, State]] = {
     State.RECEIVED: {
+        Transition.ADMIT: State.RECEIVED,
         Transition.PLACE: State.PLACED,
         Transition.REFUSE: State.REFUSED,
         Transition.FAIL: State.FAILED,

@@ -13,10 +13,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from baton.errors import HandoffFailed, Overloaded, Unavailable, WorkerFailed
+from baton.errors import HandoffFailed, Unavailable, WorkerFailed
 from baton.events import EventStream
 from baton.lifecycle import Transition
 from baton.request import GenerationRequest, TokenOutput
+from baton.router.admission import AdmissionLimits
+from baton.router.entrance import Entrance, EntranceLimits, SloPolicy
 from baton.router.handoff_metrics import timeline
 from baton.router.placement import Placement, Refusal, place
 from baton.router.policies import DEFAULT_POLICY, load_policy
@@ -29,12 +31,15 @@ _RETRYABLE = (HandoffFailed, WorkerFailed, Unavailable)
 
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
-    """max_requests: under way at once, more are refused with 429. queue_timeout_s: until a prompt's turn comes.
+    """max_requests: at the workers at once. max_waiting: in the router's queue, more are refused with 429; see
+    `entrance`. slo_policy: see `SloPolicy`. queue_timeout_s: until a request's turn comes, here and at its worker.
     attempts: placements tried for one request. local_prefill_tokens: see `snapshot.Demand`. policy: how pairs
     are chosen, by name. seed: of policies that leave something to
     chance; another one for each router, lest all draw alike."""
 
     max_requests: int = 1024
+    max_waiting: int = 512
+    slo_policy: SloPolicy = SloPolicy.NONE
     queue_timeout_s: float = 60.0
     attempts: int = 2
     local_prefill_tokens: int = 64
@@ -51,21 +56,27 @@ class RequestFlow:
         self._limits = limits
         self._policy = load_policy(limits.policy)
         self._placements = 0
-        self._under_way = 0
+        self._entrance = Entrance(
+            EntranceLimits(
+                AdmissionLimits(limits.max_requests, limits.max_waiting), limits.queue_timeout_s, limits.slo_policy
+            ),
+            workers.prompt_capacity,
+            self._predicted_ttft_s,
+            events,
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the router's queue."""
+        return self._entrance.waiting
 
     @asynccontextmanager
     async def start(self, request: GenerationRequest) -> AsyncIterator[Run]:
-        """One request; leaving the context ends it wherever it is. Raises Overloaded on entering."""
+        """One request; leaving the context ends it wherever it is. On entering waits for the request's turn, and
+        raises what `Entrance.turn` does."""
         run = Run(request, self._workers.hashes(request), self._events)
-        if self._under_way >= self._limits.max_requests:
-            run.life.move(Transition.REFUSE, code=Overloaded.code)
-            raise Overloaded(f"{self._limits.max_requests} requests are under way, the limit")
-        self._under_way += 1
-        try:
-            async with run.over(self._tokens(run)):
-                yield run
-        finally:
-            self._under_way -= 1
+        async with self._entrance.turn(run) as meter, run.over(meter.over(self._tokens(run))):
+            yield run
 
     async def _tokens(self, run: Run) -> AsyncGenerator[TokenOutput, None]:
         """Every token of every choice, or the BatonError that the client has to see."""
@@ -89,7 +100,11 @@ class RequestFlow:
                 excluded |= {worker_id for worker_id in (placement.prefill, placement.decode) if worker_id}
                 run.life.move(Transition.RETRY, code=error.code, reason=error.message)
 
-    def _place(self, run: Run, excluded: set[str]) -> Placement:
+    def _predicted_ttft_s(self, run: Run) -> float:
+        placement = self._choose(run, set())
+        return placement.prediction.ttft_s if isinstance(placement, Placement) else 0.0
+
+    def _choose(self, run: Run, excluded: set[str]) -> Placement | Refusal:
         request, hashes = run.request, run.hashes
         snapshot = self._workers.snapshot(hashes, excluded)
         if not snapshot.decode:  # better a worker that has just failed than none
@@ -104,7 +119,11 @@ class RequestFlow:
             seed=self._limits.seed,
         )
         self._placements += 1
-        placement = place(snapshot, demand, self._policy)
+        return place(snapshot, demand, self._policy)
+
+    def _place(self, run: Run, excluded: set[str]) -> Placement:
+        request, hashes = run.request, run.hashes
+        placement = self._choose(run, excluded)
         if isinstance(placement, Refusal):
             run.life.move(Transition.REFUSE, code=Unavailable.code, reason=placement.reason)
             raise Unavailable(placement.reason)

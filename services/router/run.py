@@ -14,6 +14,7 @@ from baton.lifecycle import Transition
 from baton.request import GenerationRequest, Route, TokenOutput
 from baton.router.peers import DecodeLeg
 from baton.router.prediction import Prediction
+from baton.router.slo_metrics import slo_attributes
 
 
 class Run:
@@ -22,7 +23,7 @@ class Run:
     def __init__(self, request: GenerationRequest, hashes: list[bytes], events: EventStream) -> None:
         self.request = request
         self.hashes = hashes
-        self.life = Lifecycle(request.request_id, events)
+        self.life = Lifecycle(request.request_id, events, slo_attributes(request.objectives))
         self.route = Route()
         self.decode: DecodeLeg | None = None
         self._tokens: AsyncGenerator[TokenOutput, None] | None = None

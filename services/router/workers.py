@@ -16,10 +16,11 @@ import msgspec
 
 from baton.background import OnCrash
 from baton.block_hash import block_hashes, namespace
-from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
+from baton.fleet import DEFAULT_PREFILL_TOKENS_PER_S, Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
 from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
+from baton.router.admission import Capacity
 from baton.router.peers import DecodePeer, PrefillPeer
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
@@ -140,6 +141,13 @@ class Workers:
         """What the fleet serves; its limit is that of the tightest worker. None while nobody is there."""
         models = [member.worker.model for member in self.members]
         return min(models, key=lambda model: model.max_model_tokens, default=None)
+
+    def prompt_capacity(self) -> Capacity:
+        """Who computes prompts: the prefill workers, or where there are none the decode workers."""
+        usable = {role: [t for t in self._tracked.values() if _is_usable(t, role)] for role in Role}
+        computing = usable[Role.PREFILL] or usable[Role.DECODE]
+        rates = [tracked.worker.profile.prefill_rate for tracked in computing]
+        return Capacity(len(rates), sum(rates) / len(rates) if rates else DEFAULT_PREFILL_TOKENS_PER_S)
 
     def can_serve(self) -> bool:
         return any(_is_usable(tracked, Role.DECODE) for tracked in self._tracked.values())
