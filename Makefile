@@ -17,7 +17,7 @@ help:  ## Show these commands
 # The package is installed file by file, so a file added or removed makes the install stale.
 PACKAGE_FILES := $(shell find baton kvtransfer services -name '*.py' -o -path 'baton/demo_model/*' -type f | LC_ALL=C sort)
 
-NATIVE_SOURCES := $(shell find baton kvtransfer -name '*.[ch]' | LC_ALL=C sort)
+NATIVE_SOURCES := $(shell find baton kvtransfer services -name '*.[ch]' | LC_ALL=C sort)
 
 $(VENV)/requirements.stamp: constraints.txt pyproject.toml
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
