@@ -16,15 +16,23 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from enum import StrEnum
 
 from baton.router.fair_queue import Entry, FairQueue
 
 PROMPTS_AHEAD = 16
 SECONDS_AHEAD = 1.0
-"""Of each worker that computes prompts. It has enough with both: many short prompts may be little work, and one long
-prompt must not keep short ones waiting here, which its worker would compute beside it."""
+"""Of each worker that computes prompts. It has enough with both: many short prompts may be little work, and one
+long prompt must not keep short ones waiting here, which its worker would compute beside it."""
 
 _MEASURED_ADMISSIONS = 64
+
+
+class SloPolicy(StrEnum):
+    """What becomes of a request whose TTFT objective cannot be met any more: served all the same, or refused."""
+
+    NONE = "none"
+    REFUSE = "refuse"
 
 
 @dataclass(frozen=True, slots=True)

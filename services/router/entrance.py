@@ -11,22 +11,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from baton.errors import BatonError, Overloaded, QueueTimeout, SloUnattainable
 from baton.events import Event, EventStream
 from baton.lifecycle import Transition
 from baton.request import TokenOutput
-from baton.router.admission import Admission, AdmissionLimits, Capacity
+from baton.router.admission import Admission, AdmissionLimits, Capacity, SloPolicy
 from baton.router.fair_queue import Entry
 from baton.router.run import Run
-
-
-class SloPolicy(StrEnum):
-    """What becomes of a request whose TTFT objective cannot be met any more."""
-
-    NONE = "none"
-    REFUSE = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +106,8 @@ class Entrance:
                 raise
             waited = f"the request's turn did not come within {until_s - entry.arrived_at_s:.3g} s"
             if until_s == latest_start_s:
-                retry_after_s = self._admission.drain_s(time.monotonic())
-                raise SloUnattainable(f"{waited}, so its TTFT objective is missed", retry_after_s=retry_after_s) from None
+                message = f"{waited}, so its TTFT objective is missed"
+                raise SloUnattainable(message, retry_after_s=self._drain_s()) from None
             raise QueueTimeout(f"{waited}, the limit") from None
 
     def _latest_start_s(self, run: Run, entry: Entry, wait_s: float) -> float:
@@ -138,9 +130,12 @@ class Entrance:
         """Refuses whoever has no place in the queue; that may be another than the newest."""
         entry = self._admission.shed(newest)
         if entry is not None:
-            drain_s = self._admission.drain_s(time.monotonic())
             message = f"{self._limits.admission.max_waiting} requests are waiting, the limit"
-            self._tell(entry, Overloaded(message, retry_after_s=min(drain_s, self._limits.queue_timeout_s)))
+            self._tell(entry, Overloaded(message, retry_after_s=self._drain_s()))
+
+    def _drain_s(self) -> float:
+        """Until those who wait now are gone, one way or another."""
+        return min(self._admission.drain_s(time.monotonic()), self._limits.queue_timeout_s)
 
     def _pump(self) -> None:
         if self._admission.waiting:

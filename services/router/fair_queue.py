@@ -1,13 +1,13 @@
 """Whose request is next: tenants share by tokens served, and each orders its own by priority.
 
-The virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): each tenant has a
-counter of the tokens that it was served, output counting double. The tenant with the smallest counter is next. One
-that comes back after a pause is lifted to the smallest counter of those who wait, so that nobody saves up; where
-nobody waits, to that of the last one who did. So each gets its share while others wait, and all there is while they
-do not.
+The virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): each tenant has
+a counter of the tokens that it was served, output counting double. The tenant with the smallest counter is next.
+One that comes back after a pause is lifted to the smallest counter of those who wait, so that nobody saves up;
+where nobody waits, to that of the last one who did. So each gets its share while others wait, and all there is
+while they do not.
 
-Among the requests of one tenant a level of priority is worth `PRIORITY_STEP_S` seconds of waiting: a lower value goes
-first, and every request is overtaken only by those that come within a bounded time.
+Among the requests of one tenant a level of priority is worth `PRIORITY_STEP_S` seconds of waiting: a lower value
+goes first, and every request is overtaken only by those that come within a bounded time.
 """
 
 from __future__ import annotations

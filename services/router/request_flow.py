@@ -17,8 +17,8 @@ from baton.errors import HandoffFailed, Unavailable, WorkerFailed
 from baton.events import EventStream
 from baton.lifecycle import Transition
 from baton.request import GenerationRequest, TokenOutput
-from baton.router.admission import AdmissionLimits
-from baton.router.entrance import Entrance, EntranceLimits, SloPolicy
+from baton.router.admission import AdmissionLimits, SloPolicy
+from baton.router.entrance import Entrance, EntranceLimits
 from baton.router.handoff_metrics import timeline
 from baton.router.placement import Placement, Refusal, place
 from baton.router.policies import DEFAULT_POLICY, load_policy
@@ -58,7 +58,9 @@ class RequestFlow:
         self._placements = 0
         self._entrance = Entrance(
             EntranceLimits(
-                AdmissionLimits(limits.max_requests, limits.max_waiting), limits.queue_timeout_s, limits.slo_policy
+                AdmissionLimits(limits.max_requests, limits.max_waiting),
+                limits.queue_timeout_s,
+                limits.slo_policy,
             ),
             workers.prompt_capacity,
             self._predicted_ttft_s,

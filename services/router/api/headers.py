@@ -38,7 +38,8 @@ def tenant_of(headers: Headers, body: GenerationBody, api_keys: Sequence[str]) -
     """Whose share of the fleet the request takes: where several keys tell clients apart, the key's owner; else whom
     a header names, as a gateway sets it; else the cache salt; else all are one."""
     if len(api_keys) > 1:
-        return f"key-{hashlib.sha256(headers.get('authorization', '').encode('latin-1')).hexdigest()[:16]}"
+        key = headers.get("authorization", "").partition(" ")[2].strip()
+        return f"key-{hashlib.sha256(key.encode('latin-1')).hexdigest()[:16]}"
     if name := headers.get("x-tenant-id"):
         if len(name) > _MAX_ID_CHARS:
             raise invalid("x-tenant-id", f"at most {_MAX_ID_CHARS} characters, not {len(name)}")
