@@ -4,6 +4,9 @@ RECEIVED --place--> PLACED --schedule--> PREFILLING --first_tokens--> TRANSFERRI
                                               `----------- decode_locally ---------------------------'
 
 A request that had to wait for its turn before it was placed tells so (admit).
+
+Until the first token is out a failed attempt begins anew (retry). From then on the request stays DECODING: what its
+workers lose is computed again elsewhere (resume), what they still have moves (migrate), choice by choice.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ class Transition(enum.Enum):
     HAND_OFF = "hand_off"
     DECODE_LOCALLY = "decode_locally"
     RETRY = "retry"
+    RESUME = "resume"
+    MIGRATE = "migrate"
     FINISH = "finish"
     FAIL = "fail"
     CANCEL = "cancel"
@@ -66,13 +71,17 @@ TABLE: dict[State, dict[Transition, State]] = {
     },
     State.TRANSFERRING: {
         Transition.HAND_OFF: State.DECODING,
+        Transition.RESUME: State.DECODING,
         Transition.FINISH: State.FINISHED,
         Transition.RETRY: State.RECEIVED,
         Transition.FAIL: State.FAILED,
         Transition.CANCEL: State.CANCELLED,
     },
     State.DECODING: {
+        Transition.RESUME: State.DECODING,
+        Transition.MIGRATE: State.DECODING,
         Transition.FINISH: State.FINISHED,
+        Transition.RETRY: State.RECEIVED,
         Transition.FAIL: State.FAILED,
         Transition.CANCEL: State.CANCELLED,
     },

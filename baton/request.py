@@ -62,6 +62,8 @@ class GenerationRequest:
     request_id: unique inside the fleet, made by the router (the client's own id is only echoed and logged).
     cache_salt: namespace of the prefix cache. tenant: whose share of the fleet it takes; all requests of one name
     share one. deadline_s: seconds from arrival to forced end. priority: lower runs first.
+    generated_tokens: how many of the last `token_ids` are output already: the request goes on where another worker
+    left it, which is possible for one choice at a time.
     """
 
     request_id: str
@@ -74,6 +76,11 @@ class GenerationRequest:
     deadline_s: float = 600.0
     objectives: Objectives = Objectives()
     tenant: str = ""
+    generated_tokens: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.token_ids) - self.generated_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,7 @@ class Script:
     has_halted: asyncio.Event = field(default_factory=asyncio.Event)
     prefills: int = 0
     has_prefill_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    generated_tokens: list[int] = field(default_factory=list)
     reserved: list[str] = field(default_factory=list)
     released: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
 
@@ -151,7 +152,9 @@ class ScriptedPrefill(prefill_pb2_grpc.PrefillServicer):
             await self._script.reach("attach")
             await anext(request_iterator)
             await self._script.reach("first_tokens")
-            outputs = [_output(choice, 0) for choice in range(start.start.request.n)]
+            asked = start.start.request
+            self._script.generated_tokens.append(asked.generated_tokens)
+            outputs = [_output(choice, asked.generated_tokens) for choice in range(asked.n)]
             yield prefill_pb2.PrefillEvent(first_tokens=prefill_pb2.PrefillFirstTokens(outputs=outputs))
             await self._script.reach("handed_off")
             yield prefill_pb2.PrefillEvent(handed_off=prefill_pb2.PrefillHandedOff())
@@ -160,7 +163,7 @@ class ScriptedPrefill(prefill_pb2_grpc.PrefillServicer):
 
 
 class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
-    """After its start a request gets tokens 1 and 2 of each choice, the second of which is the last."""
+    """After its start a request gets further tokens of each choice, each its own index, up to 2, the last."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -176,9 +179,10 @@ class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
         while True:
             started = await self._started.get()
             choices = [output.choice for output in started.first_outputs]
-            yield _step(started.request_id, [_output(choice, 1) for choice in choices])
+            if started.first_outputs[0].index == 0:
+                yield _step(started.request_id, [_output(choice, 1) for choice in choices])
             await self._script.reach("decoding")
-            last = [_output(choice, 2, types_pb2.FINISH_REASON_LENGTH) for choice in choices]
+            last = [_output(choice, 2) for choice in choices]
             yield _step(started.request_id, last)
 
     async def Reserve(
@@ -201,12 +205,9 @@ class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
         return decode_pb2.ReleaseReply()
 
 
-def _output(
-    choice: int,
-    index: int,
-    finish_reason: types_pb2.FinishReason.ValueType = types_pb2.FINISH_REASON_UNSPECIFIED,
-) -> types_pb2.TokenOutput:
-    return types_pb2.TokenOutput(choice=choice, index=index, token_id=index, finish_reason=finish_reason)
+def _output(choice: int, index: int) -> types_pb2.TokenOutput:
+    reason = types_pb2.FINISH_REASON_LENGTH if index == 2 else types_pb2.FINISH_REASON_UNSPECIFIED
+    return types_pb2.TokenOutput(choice=choice, index=index, token_id=index, finish_reason=reason)
 
 
 def _step(request_id: str, outputs: list[types_pb2.TokenOutput]) -> decode_pb2.StepOutputs:

@@ -109,7 +109,7 @@ class Ride:
 
     def take(self, output: TokenOutput) -> None:
         got = self.outputs[output.choice]
-        assert output.token.index == len(got), "a gap or a repeat"
+        assert output.token.index == self.request.generated_tokens + len(got), "a gap or a repeat"
         assert not got or got[-1].finish_reason is None, "a token after the last one"
         got.append(output)
 

@@ -84,11 +84,11 @@ class Engine:
         return -(-tokens // self.block_size)
 
     def new_sequence(self, request: GenerationRequest, choice: int) -> Sequence:
-        variant = self.model.prefix_cache_variant(len(request.token_ids))
+        variant = self.model.prefix_cache_variant(request.prompt_tokens)
         salt = f"{request.cache_salt}\0{variant}" if variant else request.cache_salt
         namespace = block_hash.namespace(self.model.kv_fingerprint, cache_salt=salt)
-        tokens = list(request.token_ids)
-        return Sequence(request.request_id, choice, request.sampling, namespace, tokens, len(tokens))
+        tokens, prompt_tokens = list(request.token_ids), request.prompt_tokens
+        return Sequence(request.request_id, choice, request.sampling, namespace, tokens, prompt_tokens)
 
     def cached_tokens(self, sequence: Sequence) -> int:
         """Leading tokens whose KV is cached now and would not have to be computed before the next token."""

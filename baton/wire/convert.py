@@ -84,6 +84,7 @@ def request_to_wire(request: GenerationRequest, remaining_s: float) -> types_pb2
         cache_salt=request.cache_salt,
         priority=request.priority,
         remaining_s=remaining_s,
+        generated_tokens=request.generated_tokens,
     )
 
 
@@ -95,6 +96,12 @@ def request_from_wire(wire: types_pb2.Request) -> GenerationRequest:
         raise InvalidRequest("token_ids is empty, at least 1 token is needed", field="token_ids")
     if wire.n < 1:
         raise InvalidRequest(f"n is {wire.n}, at least 1 is needed", field="n")
+    if wire.generated_tokens and (wire.generated_tokens >= len(wire.token_ids) or wire.n > 1):
+        raise InvalidRequest(
+            f"generated_tokens is {wire.generated_tokens} of {len(wire.token_ids)} for {wire.n} choices: there is "
+            "a prompt before them, and one choice",
+            field="generated_tokens",
+        )
     return GenerationRequest(
         request_id=wire.request_id,
         token_ids=tuple(wire.token_ids),
@@ -103,6 +110,7 @@ def request_from_wire(wire: types_pb2.Request) -> GenerationRequest:
         cache_salt=wire.cache_salt,
         priority=wire.priority,
         deadline_s=wire.remaining_s,
+        generated_tokens=wire.generated_tokens,
     )
 
 

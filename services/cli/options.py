@@ -187,6 +187,14 @@ QueueTimeout = Annotated[
         help="Seconds a request may wait for its turn (then 408).", envvar="BATON_QUEUE_TIMEOUT", min=0.001
     ),
 ]
+RejoinTimeout = Annotated[
+    float,
+    _option(
+        help="Seconds a request waits for a decode worker where none is there (then 503).",
+        envvar="BATON_REJOIN_TIMEOUT",
+        min=0,
+    ),
+]
 RequestTimeout = Annotated[
     float,
     _option(help="Seconds until a request is ended (504).", envvar="BATON_REQUEST_TIMEOUT", min=0.001),

@@ -37,13 +37,13 @@ class Reservations:
         agent takes no more, having taken nothing.
         """
         engine, sequence = self._engine, work.primary
-        cached_tokens = engine.take_cached_prefix(sequence, sequence.prompt_tokens)
+        cached_tokens = engine.take_cached_prefix(sequence, work.tokens)
         first = len(sequence.block_ids)
         try:
-            missing = engine.blocks_for(sequence.prompt_tokens) - first
+            missing = engine.blocks_for(work.tokens) - first
             if missing + headroom_blocks > engine.blocks.available:
                 raise OutOfBlocks(missing + headroom_blocks, engine.blocks.available)
-            work.reserved_block_ids = engine.grow(sequence, sequence.prompt_tokens)
+            work.reserved_block_ids = engine.grow(sequence, work.tokens)
         except OutOfBlocks:
             engine.free(sequence)
             raise
@@ -53,7 +53,7 @@ class Reservations:
                 work.reserved_block_ids,
                 min(self._timeout_s, work.request.deadline_s),
                 lambda result: self._post(lambda: on_landed(work, _error_of(work, result))),
-                sequence.prompt_tokens,
+                work.tokens,
             )
         except TransferError as error:
             work.reserved_block_ids = []
@@ -69,7 +69,7 @@ class Reservations:
         work.transfer_id = None
         work.has_blocks = True
         self.totals += HandoffTotals(handoffs=1, reserve_s=work.reserve_s)
-        self._engine.mark_computed(work.primary, work.primary.prompt_tokens)
+        self._engine.mark_computed(work.primary, work.tokens)
 
     def cancel(self, work: Work, reason: str) -> None:
         """After this returns nothing of the hand-off can land any more; the blocks may be freed."""

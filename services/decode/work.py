@@ -59,6 +59,11 @@ class Work:
         return self.choices[0]
 
     @property
+    def tokens(self) -> int:
+        """Whose KV is to be here before the first step: those of the prompt and of output that exists already."""
+        return len(self.request.token_ids)
+
+    @property
     def deadline_s(self) -> float:
         return self.arrived_at_s + self.request.deadline_s
 

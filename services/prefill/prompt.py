@@ -73,14 +73,18 @@ class Prompt:
         return self.choices[0]
 
     @property
+    def tokens(self) -> int:
+        """To be computed and handed over: those of the prompt and of output that exists already."""
+        return len(self.request.token_ids)
+
+    @property
     def priority(self) -> int:
         return self.request.priority
 
     @property
     def remaining_tokens(self) -> int:
         """Not computed yet; by expectation where no blocks are held."""
-        sequence = self.sequence
-        return sequence.prompt_tokens - (sequence.computed_tokens or self.expected_cached_tokens)
+        return self.tokens - (self.sequence.computed_tokens or self.expected_cached_tokens)
 
     @property
     def deadline_s(self) -> float:

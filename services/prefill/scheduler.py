@@ -96,7 +96,7 @@ class PrefillScheduler:
             self._fail(self._prompts[error.request_id], error)
             return
         for prompt in self._queue.admitted:
-            if prompt.sequence.computed_tokens == prompt.sequence.prompt_tokens:
+            if prompt.sequence.computed_tokens == prompt.tokens:
                 self._first_tokens(
                     prompt, [o for s, o in outputs if s.request_id == prompt.request.request_id]
                 )
@@ -121,7 +121,7 @@ class PrefillScheduler:
         return WorkerLoad(
             running=len(prompts) - waiting,
             waiting=waiting,
-            queued_tokens=sum(max(0, p.sequence.prompt_tokens - p.sequence.computed_tokens) for p in prompts),
+            queued_tokens=sum(max(0, p.tokens - p.sequence.computed_tokens) for p in prompts),
             kv_blocks=self._engine.blocks.usage(),
             kv_bytes_sent=stats.bytes_sent,
             kv_bytes_received=stats.bytes_received,
@@ -148,9 +148,9 @@ class PrefillScheduler:
     def _admit(self, prompt: Prompt) -> bool:
         """Takes all blocks of a prompt whose first chunk is next, unless there are too few."""
         sequence = prompt.sequence
-        cached_tokens = self._engine.take_cached_prefix(sequence, sequence.prompt_tokens - 1)
+        cached_tokens = self._engine.take_cached_prefix(sequence, prompt.tokens - 1)
         try:
-            self._engine.grow(sequence, sequence.prompt_tokens)
+            self._engine.grow(sequence, prompt.tokens)
         except OutOfBlocks:
             self._engine.free(sequence)
             return False
@@ -162,7 +162,7 @@ class PrefillScheduler:
     def _first_tokens(self, prompt: Prompt, outputs: list[TokenOutput]) -> None:
         self._queue.remove(prompt)
         prompt.computed_at_s = time.monotonic()
-        self._engine.clear_tail(prompt.sequence, prompt.sequence.prompt_tokens)
+        self._engine.clear_tail(prompt.sequence, prompt.tokens)
         prompt.listener.on_first_tokens(outputs)
         self._push(prompt)
         self._finish_if_done(prompt)

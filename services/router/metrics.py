@@ -56,6 +56,9 @@ class RequestMetrics:
             "baton_requests_unfinished", "Requests that ended otherwise", "state", "code"
         )
         self._retries = counter("baton_request_retries", "Legs tried once more elsewhere", "code")
+        self._resumed = counter(
+            "baton_request_resumes", "Streams that went on elsewhere after a failure", "code"
+        )
         self._local = counter("baton_local_prefills", "Prompts computed on their decode worker")
         self._prompt_tokens = counter("baton_prompt_tokens", "Prompt tokens placed")
         self._cached_tokens = counter("baton_cached_prompt_tokens", "Prompt tokens found in a prefix cache")
@@ -98,6 +101,8 @@ class RequestMetrics:
                 self._cached_tokens.inc(float(values["cached_tokens"]))
             case Transition.RETRY:
                 self._retries.labels(values["code"]).inc()
+            case Transition.RESUME:
+                self._resumed.labels(values["code"]).inc()
         if event.state.is_terminal:
             self._on_end(event)
 

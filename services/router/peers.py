@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from grpc import aio
 
 from baton.background import OnCrash, run_forever
-from baton.errors import BatonError, DeadlineExceeded, Unavailable, WorkerFailed
+from baton.errors import BatonError, Cancelled, DeadlineExceeded, Unavailable, WorkerFailed
 from baton.fleet import WorkerInfo
 from baton.request import GenerationRequest, TokenOutput
 from baton.rpc import CONTROL_TIMEOUT_S, STREAM_SILENCE_S, Channel
@@ -133,9 +133,17 @@ def _retrieve(task: asyncio.Task[object]) -> None:
 class DecodePeer:
     """A decode worker. `run` holds the stream on which all its tokens for this router arrive."""
 
-    def __init__(self, worker: WorkerInfo, secret: bytes, router_id: str, on_crash: OnCrash) -> None:
+    def __init__(
+        self,
+        worker: WorkerInfo,
+        secret: bytes,
+        router_id: str,
+        on_crash: OnCrash,
+        on_connected: Callable[[], None],
+    ) -> None:
         self.worker = worker
         self.is_connected = False
+        self._on_connected = on_connected
         self._router_id = router_id
         self._channel = Channel(worker.address, secret)
         self._stub = decode_pb2_grpc.DecodeStub(self._channel.grpc)
@@ -163,8 +171,11 @@ class DecodePeer:
             request=request_to_wire(request, remaining_s),
             local_prefill=decode_pb2.LOCAL_PREFILL_ALWAYS if is_local else decode_pb2.LOCAL_PREFILL_NEVER,
         )
-        async with self._channel.errors_translated():
-            return await self._stub.Reserve(message, timeout=remaining_s, metadata=self._channel.metadata)
+        try:
+            async with self._channel.errors_translated():
+                return await self._stub.Reserve(message, timeout=remaining_s, metadata=self._channel.metadata)
+        except Cancelled as error:  # by the worker, whose stream to this router broke meanwhile
+            raise WorkerFailed(error.message) from error
 
     async def start(self, request_id: str, first_outputs: list[TokenOutput]) -> None:
         message = decode_pb2.StartRequest(
@@ -216,7 +227,9 @@ class DecodePeer:
             call = self._stub.Stream(request, metadata=self._channel.metadata)
             try:
                 while (step := await self._next_step(call)) is not None:
-                    self.is_connected = True
+                    if not self.is_connected:
+                        self.is_connected = True
+                        self._on_connected()
                     for message in step.requests:
                         leg = self._legs.get(message.request_id)
                         if leg is not None:
@@ -263,7 +276,9 @@ class DecodeLeg:
         return outputs
 
     def end_choice(self, choice: int) -> None:
-        self._peer.release(self._request.request_id, choice)
+        if self.is_on_worker:
+            self._peer.release(self._request.request_id, choice)
+        self._queue.put_nowait([])  # who waits for this choice alone waits in vain
 
     def put(self, message: decode_pb2.RequestOutputs) -> None:
         if message.outputs:

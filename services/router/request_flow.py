@@ -3,45 +3,52 @@
     place -> lease workers -> prefill's turn comes -> decode reserves -> prefill runs and pushes -> decode streams
 
 Leaving `run`, for whatever reason, releases everything on all three sides: each leg is a context that tells its
-worker. A leg that fails before the client has seen a token is tried once more elsewhere.
+worker. Where a leg fails the request goes on elsewhere, with the prompt and the tokens that it has already: the
+client sees a pause.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from baton.errors import HandoffFailed, Unavailable, WorkerFailed
+from baton.errors import BatonError, Unavailable, WorkerFailed
 from baton.events import EventStream
-from baton.lifecycle import Transition
+from baton.lifecycle import State, Transition
 from baton.request import GenerationRequest, TokenOutput
 from baton.router.admission import AdmissionLimits, SloPolicy
 from baton.router.entrance import Entrance, EntranceLimits
 from baton.router.handoff_metrics import timeline
+from baton.router.merging import merged
+from baton.router.part import Part
 from baton.router.placement import Placement, Refusal, place
 from baton.router.policies import DEFAULT_POLICY, load_policy
+from baton.router.retry_budget import RetryBudget
 from baton.router.run import Run
 from baton.router.snapshot import Demand
+from baton.router.tries import Tries
 from baton.router.workers import Lease, Workers
-
-_RETRYABLE = (HandoffFailed, WorkerFailed, Unavailable)
 
 
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
-    """max_requests: at the workers at once. max_waiting: in the router's queue, more are refused with 429; see
-    `entrance`. slo_policy: see `SloPolicy`. queue_timeout_s: until a request's turn comes, here and at its worker.
-    attempts: placements tried for one request. local_prefill_tokens: see `snapshot.Demand`. policy: how pairs
-    are chosen, by name. seed: of policies that leave something to
-    chance; another one for each router, lest all draw alike."""
+    """max_requests: at the workers at once. max_waiting: in the router's queue; more are refused with 429.
+    slo_policy: see there. queue_timeout_s: until a request's turn comes, here and again at its worker. attempts:
+    placements of a request that may fail without a token between them. retry_ratio: further attempts, a request, on
+    average over all. rejoin_timeout_s: of waiting for a decode worker where none is there. local_prefill_tokens: see
+    `snapshot.Demand`. policy: how pairs are chosen, by name. seed: of policies that leave something to chance;
+    another one for each router, lest all draw alike."""
 
     max_requests: int = 1024
     max_waiting: int = 512
     slo_policy: SloPolicy = SloPolicy.NONE
     queue_timeout_s: float = 60.0
-    attempts: int = 2
+    attempts: int = 4
+    retry_ratio: float = 1.0
+    rejoin_timeout_s: float = 30.0
     local_prefill_tokens: int = 64
     policy: str = DEFAULT_POLICY
     seed: int = field(default_factory=lambda: secrets.randbits(63))
@@ -55,6 +62,7 @@ class RequestFlow:
         self._events = events
         self._limits = limits
         self._policy = load_policy(limits.policy)
+        self._retries = RetryBudget(limits.retry_ratio, limits.max_requests)
         self._placements = 0
         self._entrance = Entrance(
             EntranceLimits(
@@ -77,37 +85,65 @@ class RequestFlow:
         """One request; leaving the context ends it wherever it is. On entering waits for the request's turn, and
         raises what `Entrance.turn` does."""
         run = Run(request, self._workers.hashes(request), self._events)
-        async with self._entrance.turn(run) as meter, run.over(meter.over(self._tokens(run))):
-            yield run
+        async with self._entrance.turn(run) as meter:
+            self._retries.earn()
+            tries = Tries(self._limits.attempts, self._retries)
+            async with run.over(meter.over(self._tokens(run, run.whole, tries))):
+                yield run
 
-    async def _tokens(self, run: Run) -> AsyncGenerator[TokenOutput, None]:
-        """Every token of every choice, or the BatonError that the client has to see."""
-        excluded: set[str] = set()
-        for attempt in range(1, self._limits.attempts + 1):
-            placement = self._place(run, excluded)
-            request = replace(run.request, request_id=f"{run.request.request_id}.{attempt}")
-            is_first = True
+    async def _tokens(self, run: Run, part: Part, tries: Tries) -> AsyncGenerator[TokenOutput, None]:
+        """Every token of a part's choices, from as many workers as that takes, or the BatonError that the client
+        has to see."""
+        while True:
+            request = run.attempt(part)
+            placement = await self._placed(run, part, request, tries)
             try:
                 with self._workers.lease(placement, request) as lease:
                     serve = self._local if lease.prefill is None else self._disaggregated
-                    legs = serve(run, request, lease)
-                    async with aclosing(legs):
+                    async with aclosing(serve(run, part, request, lease)) as legs:
                         async for output in legs:
-                            is_first = False
-                            yield output
-                return
-            except _RETRYABLE as error:
-                if not is_first or attempt == self._limits.attempts:
-                    raise
-                excluded |= {worker_id for worker_id in (placement.prefill, placement.decode) if worker_id}
-                run.life.move(Transition.RETRY, code=error.code, reason=error.message)
+                            yield part.take(output)
+                if not part.is_open:
+                    return
+                raise WorkerFailed("the workers stopped before every choice had an ending")
+            except BatonError as error:
+                tries.failed(part, placement, error)
+                if not part.has_begun:
+                    run.life.move(Transition.RETRY, code=error.code, reason=error.message)
+            if part.has_begun and not part.is_single:
+                break
+            await run.pause(tries.pause_s)
+        each = [self._tokens(run, single, tries.of_each_choice()) for single in run.split(part)]
+        async with aclosing(merged(each)) as outputs:
+            async for output in outputs:
+                yield output
 
-    def _predicted_ttft_s(self, run: Run) -> float:
-        placement = self._choose(run, set())
-        return placement.prediction.ttft_s if isinstance(placement, Placement) else 0.0
+    async def _placed(self, run: Run, part: Part, request: GenerationRequest, tries: Tries) -> Placement:
+        """A pair of workers; where no decode worker is there, the first that comes in time."""
+        hashes = self._workers.hashes(request) if part.has_begun else run.hashes
+        limit = asyncio.timeout(self._limits.rejoin_timeout_s)
+        try:
+            async with run.deadline(), limit:
+                while isinstance(placement := self._place(request, hashes, tries.excluded), Refusal):
+                    refusal = placement
+                    await self._workers.changed()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise self._refused(run, refusal) from None
+        if placement.prefill is not None:  # who queues behind it will find it computed
+            self._workers.note_cached(placement.prefill, hashes)
+        run.placed(part, request, placement, tries.last)
+        return placement
 
-    def _choose(self, run: Run, excluded: set[str]) -> Placement | Refusal:
-        request, hashes = run.request, run.hashes
+    def _refused(self, run: Run, refusal: Refusal) -> Unavailable:
+        if run.life.state is State.RECEIVED:
+            run.life.move(Transition.REFUSE, code=Unavailable.code, reason=refusal.reason)
+        return Unavailable(refusal.reason)
+
+    def _place(
+        self, request: GenerationRequest, hashes: list[bytes], excluded: frozenset[str]
+    ) -> Placement | Refusal:
         snapshot = self._workers.snapshot(hashes, excluded)
         if not snapshot.decode:  # better a worker that has just failed than none
             snapshot = replace(snapshot, decode=self._workers.snapshot(hashes, ()).decode)
@@ -123,75 +159,59 @@ class RequestFlow:
         self._placements += 1
         return place(snapshot, demand, self._policy)
 
-    def _place(self, run: Run, excluded: set[str]) -> Placement:
-        request, hashes = run.request, run.hashes
-        placement = self._choose(run, excluded)
-        if isinstance(placement, Refusal):
-            run.life.move(Transition.REFUSE, code=Unavailable.code, reason=placement.reason)
-            raise Unavailable(placement.reason)
-        if placement.prefill is not None:  # who queues behind it will find it computed
-            self._workers.note_cached(placement.prefill, hashes)
-        run.route.prefill_worker = placement.prefill or "local"
-        run.route.decode_worker = placement.decode
-        run.route.reasons = list(placement.reasons)
-        run.life.move(
-            Transition.PLACE,
-            prefill=run.route.prefill_worker,
-            decode=placement.decode,
-            prompt_tokens=len(request.token_ids),
-            **run.predicted(placement.prediction),
-        )
-        return placement
+    def _predicted_ttft_s(self, run: Run) -> float:
+        placement = self._place(run.request, run.hashes, frozenset())
+        return placement.prediction.ttft_s if isinstance(placement, Placement) else 0.0
 
     async def _disaggregated(
-        self, run: Run, request: GenerationRequest, lease: Lease
+        self, run: Run, part: Part, request: GenerationRequest, lease: Lease
     ) -> AsyncGenerator[TokenOutput, None]:
         prefill = lease.prefill
         assert prefill is not None, "a placement with a prefill worker leases one"
         async with lease.decode.attach(request) as decode, prefill.run(request, run.remaining_s()) as prompt:
-            run.decode = decode
-            async with run.queue_deadline(self._limits.queue_timeout_s):
+            part.leg = decode
+            async with run.turn(part, self._limits.queue_timeout_s):
                 scheduled = await prompt.scheduled()
-                run.life.move(Transition.SCHEDULE)
+                run.progress(request, Transition.SCHEDULE)
                 grant = await prompt.while_alive(decode.reserve(run.remaining_s(), is_local=False))
             async with run.deadline():
                 await prompt.attach(grant.ticket)
                 first_outputs = await prompt.first_tokens()
             lease.prefill_done()
-            run.route.cached_tokens = scheduled.cached_tokens
-            run.life.move(Transition.FIRST_TOKENS, cached_tokens=scheduled.cached_tokens)
+            run.progress(request, Transition.FIRST_TOKENS, cached_tokens=scheduled.cached_tokens)
             self._workers.note_cached(prefill.worker.worker_id, run.hashes)
             for output in first_outputs:
                 yield output
-            going_on = [output for output in first_outputs if run.is_open(output.choice)]
+            going_on = [output for output in first_outputs if part.goes_on(output)]
             if going_on:
                 async with run.deadline():
                     await decode.start(going_on)
                     report = await prompt.handed_off()
-                outputs = [] if report else await run.next_outputs(decode)  # its word that all has arrived
-                run.life.move(Transition.HAND_OFF, **timeline(grant, report))
+                outputs = (
+                    [] if report else await run.next_outputs(part, decode)
+                )  # its word that all has arrived
+                run.progress(request, Transition.HAND_OFF, **timeline(grant, report))
                 self._workers.note_cached(lease.decode.worker.worker_id, run.hashes)
                 for output in outputs:
                     yield output
-                while run.has_open_choices:
-                    for output in await run.next_outputs(decode):
+                while part.is_open:
+                    for output in await run.next_outputs(part, decode):
                         yield output
 
     async def _local(
-        self, run: Run, request: GenerationRequest, lease: Lease
+        self, run: Run, part: Part, request: GenerationRequest, lease: Lease
     ) -> AsyncGenerator[TokenOutput, None]:
         async with lease.decode.attach(request) as decode:
-            run.decode = decode
-            async with run.queue_deadline(self._limits.queue_timeout_s):
+            part.leg = decode
+            async with run.turn(part, self._limits.queue_timeout_s):
                 grant = await decode.reserve(run.remaining_s(), is_local=True)
-            run.life.move(Transition.SCHEDULE)
-            first_outputs = await run.next_outputs(decode)
+            run.progress(request, Transition.SCHEDULE)
+            first_outputs = await run.next_outputs(part, decode)
             lease.prefill_done()
-            run.route.cached_tokens = grant.cached_tokens
-            run.life.move(Transition.DECODE_LOCALLY, cached_tokens=grant.cached_tokens)
+            run.progress(request, Transition.DECODE_LOCALLY, cached_tokens=grant.cached_tokens)
             self._workers.note_cached(lease.decode.worker.worker_id, run.hashes)
             for output in first_outputs:
                 yield output
-            while run.has_open_choices:
-                for output in await run.next_outputs(decode):
+            while part.is_open:
+                for output in await run.next_outputs(part, decode):
                     yield output

@@ -1,4 +1,4 @@
-"""One request under way: its clock, its open choices, its state, its tokens as the HTTP face takes them."""
+"""One request under way: its clock, its parts, its state, its tokens as the HTTP face takes them."""
 
 from __future__ import annotations
 
@@ -9,37 +9,68 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 
 from baton.errors import BatonError, DeadlineExceeded, QueueTimeout
-from baton.events import EventStream, Lifecycle
+from baton.events import Attributes, EventStream, Lifecycle
 from baton.lifecycle import Transition
 from baton.request import GenerationRequest, Route, TokenOutput
+from baton.router.part import Part
 from baton.router.peers import DecodeLeg
+from baton.router.placement import Placement
 from baton.router.prediction import Prediction
 from baton.router.slo_metrics import slo_attributes
 
 
 class Run:
-    """Implements `baton.router.api.backend.Generation`. `decode` is the leg that streams, once there is one."""
+    """Implements `baton.router.api.backend.Generation`. `whole` has all choices, until they go separate ways."""
 
     def __init__(self, request: GenerationRequest, hashes: list[bytes], events: EventStream) -> None:
         self.request = request
         self.hashes = hashes
         self.life = Lifecycle(request.request_id, events, slo_attributes(request.objectives))
         self.route = Route()
-        self.decode: DecodeLeg | None = None
+        self.whole = Part(request, {choice: [] for choice in range(request.n)})
+        self._parts = dict.fromkeys(range(request.n), self.whole)
+        self._attempts = 0
         self._tokens: AsyncGenerator[TokenOutput, None] | None = None
         self._arrived_at_s = time.monotonic()
         self._first_output_at_s = 0.0
         self._output_tokens = 0
-        self._open_choices = set(range(request.n))
         self._prediction: Prediction | None = None
         self._placed_at_s = 0.0
 
-    def predicted(self, prediction: Prediction) -> dict[str, float]:
-        """Notes what the placement made just now predicts, to be held against what comes; returns the terms."""
-        self._prediction = prediction
+    def placed(
+        self, part: Part, request: GenerationRequest, placement: Placement, failure: BatonError | None
+    ) -> None:
+        """Notes where the next attempt runs and, of the first, what is predicted, to be held against what comes.
+
+        failure: what ended the attempt before.
+        """
+        self.route.decode_worker = placement.decode
+        where: Attributes = {"prefill": placement.prefill or "local", "decode": placement.decode}
+        if part.has_begun:
+            assert failure is not None, "who goes on has been interrupted"
+            told = where | {"code": failure.code, "reason": failure.message}
+            self.life.move(Transition.RESUME, **told, generated_tokens=request.generated_tokens)
+            return
+        self.route.prefill_worker = placement.prefill or "local"
+        self.route.reasons = list(placement.reasons)
+        self._prediction = prediction = placement.prediction
         self._placed_at_s = time.monotonic()
         terms = {"ttft_s": prediction.ttft_s, "tpot_s": prediction.tpot_s, **asdict(prediction)}
-        return {f"predicted_{name}": value for name, value in terms.items()}
+        told = where | {f"predicted_{name}": value for name, value in terms.items()}
+        self.life.move(Transition.PLACE, **told, prompt_tokens=len(request.token_ids))
+
+    def progress(
+        self, request: GenerationRequest, transition: Transition, **attributes: str | int | float
+    ) -> None:
+        """The way to the first token is told once; who goes on elsewhere takes it again, and nobody counts it."""
+        if not request.generated_tokens:
+            self.life.move(transition, **attributes)
+            self.route.cached_tokens = int(attributes.get("cached_tokens", self.route.cached_tokens))
+
+    async def pause(self, seconds: float) -> None:
+        if seconds:
+            async with self.deadline():
+                await asyncio.sleep(seconds)
 
     @asynccontextmanager
     async def over(self, tokens: AsyncGenerator[TokenOutput, None]) -> AsyncIterator[None]:
@@ -68,17 +99,17 @@ class Run:
 
     def end_choice(self, choice: int) -> None:
         """Stops one choice early, for a stop string was found in its text."""
-        if choice in self._open_choices:
-            self._open_choices.discard(choice)
-            if self.decode is not None and self.decode.is_on_worker:
-                self.decode.end_choice(choice)
+        self._parts[choice].end_choice(choice)
 
-    @property
-    def has_open_choices(self) -> bool:
-        return bool(self._open_choices)
+    def attempt(self, part: Part) -> GenerationRequest:
+        """What the next workers of `part` are asked for; what is left of attempts before cannot be taken for it."""
+        self._attempts += 1
+        return part.attempt(f"{self.request.request_id}.{self._attempts}")
 
-    def is_open(self, choice: int) -> bool:
-        return choice in self._open_choices
+    def split(self, part: Part) -> list[Part]:
+        parts = part.split()
+        self._parts |= {choice: each for each in parts for choice in each.open_choices}
+        return parts
 
     def remaining_s(self) -> float:
         """Seconds until the request's deadline; raises DeadlineExceeded where none are left."""
@@ -100,9 +131,10 @@ class Run:
             raise self._late() from None
 
     @asynccontextmanager
-    async def queue_deadline(self, queue_timeout_s: float) -> AsyncIterator[None]:
-        """Bounds what is awaited inside by the queue's deadline, and by the request's where that is sooner."""
-        limit = asyncio.timeout(queue_timeout_s)
+    async def turn(self, part: Part, queue_timeout_s: float) -> AsyncIterator[None]:
+        """Bounds what is awaited inside by the queue's deadline, and by the request's where that is sooner. Who has
+        begun has had its turn."""
+        limit = asyncio.timeout(None if part.has_begun else queue_timeout_s)
         try:
             async with self.deadline(), limit:
                 yield
@@ -113,10 +145,10 @@ class Run:
                 f"no worker took the request within {queue_timeout_s:g} s, the limit"
             ) from None
 
-    async def next_outputs(self, leg: DecodeLeg) -> list[TokenOutput]:
+    async def next_outputs(self, part: Part, leg: DecodeLeg) -> list[TokenOutput]:
         async with self.deadline():
             outputs = await leg.outputs()
-        if self._open_choices <= {output.choice for output in outputs if output.finish_reason is not None}:
+        if outputs and part.ends_with(outputs):
             leg.is_on_worker = False
         return outputs
 
@@ -124,8 +156,6 @@ class Run:
         self._output_tokens += 1
         if not self._first_output_at_s:
             self._first_output_at_s = time.monotonic()
-        if output.finish_reason is not None:
-            self._open_choices.discard(output.choice)
 
     def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"not done after {self.request.deadline_s:g} s, the request's deadline")

@@ -100,6 +100,7 @@ class Workers:
         self._prefixes = PrefixIndex()
         self._refused: dict[str, bytes] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
 
     async def follow(self, fleets: AsyncIterator[Fleet]) -> None:
         """Runs until cancelled, or until `fleets` ends."""
@@ -126,6 +127,11 @@ class Workers:
                 peer = self._connect(member.worker)
                 kv_bytes = _kv_bytes_per_token(member.worker)
                 self._tracked[worker_id] = Tracked(member, peer, kv_bytes_per_token=kv_bytes)
+        self._notify()
+
+    async def changed(self) -> None:
+        """Waits until a worker reports, joins, leaves or can be reached again."""
+        await self._changed.wait()
 
     async def close(self) -> None:
         for worker_id in list(self._tracked):
@@ -239,7 +245,11 @@ class Workers:
         _log.info("%s worker %s has joined (%s)", worker.role.value, worker.worker_id, worker.address)
         if worker.role is Role.PREFILL:
             return PrefillPeer(worker, self._secret)
-        return DecodePeer(worker, self._secret, self._router_id, self._on_crash)
+        return DecodePeer(worker, self._secret, self._router_id, self._on_crash, self._notify)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _drop_if_idle(self, tracked: Tracked) -> None:
         """Lets go of a worker that the registry has forgotten, once no request runs there any more."""

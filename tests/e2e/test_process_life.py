@@ -12,7 +12,7 @@ import httpx
 import pytest
 from cluster import BASELINE_S, Answer, Cluster, wait_until
 from model_folders import prompt_ids
-from oracle import Reference, assert_equal, reference
+from oracle import assert_equal, reference
 
 LEASE_S = 3.0
 LONG_PROMPT_TOKENS = 1000
@@ -53,7 +53,7 @@ def test_ctrl_c_in_the_middle_of_requests_leaves_nothing(llama: Path) -> None:
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.4])
-def test_requests_of_a_killed_prefill_worker_end_truthfully_and_later_ones_prefill_locally(
+def test_requests_of_a_killed_prefill_worker_end_well_and_later_ones_prefill_locally(
     llama: Path, delay_s: float
 ) -> None:
     expected = reference(llama, LONG_PROMPT_TOKENS)
@@ -70,7 +70,8 @@ def test_requests_of_a_killed_prefill_worker_end_truthfully_and_later_ones_prefi
         time.sleep(delay_s)
         os.kill(pids["prefill-0"], signal.SIGKILL)
         for answer in answers:
-            _assert_truthful(answer, output_tokens=64, expected=expected)
+            response = answer.result(timeout=60)
+            assert_equal(Answer(response.raise_for_status().json(), response.headers), expected)
         wait_until(lambda: "prefill-0" not in cluster.workers(), LEASE_S + 2.0, cluster.workers)
         cluster.wait_for_baseline()
         _assert_served_locally(cluster, llama)
@@ -102,29 +103,6 @@ def _transitions(cluster: Cluster) -> list[str]:
     return [event["transition"] for event in cluster.events()]
 
 
-def test_requests_of_a_killed_decode_worker_go_to_the_other(llama: Path) -> None:
-    expected = reference(llama, 100)
-    with (
-        Cluster(model=llama, kv_blocks=1024, decode=2) as cluster,
-        ThreadPoolExecutor(REQUESTS) as threads,
-    ):
-        pids = cluster.pids()
-        answers = [
-            threads.submit(cluster.post, expected.prompt, max_tokens=1500, cache_salt=f"{number}")
-            for number in range(REQUESTS)
-        ]
-        _wait_until_busy(cluster)
-        os.kill(pids["decode-0"], signal.SIGKILL)
-        for answer in answers:
-            _assert_truthful(answer, output_tokens=1500)
-        for number in range(4):
-            answer_after = cluster.complete(expected.prompt, cache_salt=f"after {number}")
-            assert_equal(answer_after, expected)
-            assert answer_after.decode == "decode-1"
-        wait_until(lambda: "decode-0" not in cluster.workers(), LEASE_S + 2.0, cluster.workers)
-        cluster.wait_for_baseline()
-
-
 def _assert_served_locally(cluster: Cluster, llama: Path) -> None:
     for tokens in (40, LONG_PROMPT_TOKENS):
         expected = reference(llama, tokens)
@@ -140,9 +118,7 @@ def _wait_until_busy(cluster: Cluster) -> None:
     wait_until(is_busy, BASELINE_S + 8.0, cluster.workers)
 
 
-def _assert_truthful(
-    answer: Future[httpx.Response], output_tokens: int, expected: Reference | None = None
-) -> None:
+def _assert_truthful(answer: Future[httpx.Response], output_tokens: int) -> None:
     """Either all tokens or an error with a code; a server that is being stopped may also just hang up."""
     try:
         response = answer.result(timeout=60)
@@ -152,8 +128,6 @@ def _assert_truthful(
         whole = Answer(response.json(), response.headers)
         assert len(whole.token_ids) == output_tokens
         assert whole.finish_reason == "length"
-        if expected is not None:
-            assert_equal(whole, expected)
     else:
         assert response.is_server_error
         assert response.json()["error"]["code"]

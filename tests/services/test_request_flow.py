@@ -26,6 +26,7 @@ from baton.fleet import Fleet, Role
 from baton.lifecycle import State, Transition, step
 from baton.request import GenerationRequest
 from baton.router.request_flow import FlowLimits, RequestFlow
+from baton.router.retry_budget import RetryBudget
 from baton.router.workers import Workers
 
 WAIT_S = 10.0
@@ -230,14 +231,60 @@ async def test_a_prefill_worker_that_dies_before_its_report_costs_nothing_where_
 @pytest.mark.parametrize(
     ("station", "error"), [("handed_off", HandoffFailed("lost")), ("decoding", WorkerFailed("broken"))]
 )
-async def test_nothing_is_retried_once_the_client_has_a_token(station: str, error: BatonError) -> None:
-    script = Script(station, error)
-    async with scripted(script) as router:
-        with pytest.raises(type(error)):
-            await router.collect(request(prompt_ids(9)))
-        assert script.prefills == 1
-        assert router.transitions[-1] == "fail"
+@pytest.mark.parametrize("choices", [1, 2])
+async def test_what_is_lost_after_the_first_token_goes_on_elsewhere_choice_by_choice(
+    station: str, error: BatonError, choices: int
+) -> None:
+    fleet = FleetOfTest()
+    bad, good = Script(station, error), Script()
+    async with (
+        fleet.scripted_worker("a-bad-p", Role.PREFILL, bad),
+        fleet.scripted_worker("a-bad-d", Role.DECODE, bad),
+        fleet.scripted_worker("good-p", Role.PREFILL, good),
+        fleet.scripted_worker("good-d", Role.DECODE, good),
+        routed(fleet) as router,
+    ):
+        await until(lambda: all(t.peer.is_connected for t in router.workers._tracked.values()))
+        assert await router.collect(request(prompt_ids(9), n=choices)) == [[0, 1, 2]] * choices
+        assert router.transitions.count("resume") == choices
         assert "retry" not in router.transitions
+        assert good.generated_tokens == [1 if station == "handed_off" else 2] * choices
+
+
+async def test_a_request_without_a_decode_worker_waits_for_one_and_no_longer_than_it_may() -> None:
+    fleet, script = FleetOfTest(), Script()
+    async with (
+        fleet.scripted_worker("p0", Role.PREFILL, script),
+        fleet.scripted_worker("d0", Role.DECODE, script),
+    ):
+        gone = fleet.members.pop("d0")
+        router = Router(fleet, FlowLimits())
+        waiting = asyncio.create_task(router.collect(request(prompt_ids(9))))
+        await until(lambda: bool(router.workers.members))
+        assert not waiting.done()
+        fleet.members["d0"] = gone
+        router.workers.update(fleet.snapshot)
+        assert await waiting == [[0, 1, 2]]
+        await router.workers.close()
+
+
+async def test_retries_end_where_the_budget_of_all_requests_ends() -> None:
+    budget = RetryBudget(ratio=0.5, limit=2)
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
+    budget.earn()
+    assert not budget.spend(), "half a retry is none"
+    budget.earn()
+    assert budget.spend()
+
+
+async def test_a_fleet_that_fails_every_request_is_not_asked_more_often_than_the_budget_allows() -> None:
+    script = Script("grant", WorkerFailed("broken"))
+    limits = FlowLimits(max_requests=2, retry_ratio=0.0, attempts=10)
+    async with scripted(script, limits) as router:
+        for _ in range(4):
+            with pytest.raises(WorkerFailed):
+                await router.collect(request(prompt_ids(9)))
+        assert len(script.reserved) == 4 + 2
 
 
 @pytest.mark.parametrize("station", ["scheduled", "grant"])
@@ -281,7 +328,7 @@ async def _assert_workers_were_told(script: Script, has_prefill: bool = True) ->
 
 
 async def test_without_a_decode_worker_a_request_is_refused_by_name() -> None:
-    router = Router(FleetOfTest(), FlowLimits())
+    router = Router(FleetOfTest(), FlowLimits(rejoin_timeout_s=0.0))
     with pytest.raises(Unavailable, match="no decode worker"):
         await router.collect(request(prompt_ids(9)))
     assert router.transitions == ["refuse"]

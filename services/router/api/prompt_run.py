@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from baton.errors import WorkerFailed
 from baton.request import FinishReason, GenerationRequest, Route, Token, TokenOutput
 from baton.router.api.backend import Backend, Generation
 from baton.router.detokenizer import TextStream
+from baton.router.merging import merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,34 +97,6 @@ class PromptRun:
 
 async def deltas_of(runs: Sequence[PromptRun], backend: Backend) -> AsyncGenerator[ChoiceDelta, None]:
     """The changes of all prompts of a request as they come; the first failure of one ends all."""
-    if len(runs) == 1:
-        async with aclosing(runs[0].deltas(backend)) as deltas:
-            async for delta in deltas:
-                yield delta
-        return
-    # The request's own max_tokens bounds the queue.
-    queue: asyncio.Queue[ChoiceDelta | asyncio.Task[None]] = asyncio.Queue()
-    tasks = [asyncio.create_task(_forward(run, backend, queue)) for run in runs]
-    for task in tasks:
-        task.add_done_callback(queue.put_nowait)
-    try:
-        running = len(tasks)
-        while running:
-            item = await queue.get()
-            if isinstance(item, asyncio.Task):
-                item.result()
-                running -= 1
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)  # the first failure has been raised above
-
-
-async def _forward(
-    run: PromptRun, backend: Backend, queue: asyncio.Queue[ChoiceDelta | asyncio.Task[None]]
-) -> None:
-    async with aclosing(run.deltas(backend)) as deltas:
+    async with aclosing(merged([run.deltas(backend) for run in runs])) as deltas:  # bounded by max_tokens
         async for delta in deltas:
-            queue.put_nowait(delta)
+            yield delta
