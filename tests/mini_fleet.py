@@ -34,6 +34,7 @@ from baton.prefill import servicer as prefill_servicer
 from baton.rpc import Server
 from baton.wire import decode_pb2, decode_pb2_grpc, prefill_pb2, prefill_pb2_grpc, types_pb2
 from baton.worker.config import WorkerConfig
+from baton.worker.live_profile import LiveProfile
 from baton.worker.roles import mount_role
 
 WAIT_S = 10.0
@@ -87,7 +88,7 @@ class FleetOfTest:
         """A worker as its own process mounts it, engine thread included."""
         config = WorkerConfig(role, worker_id, "m", engine.config, "", SECRET)
         loop, agent = EngineLoop(self.crashes.append), make_agent(engine)
-        mounted = mount_role(config, engine, loop, agent)
+        mounted = mount_role(config, engine, loop, agent, LiveProfile(WorkerProfile()))
         server = Server("127.0.0.1", 0, SECRET)
         server.add(mounted.service, mounted.mount)
         await server.start()

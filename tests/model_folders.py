@@ -122,11 +122,18 @@ VARIANTS: dict[str, ModelBuilder] = {
 SPLITTABLE: dict[str, ModelBuilder] = {"llama-four-kv-heads": _llama(num_key_value_heads=4)}
 """Further variants that only tensor parallelism tells apart."""
 
+PACKABLE: dict[str, ModelBuilder] = {
+    "llama-packable": _llama(intermediate_size=128, num_key_value_heads=1, attention_bias=True),
+    "mistral-packable": _mistral(intermediate_size=128, sliding_window=70, head_dim=24),
+    "qwen3-packable": _qwen3(intermediate_size=128, num_attention_heads=6, num_key_value_heads=3),
+}
+"""Further variants all of whose products are packed, in bfloat16 on a CPU that has products of it."""
+
 
 def make_folder(name: str, path: Path, dtype: torch.dtype = torch.float32) -> Path:
     """Writes the variant `name` to the folder `path`, the same bytes at each call; returns `path`."""
     with torch.random.fork_rng(devices=[]):
-        model = (VARIANTS | SPLITTABLE)[name]()
+        model = (VARIANTS | SPLITTABLE | PACKABLE)[name]()
     _randomize(model, seed=zlib.crc32(f"{name}{SEED}".encode()))
     torch.nn.Module.to(model, dtype=dtype)
     model.config.dtype = dtype

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from baton import __version__
 from baton.cli import options as opt
+from baton.cli.measure import profile
 from baton.cli.process_setup import (
     checked_policy,
     checked_secret,
@@ -68,6 +69,7 @@ def configure(
 @app.command()
 def up(
     model: opt.Model = None,
+    routers: opt.Routers = 1,
     prefill: opt.PrefillWorkers = 1,
     decode: opt.DecodeWorkers = 1,
     host: opt.Host = "127.0.0.1",
@@ -96,15 +98,21 @@ def up(
     rejoin_timeout: opt.RejoinTimeout = 30.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
     policy: opt.Policy = DEFAULT_POLICY,
+    cost_per_hour: opt.CostPerHour = 0.0,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
+    max_restarts: opt.MaxRestarts = 5,
+    restart_window: opt.RestartWindow = 300.0,
+    step_timeout: opt.StepTimeout = 120.0,
     log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
 ) -> None:
-    """Serve a model on this machine: one router, N prefill and M decode workers, each a process of its own.
+    """Serve a model on this machine: a router, N prefill and M decode workers, each a process of its own that is
+    started again when it dies.
 
     Example: baton up --model ./Llama-3.2-1B-Instruct --prefill 1 --decode 2 --port 8001
     """
     from baton.cli.cluster import Cluster, ClusterConfig
+    from baton.cli.supervision import RestartLimits
 
     folder = model_folder(model)
     router_args = {
@@ -137,14 +145,18 @@ def up(
         "transport": transport,
         "threads": threads or max(1, (os.cpu_count() or 1) // max(1, processes)),
         "chunk-tokens": chunk_tokens,
+        "step-timeout": step_timeout,
+        "cost-per-hour": cost_per_hour,
         "log-level": log_level.value,
     }
     config = ClusterConfig(
+        routers=routers,
         prefill_workers=prefill,
         decode_workers=decode,
         host=host,
         port=port,
         api_key=(api_key or [""])[0],
+        restarts=RestartLimits(max_restarts, restart_window),
         router_args=router_args,
         worker_args=worker_args,
         prefill_args={"tp": prefill_tp or tp},
@@ -234,6 +246,7 @@ app.command(
 )(worker_command("decode"))
 
 app.command()(sim)
+app.command()(profile)
 
 
 @app.command()

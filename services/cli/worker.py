@@ -44,7 +44,9 @@ def worker_command(role: str) -> Callable[..., None]:
         threads: opt.Threads = None,
         chunk_tokens: opt.ChunkTokens = 512,
         max_running: opt.MaxRunning = 256,
+        cost_per_hour: opt.CostPerHour = 0.0,
         drain_timeout: opt.DrainTimeout = 30.0,
+        step_timeout: opt.StepTimeout = 120.0,
         secret: opt.Secret = "",
         log_level: opt.LogLevelOption = opt.LogLevel.INFO,
     ) -> None:
@@ -73,6 +75,8 @@ def worker_command(role: str) -> Callable[..., None]:
             advertise_host=checked_advertise(host, advertise),
             schemes=() if transport == "auto" else tuple(transport.split(",")),
             drain_timeout_s=drain_timeout,
+            step_timeout_s=step_timeout,
+            cost_per_hour=cost_per_hour,
             prefill=PrefillLimits(chunk_tokens),
             decode=DecodeLimits(max_running, prefill_chunk_tokens=chunk_tokens),
         )

@@ -97,9 +97,11 @@ class DecodeWorker(SimWorker):
         if not chunks and not self._decoding:
             self._is_stepping = False
             return
-        duration_s = sum(self.speeds.prefill_s(length, ride.computed_tokens) for ride, length in chunks)
+        duration_s = sum(self.speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks)
         if self._decoding:
             duration_s += self.speeds.step_s(len(self._decoding), self._context_tokens)
+        else:
+            duration_s += self.speeds.prefill_pass_s
         self.busy_s += duration_s
         self.clock.after(duration_s, lambda: self._computed(duration_s, chunks))
 

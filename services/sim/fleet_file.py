@@ -17,6 +17,7 @@ same form by its path from the fleet's file.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -44,17 +45,12 @@ class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     prefill_s_per_pair: _NotNegative = 0.0
     decode_s_per_sequence: _NotNegative = 0.0
     decode_s_per_context_token: _NotNegative = 0.0
+    prefill_pass_s: _NotNegative = 0.0
+    handoff_latency_s: _NotNegative = 0.0
     cost_per_hour: _NotNegative = 0.0
 
     def speeds(self) -> WorkerProfile:
-        return WorkerProfile(
-            self.prefill_tokens_per_s,
-            self.decode_step_s,
-            self.copy_bytes_per_s,
-            self.prefill_s_per_pair,
-            self.decode_s_per_sequence,
-            self.decode_s_per_context_token,
-        )
+        return WorkerProfile(**{field.name: getattr(self, field.name) for field in fields(WorkerProfile)})
 
 
 class _PoolTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):

@@ -1,14 +1,16 @@
-"""Keeps a worker's lease: registers, beats, registers again when the registry has forgotten it."""
+"""Keeps a worker's lease: registers, beats, registers again when the registry has forgotten it. Every beat carries
+the load, and the profile where live figures have corrected it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from baton.discovery.base import Registration
 from baton.errors import BatonError, Unauthorized
-from baton.fleet import WorkerInfo, WorkerLoad, WorkerState
+from baton.fleet import WorkerInfo, WorkerLoad, WorkerProfile, WorkerState
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 0.25
@@ -22,6 +24,7 @@ class Membership:
         registry: Registration,
         worker: WorkerInfo,
         load: Callable[[], WorkerLoad],
+        profile: Callable[[], WorkerProfile],
         heartbeat_s: float,
         on_registered: Callable[[], None],
     ) -> None:
@@ -29,6 +32,7 @@ class Membership:
         self._registry = registry
         self._worker = worker
         self._load = load
+        self._profile = profile
         self._heartbeat_s = heartbeat_s
         self._on_registered = on_registered
         self._beat_now = asyncio.Event()
@@ -38,11 +42,18 @@ class Membership:
         self.state = WorkerState.DRAINING
         self._beat_now.set()
 
+    def note_stalled(self, is_stalled: bool) -> None:
+        """A worker that is leaving says no more than that, stalled or not."""
+        if self.state is not WorkerState.DRAINING:
+            self.state = WorkerState.STALLED if is_stalled else WorkerState.READY
+            self._beat_now.set()
+
     async def keep(self) -> None:
         """Runs until cancelled. A registry that cannot be reached is asked again; serving goes on. Raises
         Unauthorized where the very first registration is refused for its secret: asking again cannot help."""
         is_member = was_member = False
         while True:
+            self._worker = replace(self._worker, profile=self._profile())
             try:
                 if is_member:
                     is_member = await self._registry.heartbeat(self._worker, self.state, self._load())

@@ -16,6 +16,8 @@ from baton.kvtransfer.group import Handoffs
 from baton.prefill import servicer as prefill_servicer
 from baton.prefill.scheduler import PrefillScheduler
 from baton.worker.config import WorkerConfig
+from baton.worker.live_profile import LiveProfile
+from baton.worker.timed_scheduler import TimedScheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +29,18 @@ class MountedRole:
     load: Callable[[], WorkerLoad]
 
 
-def mount_role(config: WorkerConfig, engine: Engine, loop: EngineLoop, agent: Handoffs) -> MountedRole:
-    """Builds the role of `config` and starts the engine's thread with its scheduler."""
+def mount_role(
+    config: WorkerConfig, engine: Engine, loop: EngineLoop, agent: Handoffs, profile: LiveProfile
+) -> MountedRole:
+    """Builds the role of `config` and starts the engine's thread with its scheduler, whose steps correct
+    `profile`."""
     if config.role is Role.PREFILL:
-        prefill = PrefillScheduler(engine, agent, config.prefill)
-        loop.start(prefill)
+        prefill = PrefillScheduler(engine, agent, config.prefill, lambda tail: profile.note_tail(*tail))
+        loop.start(TimedScheduler(prefill, engine, profile))
         servicer = prefill_servicer.PrefillServicer(engine, loop, prefill, agent)
         return MountedRole(prefill_servicer.SERVICE, servicer.mount, prefill.load)
     receiver = decode_servicer.DecodeServicer(engine, loop)
     decode = DecodeScheduler(engine, agent, config.decode, loop.post, receiver.on_reports)
     receiver.attach(decode)
-    loop.start(decode)
+    loop.start(TimedScheduler(decode, engine, profile))
     return MountedRole(decode_servicer.SERVICE, receiver.mount, decode.load)

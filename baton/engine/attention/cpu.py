@@ -21,7 +21,7 @@ MAX_HEAD_DIM = 256
 class CpuAttention(AttentionBackend):
     name: ClassVar[str] = "cpu"
 
-    _batch: AttentionBatch
+    batch: AttentionBatch
 
     @classmethod
     def hindrance(cls, device: torch.device, head_dim: int) -> str | None:
@@ -34,13 +34,13 @@ class CpuAttention(AttentionBackend):
         return None
 
     def begin_step(self, batch: AttentionBatch) -> None:
-        self._batch = batch
+        self.batch = batch
         self._threads = torch.get_num_threads()
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, kv: Tensor, layer: int, sliding_window: int | None
     ) -> Tensor:
-        batch = self._batch
+        batch = self.batch
         tokens, heads, head_dim = query.shape
         _, layers, _, block_size, kv_heads, _ = kv.shape
         output = torch.empty((tokens, heads, head_dim), dtype=kv.dtype)

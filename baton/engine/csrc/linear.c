@@ -1,11 +1,11 @@
 #include "linear.h"
 
+#include "products.h"
 #include "threads.h"
 #include "vectors.h"
 
-/* A task is one panel of columns against up to TASK_ROWS rows: these stay in the second-level cache from panel to panel.
- * TILE_ROWS rows times four vectors of columns are summed in registers. */
-enum { TILE_ROWS = 6, TASK_ROWS = 192, VECS = PANEL / LANES };
+/* A task is one panel of columns against up to TASK_ROWS rows: these stay in the second-level cache from panel to panel. */
+enum { TASK_ROWS = 192, VECS = PANEL / LANES };
 
 static void pack_panel(const void *context, int64_t panel) {
     const Packing *p = context;
@@ -20,32 +20,7 @@ static void pack_panel(const void *context, int64_t panel) {
 
 void pack(const Packing *p) { share(pack_panel, p, (p->columns + PANEL - 1) / PANEL, p->threads); }
 
-#if defined(__x86_64__) && __GNUC__ >= 11
-#include <immintrin.h>
-#define WITH_BFLOAT16 __attribute__((target("arch=x86-64-v4,avx512bf16")))
-#define INLINE_WITH_BFLOAT16 static inline __attribute__((always_inline, target("arch=x86-64-v4,avx512bf16")))
-
-int has_bfloat16_products(void) { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw"); }
-
-INLINE_WITH_BFLOAT16 void sum_products(const Linear *l, const uint16_t *panel, int64_t row, int64_t rows, Vec (*sums)[VECS]) {
-    __m512 acc[TILE_ROWS][VECS];
-    const uint32_t *x = (const uint32_t *)l->x + row * l->inputs / 2;
-    for (int64_t r = 0; r < rows; r++)
-        for (int v = 0; v < VECS; v++) acc[r][v] = _mm512_setzero_ps();
-    for (int64_t pair = 0; pair < l->inputs / 2; pair++, panel += 2 * PANEL) {
-        __m512bh w[VECS];
-#pragma GCC unroll 4
-        for (int v = 0; v < VECS; v++) w[v] = (__m512bh)_mm512_loadu_si512(panel + 2 * LANES * v);
-#pragma GCC unroll 6
-        for (int64_t r = 0; r < rows; r++) {
-            __m512bh both = (__m512bh)_mm512_set1_epi32((int)x[r * (l->inputs / 2) + pair]);
-#pragma GCC unroll 4
-            for (int v = 0; v < VECS; v++) acc[r][v] = _mm512_dpbf16_ps(acc[r][v], both, w[v]);
-        }
-    }
-    for (int64_t r = 0; r < rows; r++)
-        for (int v = 0; v < VECS; v++) sums[r][v] = (Vec)acc[r][v];
-}
+#ifdef WITH_BFLOAT16
 
 INLINE_WITH_BFLOAT16 void store_gated(const Linear *l, int64_t row, int64_t panel, const Vec *sums) {
     uint16_t *to = (uint16_t *)l->output + row * (l->columns / 2) + panel * (PANEL / 2);
@@ -71,12 +46,30 @@ INLINE_WITH_BFLOAT16 void store_row(const Linear *l, int64_t row, int64_t panel,
     }
 }
 
-INLINE_WITH_BFLOAT16 void multiply_rows(const Linear *l, int64_t panel, int64_t row, int64_t rows) {
-    Vec sums[TILE_ROWS][VECS];
-    sum_products(l, (const uint16_t *)l->weight + panel * PANEL * l->inputs, row, rows, sums);
+/* While a panel is used again from the cache, memory can bring the one that this thread is likely to take next. */
+INLINE_WITH_BFLOAT16 void multiply_rows(const Linear *l, int64_t panel, int64_t row, int64_t rows, const char *ahead,
+                                        int64_t lines) {
+    __m512 sums[PRODUCT_ROWS][VECS];
+    int64_t pairs = l->inputs / 2;
+    for (int64_t r = 0; r < rows; r++)
+        for (int v = 0; v < VECS; v++) sums[r][v] = _mm512_setzero_ps();
+    const uint32_t *x = (const uint32_t *)l->x + row * pairs, *weight = (const uint32_t *)l->weight + panel * PANEL * pairs;
+    add_products(sums, x, pairs, weight, PANEL, pairs, rows, VECS, ahead, lines);
     for (int64_t r = 0; r < rows; r++) {
-        if (l->ending == SILU_GATED) store_gated(l, row + r, panel, sums[r]);
-        else store_row(l, row + r, panel, sums[r]);
+        if (l->ending == SILU_GATED) store_gated(l, row + r, panel, (const Vec *)sums[r]);
+        else store_row(l, row + r, panel, (const Vec *)sums[r]);
+    }
+}
+
+INLINE_WITH_BFLOAT16 void multiply_few(const Linear *l, int64_t panel, int64_t row, int64_t rows, const char *ahead,
+                                       int64_t lines) {
+    switch (rows) {
+    case 6: return multiply_rows(l, panel, row, 6, ahead, lines);
+    case 5: return multiply_rows(l, panel, row, 5, ahead, lines);
+    case 4: return multiply_rows(l, panel, row, 4, ahead, lines);
+    case 3: return multiply_rows(l, panel, row, 3, ahead, lines);
+    case 2: return multiply_rows(l, panel, row, 2, ahead, lines);
+    case 1: return multiply_rows(l, panel, row, 1, ahead, lines);
     }
 }
 
@@ -84,12 +77,15 @@ WITH_BFLOAT16 static void multiply_panel(const void *context, int64_t index) {
     const Linear *l = context;
     int64_t panels = (l->columns + PANEL - 1) / PANEL, panel = index % panels, row = index / panels * TASK_ROWS;
     int64_t last = row + TASK_ROWS < l->rows ? row + TASK_ROWS : l->rows;
-    for (; row + TILE_ROWS <= last; row += TILE_ROWS) multiply_rows(l, panel, row, TILE_ROWS);
-    if (last - row == 5) multiply_rows(l, panel, row, 5);
-    else if (last - row == 4) multiply_rows(l, panel, row, 4);
-    else if (last - row == 3) multiply_rows(l, panel, row, 3);
-    else if (last - row == 2) multiply_rows(l, panel, row, 2);
-    else if (last - row == 1) multiply_rows(l, panel, row, 1);
+    int64_t passes = (last - row + PRODUCT_ROWS - 1) / PRODUCT_ROWS, pair_lines = PANEL * 4 / 64, fetched = 0;
+    const char *ahead = (const char *)l->weight + (panel + l->threads) * PANEL * l->inputs * 2;
+    for (int64_t pass = 0, rows; pass < passes; pass++, row += rows) {
+        int64_t left = passes - pass, is_fetching = pass > 0 && panel + l->threads < panels;
+        int64_t lines = is_fetching ? (pair_lines - fetched + left - 1) / left : 0;
+        rows = (last - row + left - 1) / left;
+        multiply_few(l, panel, row, rows, ahead + fetched * 64 * l->inputs / 2, lines);
+        fetched += lines;
+    }
 }
 
 void multiply(const Linear *l) {
@@ -98,6 +94,5 @@ void multiply(const Linear *l) {
 }
 
 #else
-int has_bfloat16_products(void) { return 0; }
 void multiply(const Linear *l) { (void)l; } /* never called: nobody packs without the products */
 #endif

@@ -21,7 +21,6 @@ typedef struct {
     int64_t weight, packed, columns, inputs, threads;
 } Packing;
 
-int has_bfloat16_products(void);
 void pack(const Packing *p);
 void multiply(const Linear *l);
 

@@ -5,8 +5,10 @@
 #include <Python.h>
 
 #include "attention.h"
+#include "layers.h"
 #include "linear.h"
 #include "pointwise.h"
+#include "products.h"
 
 _Static_assert(sizeof(long long) == 8, "numbers are passed as eight bytes");
 
@@ -25,33 +27,26 @@ static int read_fields(PyObject *const *args, Py_ssize_t given, Py_ssize_t count
 
 #define READ(args, given, value) read_fields(args, given, sizeof(value) / 8, (int64_t *)&(value))
 
-static PyObject *py_attend(PyObject *module, PyObject *const *args, Py_ssize_t given) {
-    Attention a;
-    int is_done;
-    (void)module;
-    if (!READ(args, given, a)) return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    is_done = attend(&a);
-    Py_END_ALLOW_THREADS
-    return is_done ? Py_NewRef(Py_None) : PyErr_NoMemory();
-}
-
-/* A function of Python for one of C that takes a structure of numbers and cannot fail. */
-#define EXPOSE(name, Fields, function)                                                   \
+/* A function of Python for one of C that takes a structure of numbers; `call` is 0 where memory ran out. */
+#define EXPOSE(name, Fields, call)                                                       \
     static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t given) {   \
         Fields fields;                                                                   \
+        int is_done;                                                                     \
         (void)module;                                                                    \
         if (!READ(args, given, fields)) return NULL;                                     \
         Py_BEGIN_ALLOW_THREADS                                                           \
-        function(&fields);                                                               \
+        is_done = (call);                                                                \
         Py_END_ALLOW_THREADS                                                             \
-        return Py_NewRef(Py_None);                                                       \
+        return is_done ? Py_NewRef(Py_None) : PyErr_NoMemory();                          \
     }
 
-EXPOSE(py_pack, Packing, pack)
-EXPOSE(py_multiply, Linear, multiply)
-EXPOSE(py_norm, Norm, norm)
-EXPOSE(py_rotate, Rotation, rotate)
+EXPOSE(py_run_layers, Pass, run_layers(&fields))
+EXPOSE(py_attend, Attention, attend(&fields))
+EXPOSE(py_pack, Packing, (pack(&fields), 1))
+EXPOSE(py_multiply, Linear, (multiply(&fields), 1))
+EXPOSE(py_norm, Norm, (norm(&fields), 1))
+EXPOSE(py_rotate, Rotation, (rotate(&fields), 1))
+EXPOSE(py_find_largest, Rows, (find_largest(&fields), 1))
 
 static PyObject *py_has_bfloat16_products(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
@@ -61,11 +56,13 @@ static PyObject *py_has_bfloat16_products(PyObject *module, PyObject *unused) {
 #define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL, NULL
 
 static PyMethodDef methods[] = {
+    {"run_layers", FAST(py_run_layers)},
     {"attend", FAST(py_attend)},
     {"pack", FAST(py_pack)},
     {"multiply", FAST(py_multiply)},
     {"norm", FAST(py_norm)},
     {"rotate", FAST(py_rotate)},
+    {"find_largest", FAST(py_find_largest)},
     {"has_bfloat16_products", py_has_bfloat16_products, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -83,3 +83,34 @@ void rotate(const Rotation *r) {
     int64_t tokens = rows_of_task(r->heads * r->head_dim);
     share(rotate_tokens, r, (r->tokens + tokens - 1) / tokens, r->threads);
 }
+
+/* NaN is not equal to itself, so a row with one has its first in place of a peak. */
+INLINE int64_t find_peak(const float *row, int64_t width) {
+    Vec best = splat(-__builtin_inff());
+    Ints is_nan = {0};
+    int64_t last = width / LANES * LANES, at = 0;
+    for (int64_t i = 0; i < last; i += LANES) {
+        Vec value = load(row + i, FLOAT32, LANES);
+        is_nan |= value != value;
+        best = larger(best, value);
+    }
+    float peak = largest_of(best);
+    int has_nan = 0;
+    for (int lane = 0; lane < LANES; lane++) has_nan |= is_nan[lane];
+    for (int64_t i = last; i < width; i++) {
+        has_nan |= row[i] != row[i];
+        peak = row[i] > peak ? row[i] : peak;
+    }
+    while (has_nan ? row[at] == row[at] : row[at] != peak) at++;
+    return at;
+}
+
+ON_WIDEST_UNITS static void find_in_row(const void *context, int64_t index) {
+    const Rows *r = context;
+    const float *row = (const float *)r->values + index * r->width;
+    int64_t at = find_peak(row, r->width);
+    ((int64_t *)r->positions)[index] = at;
+    ((float *)r->peaks)[index] = row[at];
+}
+
+void find_largest(const Rows *r) { share(find_in_row, r, r->rows, r->threads); }

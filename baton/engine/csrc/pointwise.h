@@ -1,4 +1,4 @@
-/* What happens to each token by itself between the products. */
+/* What happens to each token by itself between the products and behind them. */
 #ifndef BATON_POINTWISE_H
 #define BATON_POINTWISE_H
 
@@ -17,7 +17,14 @@ typedef struct {
     int64_t x, cos, sin, tokens, stride, heads, head_dim, kind, threads;
 } Rotation;
 
+/* The largest number of each row, and where it is: the first of equals. NaN counts as the largest. values: float32
+ * [rows, width]; positions: int64 [rows]; peaks: float32 [rows]. */
+typedef struct {
+    int64_t values, positions, peaks, rows, width, threads;
+} Rows;
+
 void norm(const Norm *n);
 void rotate(const Rotation *r);
+void find_largest(const Rows *r);
 
 #endif
