@@ -37,9 +37,9 @@ from baton.router.workers import Lease, Workers
 class FlowLimits:
     """max_requests: at the workers at once. max_waiting: in the router's queue; more are refused with 429.
     slo_policy: see there. queue_timeout_s: until a request's turn comes, here and again at its worker. attempts:
-    placements of a request that may fail without a token between them. retry_ratio: further attempts, a request, on
-    average over all. rejoin_timeout_s: of waiting for a decode worker where none is there. local_prefill_tokens: see
-    `snapshot.Demand`. policy: how pairs are chosen, by name. seed: of policies that leave something to chance;
+    placements of a request that may fail without a token between them. retry_ratio: further attempts, a request,
+    on average over all. rejoin_timeout_s: of waiting for a decode worker where none is there. local_prefill_tokens:
+    see `snapshot.Demand`. policy: how pairs are chosen, by name. seed: of policies that leave something to chance;
     another one for each router, lest all draw alike."""
 
     max_requests: int = 1024

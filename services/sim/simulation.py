@@ -1,10 +1,10 @@
 """The life of a request in the simulated fleet, top to bottom as in `baton.router.request_flow`:
 
-    arrive -> place -> lease workers -> prefill's turn comes -> decode reserves -> prefill runs and pushes
-           -> decode runs -> ended
+    arrive -> admitted -> place -> lease workers -> prefill's turn comes -> decode reserves
+           -> prefill runs and pushes -> decode runs -> ended
 
-Production code decides: `place` with its policies and predictions, the prefix index, and the block managers of
-both sides. Simulated are clock and compute. Left out: failures and retries, and the delay of heartbeats: the
+Production code decides: admission, `place` with its policies and predictions, the prefix index, and the block
+managers of both sides. Simulated are clock and compute. Left out: failures and retries, and the delay of heartbeats: the
 router knows its workers' pools as they are.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from baton.fleet import Role
+from baton.router.admission import Capacity
 from baton.router.placement import Placement, place
 from baton.router.policies import DEFAULT_POLICY, load_policy
 from baton.router.prefix_index import PrefixIndex
@@ -24,6 +25,7 @@ from baton.sim.fleet_file import FleetSpec
 from baton.sim.gaps import Gaps
 from baton.sim.prefill_worker import PrefillWorker
 from baton.sim.ride import Outcome, Ride
+from baton.sim.sim_entrance import SimEntrance
 from baton.sim.sim_worker import SimWorker
 from baton.sim.workload import SimRequest, Workload
 
@@ -79,10 +81,13 @@ class Simulation:
         self._run = Run(spec, workload, policy, seed)
         self._block_tokens = workload.block_tokens
         self._placements = 0
-        self._under_way = 0
         self._next_sample_s = 0.0
         self._sample_every_s = workload.requests[-1].arrival_s / _SAMPLES
         self._make_workers()
+        computing = self._run.prefill or self._run.decode
+        rate = sum(worker.speeds.prefill_rate for worker in computing) / len(computing)
+        capacity = Capacity(len(computing), rate)
+        self._entrance = SimEntrance(spec, capacity, self._clock, self._place, self._refuse)
         workers: list[SimWorker] = [*self._run.prefill, *self._run.decode]
         self._max_tokens = min(worker.blocks.num_blocks for worker in workers) * self._block_tokens
 
@@ -124,11 +129,8 @@ class Simulation:
         self._run.rides.append(ride)
         if request.prompt_tokens + request.output_tokens > self._max_tokens:
             self._refuse(ride, Outcome.TOO_LONG)
-        elif self._under_way >= self._spec.max_requests:
-            self._refuse(ride, Outcome.OVERLOADED)
         else:
-            self._under_way += 1
-            self._place(ride)
+            self._entrance.arrive(ride)
 
     def _place(self, ride: Ride) -> None:
         request = ride.request
@@ -159,6 +161,7 @@ class Simulation:
         assert ride.decode is not None
         computing = ride.prefill or ride.decode
         computing.lease(ride.placement.prediction)
+        self._entrance.placed(ride)
         ride.decode.leased_sequences += 1
         self._clock.after(self._spec.queue_timeout_s, lambda: self._queue_timeout(ride))
         if ride.prefill is None:
@@ -190,6 +193,7 @@ class Simulation:
         assert computing is not None
         computing.prefill_done(ride.placement.prediction)
         self._note_cached(computing, ride)
+        self._entrance.computed(ride)
         if ride.prefill is None:
             return
         ride.output_tokens = 1
@@ -211,7 +215,7 @@ class Simulation:
         assert ride.decode is not None
         ride.outcome = Outcome.FINISHED
         ride.decode.leased_sequences -= 1
-        self._under_way -= 1
+        self._entrance.end(ride)
         self._on_ended()
 
     def _push(self, ride: Ride) -> None:
@@ -238,8 +242,8 @@ class Simulation:
         computing = ride.prefill or ride.decode
         computing.prefill_done(ride.placement.prediction)
         ride.decode.leased_sequences -= 1
-        self._under_way -= 1
         self._release_both(ride)
+        self._entrance.end(ride)
         self._refuse(ride, Outcome.QUEUE_TIMEOUT)
 
     def _release_both(self, ride: Ride) -> None:

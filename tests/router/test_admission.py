@@ -1,4 +1,4 @@
-"""When requests wait in the router, for how long by its reckoning, and that nothing is held back from idle workers."""
+"""When requests wait in the router, for how long by its reckoning, and that idle workers never lack work."""
 
 from __future__ import annotations
 

@@ -1,0 +1,67 @@
+"""Tenants and priorities on a simulated fleet: shares under overload, spare capacity, and the bounds of the queue."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from baton.fleet import Role
+from baton.sim.fleet_file import FleetSpec, HardwareProfile, Objectives, Pool
+from baton.sim.report import report_of
+from baton.sim.ride import Outcome
+from baton.sim.simulation import Run, Simulation
+from baton.sim.tenants import TenantLoad, served_tokens_per_s, tenants_workload
+
+HARDWARE = HardwareProfile(
+    prefill_tokens_per_s=10_000.0,
+    decode_step_s=0.01,
+    copy_bytes_per_s=1e9,
+    kv_bytes_per_token=100.0,
+    kv_tokens=100_000,
+)
+SPEC = FleetSpec(
+    tuple(Pool(role.value, role, 1, HARDWARE, 1.0) for role in (Role.PREFILL, Role.DECODE)),
+    Objectives(),
+    chunk_tokens=2048,
+    max_running=64,
+    max_requests=1024,
+    queue_timeout_s=30.0,
+    local_prefill_tokens=0,
+    max_waiting=200,
+)
+LIGHT, HEAVY = TenantLoad("light", 4.0), TenantLoad("heavy", 40.0)
+
+
+def simulated(*loads: TenantLoad, spec: FleetSpec = SPEC) -> Run:
+    workload = tenants_workload(loads, prompt_median=1000, output_median=20, duration_s=60.0, seed=3)
+    return Simulation(spec, workload).run()
+
+
+def test_a_tenant_that_sends_ten_times_as_much_takes_nothing_of_anothers_share() -> None:
+    alone, both = simulated(LIGHT), simulated(LIGHT, HEAVY)
+    demand = served_tokens_per_s(alone, "light")
+    assert served_tokens_per_s(both, "light") >= 0.97 * demand
+    light = [ride for ride in both.rides if ride.request.tenant == "light"]
+    assert all(ride.outcome is Outcome.FINISHED for ride in light)
+    assert any(ride.outcome is not Outcome.FINISHED for ride in both.rides), "it is an overload"
+
+
+def test_capacity_that_nobody_else_wants_goes_to_whoever_does() -> None:
+    alone, both = simulated(HEAVY), simulated(LIGHT, HEAVY)
+    total = sum(served_tokens_per_s(both, tenant) for tenant in ("light", "heavy"))
+    assert total == pytest.approx(served_tokens_per_s(alone, "heavy"), rel=0.05)
+
+
+def test_the_queue_keeps_the_workers_as_busy_as_without_it() -> None:
+    without = msgspec.structs.replace(SPEC, max_requests=10**6, max_waiting=0, queue_timeout_s=1e6)
+    spec = msgspec.structs.replace(without, max_requests=1024, max_waiting=10**6)
+    durations = [simulated(HEAVY, spec=each).duration_s for each in (without, spec)]
+    assert durations[1] == pytest.approx(durations[0], rel=0.01)
+
+
+def test_who_has_no_place_in_the_queue_and_who_waits_too_long_is_counted() -> None:
+    outcomes = report_of(simulated(HEAVY)).outcomes
+    patient = report_of(simulated(HEAVY, spec=msgspec.structs.replace(SPEC, max_waiting=10**6))).outcomes
+    assert outcomes["overloaded"] > 0
+    assert patient["queue_timeout"] > 0
+    assert "overloaded" not in patient
