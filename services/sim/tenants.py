@@ -42,10 +42,8 @@ def tenants_workload(
     return Workload("tenants", BLOCK_TOKENS, requests)
 
 
-def served_tokens_per_s(run: Run, tenant: str, from_s: float = 0.0, to_s: float = float("inf")) -> float:
-    """Tokens, of prompt and answer, of the tenant's requests that ended well between two moments; a second of the
-    time between, or between the first arrival and the last token."""
-    to_s = min(to_s, run.duration_s)
+def served_tokens_per_s(run: Run, tenant: str, from_s: float = 0.0, *, to_s: float) -> float:
+    """Tokens, of prompt and answer, of the tenant's requests that ended well between two moments, a second."""
     ended = [ride for ride in run.rides if ride.outcome is Outcome.FINISHED and ride.request.tenant == tenant]
     tokens = sum(ride.tokens for ride in ended if from_s <= ride.last_token_at_s <= to_s)
     return tokens / (to_s - from_s)

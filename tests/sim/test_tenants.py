@@ -29,18 +29,19 @@ SPEC = FleetSpec(
     local_prefill_tokens=0,
     max_waiting=200,
 )
+DURATION_S = 60.0
 LIGHT, HEAVY = TenantLoad("light", 4.0), TenantLoad("heavy", 40.0)
 
 
 def simulated(*loads: TenantLoad, spec: FleetSpec = SPEC) -> Run:
-    workload = tenants_workload(loads, prompt_median=1000, output_median=20, duration_s=60.0, seed=3)
+    workload = tenants_workload(loads, prompt_median=1000, output_median=20, duration_s=DURATION_S, seed=3)
     return Simulation(spec, workload).run()
 
 
 def test_a_tenant_that_sends_ten_times_as_much_takes_nothing_of_anothers_share() -> None:
     alone, both = simulated(LIGHT), simulated(LIGHT, HEAVY)
-    demand = served_tokens_per_s(alone, "light")
-    assert served_tokens_per_s(both, "light") >= 0.97 * demand
+    demand = served_tokens_per_s(alone, "light", to_s=DURATION_S)
+    assert served_tokens_per_s(both, "light", to_s=DURATION_S) >= 0.95 * demand
     light = [ride for ride in both.rides if ride.request.tenant == "light"]
     assert all(ride.outcome is Outcome.FINISHED for ride in light)
     assert any(ride.outcome is not Outcome.FINISHED for ride in both.rides), "it is an overload"
@@ -48,15 +49,14 @@ def test_a_tenant_that_sends_ten_times_as_much_takes_nothing_of_anothers_share()
 
 def test_capacity_that_nobody_else_wants_goes_to_whoever_does() -> None:
     alone, both = simulated(HEAVY), simulated(LIGHT, HEAVY)
-    total = sum(served_tokens_per_s(both, tenant) for tenant in ("light", "heavy"))
-    assert total == pytest.approx(served_tokens_per_s(alone, "heavy"), rel=0.05)
+    total = sum(served_tokens_per_s(both, tenant, to_s=DURATION_S) for tenant in ("light", "heavy"))
+    assert total == pytest.approx(served_tokens_per_s(alone, "heavy", to_s=DURATION_S), rel=0.05)
 
 
-def test_the_queue_keeps_the_workers_as_busy_as_without_it() -> None:
-    without = msgspec.structs.replace(SPEC, max_requests=10**6, max_waiting=0, queue_timeout_s=1e6)
-    spec = msgspec.structs.replace(without, max_requests=1024, max_waiting=10**6)
-    durations = [simulated(HEAVY, spec=each).duration_s for each in (without, spec)]
-    assert durations[1] == pytest.approx(durations[0], rel=0.01)
+def test_the_queue_never_leaves_a_worker_without_work() -> None:
+    run = simulated(HEAVY, spec=msgspec.structs.replace(SPEC, max_waiting=10**6, queue_timeout_s=1e6))
+    assert all(ride.outcome is Outcome.FINISHED for ride in run.rides)
+    assert run.prefill[0].busy_s >= 0.99 * run.duration_s
 
 
 def test_who_has_no_place_in_the_queue_and_who_waits_too_long_is_counted() -> None:
