@@ -31,6 +31,7 @@ class EngineLoop:
 
     def __init__(self, on_crash: Callable[[BaseException], None]) -> None:
         self._thread: threading.Thread | None = None
+        self._scheduler: Scheduler | None = None
         self._on_crash = on_crash
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
@@ -38,7 +39,8 @@ class EngineLoop:
         self._turn_began_at_s: float | None = None
 
     def start(self, scheduler: Scheduler) -> None:
-        self._thread = threading.Thread(target=self._run, args=(scheduler,), name="engine", daemon=True)
+        self._scheduler = scheduler
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def post(self, command: Callable[[], None]) -> None:
@@ -46,6 +48,16 @@ class EngineLoop:
         with self._wake:
             self._commands.append(command)
             self._wake.notify()
+
+    def switch(self, make: Callable[[], Scheduler]) -> None:
+        """Gives up all work and goes on with another scheduler, which `make` builds on the engine's thread, after
+        whatever was posted before. Callable from any thread."""
+        self.post(lambda: self._switch(make))
+
+    def _switch(self, make: Callable[[], Scheduler]) -> None:
+        assert self._scheduler is not None, "there is nothing to switch from before the start"
+        self._scheduler.close()
+        self._scheduler = make()
 
     def turn_s(self) -> float:
         """How long the commands and the step in progress have taken so far, in seconds; 0 while there is nothing
@@ -61,17 +73,18 @@ class EngineLoop:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, scheduler: Scheduler) -> None:
+    def _run(self) -> None:
+        assert self._scheduler is not None, "the thread is started with a scheduler"
         try:
             busy = False
             while not self._stopping:
-                commands = self._next_commands(None if busy else scheduler)
+                commands = self._next_commands(None if busy else self._scheduler)
                 self._turn_began_at_s = time.monotonic()
                 for command in commands:
                     command()
-                busy = scheduler.step()
+                busy = self._scheduler.step()
                 self._turn_began_at_s = None
-            scheduler.close()
+            self._scheduler.close()
         except BaseException as error:
             self._on_crash(error)
             raise

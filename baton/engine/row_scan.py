@@ -1,7 +1,7 @@
 """Scans over rows as long as a vocabulary: in native code, or in two levels, over strides, then inside one.
 
-Torch's reductions use the whole width of the machine; a search for a position does not. Looking into one stride only
-makes `argmax` about ten times as fast on a CPU as its one-level form.
+Torch's reductions use the whole width of the machine; its search for a position does not. Looking into one stride
+only makes `argmax` about ten times as fast on a CPU as its one-level form.
 """
 
 from __future__ import annotations

@@ -211,13 +211,11 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
     for field in ("worker_id", "address", "epoch"):
         if not getattr(wire, field):
             raise InvalidRequest(f"worker {wire.worker_id!r} announces no {field}", field=field)
-    if wire.role not in _ROLE_FROM_WIRE:
-        raise InvalidRequest(f"worker {wire.worker_id!r} announces role {wire.role}", field="role")
     model = wire.model
     return WorkerInfo(
         wire.worker_id,
         wire.epoch,
-        _ROLE_FROM_WIRE[wire.role],
+        role_from_wire(wire.role),
         wire.address,
         wire.pid,
         ModelInfo(
@@ -233,6 +231,16 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
         wire.version,
         tuple(wire.schemes),
     )
+
+
+def role_to_wire(role: Role) -> registry_pb2.Role.ValueType:
+    return _ROLE_TO_WIRE[role]
+
+
+def role_from_wire(wire: registry_pb2.Role.ValueType) -> Role:
+    if wire not in _ROLE_FROM_WIRE:
+        raise InvalidRequest(f"worker role {wire} is unknown", field="role")
+    return _ROLE_FROM_WIRE[wire]
 
 
 def _profile_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerProfile:

@@ -267,6 +267,25 @@ def chat(
 
 
 @app.command()
+def flip(
+    worker: Annotated[str, typer.Argument(help="Its id, as /workers tells it.")],
+    role: Annotated[opt.RoleName, typer.Argument(help="What it is to be.")],
+    url: Annotated[
+        str, typer.Option(help="Where a router serves.", envvar="BATON_URL")
+    ] = "http://127.0.0.1:8000",
+    drain_timeout: opt.DrainTimeout = 30.0,
+    api_key: Annotated[str, typer.Option(help="Bearer key.", envvar="BATON_API_KEY")] = "",
+) -> None:
+    """Make a running worker a prefill or a decode worker. It keeps its weights and its cache, and no request fails.
+
+    Example: baton flip prefill-1 decode
+    """
+    from baton.cli.flip import flip as ask
+
+    print(ask(url, worker, role.value, drain_timeout, api_key))
+
+
+@app.command()
 def version() -> None:
     """Print the version of Baton and of what it computes with."""
     from importlib.metadata import version as version_of

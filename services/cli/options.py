@@ -31,6 +31,11 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class RoleName(StrEnum):
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
 Model = Annotated[
     Path | None,
     _option(help="Hugging Face model folder; the demo model where none is given.", envvar="BATON_MODEL"),
