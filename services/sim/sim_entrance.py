@@ -1,4 +1,4 @@
-"""The router's `entrance` on virtual time: the production `Admission`, with a clock's events in place of waiting."""
+"""The router's `entrance` on virtual time: the production `Admission`, with events of the clock for waiting."""
 
 from __future__ import annotations
 

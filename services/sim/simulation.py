@@ -4,8 +4,8 @@
            -> prefill runs and pushes -> decode runs -> ended
 
 Production code decides: admission, `place` with its policies and predictions, the prefix index, and the block
-managers of both sides. Simulated are clock and compute. Left out: failures and retries, and the delay of heartbeats: the
-router knows its workers' pools as they are.
+managers of both sides. Simulated are clock and compute. Left out: failures and retries, and the delay of
+heartbeats: the router knows its workers' pools as they are.
 """
 
 from __future__ import annotations
