@@ -20,8 +20,8 @@ from baton.sim.tenants import TenantLoad, served_tokens_per_s, tenants_workload
 
 _PROFILE = "h100-80g-llama-8b"
 _HEAVY, _OVER, _WITHIN = 10.0, 1.0, 0.3
-"""What tenants send, in multiples of what the fleet serves: one that floods it, one that wants more than half of it,
-one that wants less."""
+"""What tenants send, in multiples of what the fleet serves: one that floods it, one that wants more than half of
+it, one that wants less."""
 
 _SHARE_TARGET = 0.95
 _SPARE_TARGET = 0.98
@@ -114,7 +114,9 @@ def _capacity_rps() -> float:
 
 
 def _simulated(loads: list[TenantLoad], duration_s: float, seed: int) -> Run:
-    return Simulation(_fleet(), tenants_workload(loads, _PROMPT_MEDIAN, _OUTPUT_MEDIAN, duration_s, seed)).run()
+    return Simulation(
+        _fleet(), tenants_workload(loads, _PROMPT_MEDIAN, _OUTPUT_MEDIAN, duration_s, seed)
+    ).run()
 
 
 def _finished_share(run: Run, tenant: str) -> float:
