@@ -15,9 +15,11 @@ more. Decode workers without memory hold back the first token, and thereby what 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from baton.fleet import DEFAULT_PREFILL_TOKENS_PER_S, WorkerProfile
 from baton.router.fair_queue import Entry, FairQueue
 
 PROMPTS_AHEAD = 16
@@ -49,6 +51,13 @@ class Capacity:
 
     workers: int
     prefill_tokens_per_s: float
+
+
+def capacity_of(computing: Sequence[WorkerProfile]) -> Capacity:
+    """`computing`: the workers that compute prompts, by their profiles."""
+    if not computing:
+        return Capacity(0, DEFAULT_PREFILL_TOKENS_PER_S)
+    return Capacity(len(computing), sum(profile.prefill_rate for profile in computing) / len(computing))
 
 
 class Admission:

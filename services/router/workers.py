@@ -16,11 +16,11 @@ import msgspec
 
 from baton.background import OnCrash
 from baton.block_hash import block_hashes, namespace
-from baton.fleet import DEFAULT_PREFILL_TOKENS_PER_S, Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
+from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
 from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
-from baton.router.admission import Capacity
+from baton.router.admission import Capacity, capacity_of
 from baton.router.peers import DecodePeer, PrefillPeer
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
@@ -154,8 +154,7 @@ class Workers:
         """Who computes prompts: the prefill workers, or where there are none the decode workers."""
         usable = {role: [t for t in self._tracked.values() if _is_usable(t, role)] for role in Role}
         computing = usable[Role.PREFILL] or usable[Role.DECODE]
-        rates = [tracked.worker.profile.prefill_rate for tracked in computing]
-        return Capacity(len(rates), sum(rates) / len(rates) if rates else DEFAULT_PREFILL_TOKENS_PER_S)
+        return capacity_of([tracked.worker.profile for tracked in computing])
 
     def can_serve(self) -> bool:
         return any(_is_usable(tracked, Role.DECODE) for tracked in self._tracked.values())

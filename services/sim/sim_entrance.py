@@ -17,8 +17,8 @@ class SimEntrance:
     def __init__(
         self,
         spec: FleetSpec,
-        capacity: Capacity,
         clock: Clock,
+        capacity: Callable[[], Capacity],
         admit: Callable[[Ride], None],
         refuse: Callable[[Ride, Outcome], None],
     ) -> None:
@@ -30,6 +30,11 @@ class SimEntrance:
         self._refuse = refuse
         self._entries: dict[Ride, Entry] = {}
         self._waiting: dict[Entry, Ride] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Nobody waits here, and nobody is on the way."""
+        return not self._entries
 
     def arrive(self, ride: Ride) -> None:
         request = ride.request
@@ -68,5 +73,5 @@ class SimEntrance:
 
     def _pump(self) -> None:
         if self._admission.waiting:
-            for entry in self._admission.admit(self._capacity, self._clock.now_s):
+            for entry in self._admission.admit(self._capacity(), self._clock.now_s):
                 self._admit(self._waiting.pop(entry))
