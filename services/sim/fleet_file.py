@@ -127,8 +127,8 @@ class FleetSpec(msgspec.Struct, frozen=True):
     max_requests: int
     queue_timeout_s: float
     local_prefill_tokens: int
-    max_waiting: int = 512
     elastic: ElasticSpec | None = None
+    max_waiting: int = 512
 
 
 def read_fleet(path: Path) -> FleetSpec:
