@@ -113,6 +113,14 @@ class HandoffFailed(BatonError):
     http_status = 500
 
 
+class DuplicateWorker(BatonError):
+    """Another process that is alive has the worker's id."""
+
+    code = "duplicate_worker"
+    http_status = 409
+    is_server_fault = False
+
+
 class ConfigError(BatonError):
     """A configuration key is unknown or its value malformed; the process stops."""
 
@@ -140,6 +148,7 @@ ERRORS_BY_CODE: dict[str, type[BatonError]] = {
         DeadlineExceeded,
         WorkerFailed,
         HandoffFailed,
+        DuplicateWorker,
         ConfigError,
         ModelFolderError,
     )

@@ -173,6 +173,14 @@ DrainTimeout = Annotated[
     float,
     _option(help="Seconds that SIGTERM lets requests finish.", envvar="BATON_DRAIN_TIMEOUT", min=0),
 ]
+SpotNotice = Annotated[
+    str,
+    _option(
+        help="Where to ask, every 2 s, whether this machine is about to be taken away; the worker then drains as "
+        "after SIGTERM. file:PATH (it exists), url:URL (answers 200), cmd:COMMAND (ends with status 0).",
+        envvar="BATON_SPOT_NOTICE",
+    ),
+]
 StepTimeout = Annotated[
     float,
     _option(

@@ -61,6 +61,11 @@ class RequestFlow:
         self._placements = 0
         self._under_way = 0
 
+    @property
+    def under_way(self) -> int:
+        """Requests that have begun and not ended."""
+        return self._under_way
+
     @asynccontextmanager
     async def start(self, request: GenerationRequest) -> AsyncIterator[Run]:
         """One request; leaving the context ends it wherever it is. Raises Overloaded on entering."""
@@ -130,8 +135,8 @@ class RequestFlow:
     def _place(
         self, request: GenerationRequest, hashes: list[bytes], excluded: frozenset[str]
     ) -> Placement | Refusal:
-        snapshot = self._workers.snapshot(hashes, excluded)
-        if not snapshot.decode:  # better a worker that has just failed than none
+        snapshot = self._workers.snapshot(hashes, excluded | self._workers.doubtful())
+        if not snapshot.decode:  # better a worker that has just failed, or is silent, than none
             snapshot = replace(snapshot, decode=self._workers.snapshot(hashes, ()).decode)
         demand = Demand(
             prompt_tokens=len(request.token_ids),

@@ -169,6 +169,14 @@ class Workers:
         prefill, decode = ([self._candidate(t, hashes) for t in usable[role]] for role in Role)
         return Snapshot(prefill, decode)
 
+    def doubtful(self) -> frozenset[str]:
+        """Workers for whoever has no others: they have missed heartbeats, or rest after faults of theirs."""
+        return frozenset(
+            worker_id
+            for worker_id, tracked in self._tracked.items()
+            if tracked.member.state is WorkerState.SUSPECTED or not tracked.peer.breaker.allows()
+        )
+
     @contextmanager
     def lease(self, placement: Placement, request: GenerationRequest) -> Iterator[Lease]:
         """Counts `request` as under way on its workers for as long as the context is open."""
@@ -280,6 +288,6 @@ def _is_usable(tracked: Tracked, role: Role) -> bool:
     return (
         tracked.worker.role is role
         and tracked.is_member
-        and tracked.member.state is WorkerState.READY
+        and tracked.member.state in (WorkerState.READY, WorkerState.SUSPECTED)
         and tracked.peer.is_connected
     )
