@@ -20,6 +20,7 @@ from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
 from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
+from baton.router.admission import Capacity, capacity_of
 from baton.router.peers import DecodePeer, PrefillPeer
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
@@ -148,6 +149,12 @@ class Workers:
         """What the fleet serves; its limit is that of the tightest worker. None while nobody is there."""
         models = [member.worker.model for member in self.members]
         return min(models, key=lambda model: model.max_model_tokens, default=None)
+
+    def prompt_capacity(self) -> Capacity:
+        """Who computes prompts: the prefill workers, or where there are none the decode workers."""
+        usable = {role: [t for t in self._tracked.values() if _is_usable(t, role)] for role in Role}
+        computing = usable[Role.PREFILL] or usable[Role.DECODE]
+        return capacity_of([tracked.worker.profile for tracked in computing])
 
     def can_serve(self) -> bool:
         return any(_is_usable(tracked, Role.DECODE) for tracked in self._tracked.values())
