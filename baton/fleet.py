@@ -18,8 +18,12 @@ class Role(enum.Enum):
 
 
 class WorkerState(enum.Enum):
+    """READY alone gets new requests; SUSPECTED does where nobody else is there."""
+
     READY = "ready"
     DRAINING = "draining"
+    STALLED = "stalled"
+    SUSPECTED = "suspected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,12 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class WorkerProfile:
-    """Speeds, measured at start; 0 where unknown.
+    """Speeds, measured at start and corrected from live figures (`baton.worker.live_profile`); 0 where unknown.
 
-    Prefill: a rate of tokens, and for attention seconds a pair of a computed and a seen token. Decode: seconds
-    of a step at batch 1 over an empty context, of each further sequence, and of each token of context in the
-    batch. copy_bytes_per_s: of a hand-off.
+    Prefill: a rate of tokens, for attention seconds a pair of a computed and a seen token, and seconds that each
+    pass takes whatever it computes. Decode: seconds of a step at batch 1 over an empty context, of each further
+    sequence, and of each token of context in the batch. Hand-off: bytes/s, and seconds that it takes whatever its
+    size. cost_per_hour: as configured, in the fleet's currency.
     """
 
     prefill_tokens_per_s: float = 0.0
@@ -92,14 +97,21 @@ class WorkerProfile:
     prefill_s_per_pair: float = 0.0
     decode_s_per_sequence: float = 0.0
     decode_s_per_context_token: float = 0.0
+    prefill_pass_s: float = 0.0
+    handoff_latency_s: float = 0.0
+    cost_per_hour: float = 0.0
 
     @property
     def prefill_rate(self) -> float:
-        """Tokens/s, attention aside."""
+        """Tokens/s, attention and what each pass takes aside."""
         return self.prefill_tokens_per_s or DEFAULT_PREFILL_TOKENS_PER_S
 
     def prefill_s(self, tokens: int, context_tokens: int) -> float:
-        """Seconds to compute `tokens` that follow `context_tokens` whose KV is there already."""
+        """Seconds to compute `tokens` that follow `context_tokens` whose KV is there already, in one pass."""
+        return self.prefill_pass_s + self.chunk_s(tokens, context_tokens)
+
+    def chunk_s(self, tokens: int, context_tokens: int) -> float:
+        """What these tokens add to a pass that is made anyway."""
         return tokens / self.prefill_rate + tokens * (context_tokens + tokens / 2) * self.prefill_s_per_pair
 
     def step_s(self, sequences: int, context_tokens: int) -> float:
@@ -107,6 +119,11 @@ class WorkerProfile:
         first_s = self.decode_step_s or DEFAULT_DECODE_STEP_S
         further_s = (sequences - 1) * (self.decode_s_per_sequence or first_s * DEFAULT_BATCH_SLOPE)
         return first_s + further_s + context_tokens * self.decode_s_per_context_token
+
+    def handoff_s(self, handed_bytes: float) -> float:
+        """Seconds until bytes that leave at once are acknowledged; only the latency where no rate is known."""
+        transfer_s = handed_bytes / self.copy_bytes_per_s if self.copy_bytes_per_s else 0.0
+        return self.handoff_latency_s + transfer_s
 
 
 @dataclass(frozen=True, slots=True)

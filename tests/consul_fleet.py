@@ -43,7 +43,9 @@ def registry(agent: ConsulAgent, prefix: str = "fleet", secret: bytes = SECRET, 
 async def joined(agent: ConsulAgent, worker: WorkerInfo) -> AsyncIterator[Membership]:
     """A worker as it keeps its membership; on leaving the context it dies without a word."""
     client = registry(agent)
-    membership = Membership(client, worker, WorkerLoad, heartbeat_s=0.25, on_registered=lambda: None)
+    membership = Membership(
+        client, worker, WorkerLoad, lambda: worker.profile, heartbeat_s=0.25, on_registered=lambda: None
+    )
     keeper = asyncio.create_task(membership.keep())
     try:
         yield membership

@@ -34,7 +34,8 @@ from baton.prefill import servicer as prefill_servicer
 from baton.rpc import Server
 from baton.wire import decode_pb2, decode_pb2_grpc, prefill_pb2, prefill_pb2_grpc, types_pb2
 from baton.worker.config import WorkerConfig
-from baton.worker.roles import mount_role
+from baton.worker.live_profile import LiveProfile
+from baton.worker.roles import MountedRole
 
 WAIT_S = 10.0
 LOAD = WorkerLoad(kv_blocks=KVBlocks(total=64, free=64))
@@ -87,9 +88,9 @@ class FleetOfTest:
         """A worker as its own process mounts it, engine thread included."""
         config = WorkerConfig(role, worker_id, "m", engine.config, "", SECRET)
         loop, agent = EngineLoop(self.crashes.append), make_agent(engine)
-        mounted = mount_role(config, engine, loop, agent)
+        mounted = MountedRole(config, engine, loop, agent, LiveProfile(WorkerProfile()))
         server = Server("127.0.0.1", 0, SECRET)
-        server.add(mounted.service, mounted.mount)
+        mounted.mount(server)
         await server.start()
         self.add(worker_id, role, server.port)
         yield

@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from baton.engine.sequence import Sequence as EngineSequence
+from baton.errors import InvalidRequest
+from baton.fleet import Role
 from baton.request import GenerationRequest, Route, Token, TokenOutput
 from baton.router.api.backend import ServedModel
 
@@ -52,11 +54,18 @@ class ScriptedBackend:
     cached_tokens: int = 0
     is_up: bool = True
     requests: list[GenerationRequest] = field(default_factory=list)
+    roles: dict[str, Role] = field(default_factory=dict)
     ended_choices: list[int] = field(default_factory=list)
     outputs_given: int = 0
     open: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     is_stalled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def change_role(self, worker_id: str, role: Role, drain_timeout_s: float) -> object:
+        if worker_id not in {"prefill-0", "decode-0"}:
+            raise InvalidRequest(f"worker {worker_id!r} is not in the fleet", field="worker_id")
+        self.roles[worker_id] = role
+        return {"worker_id": worker_id, "role": role.value, "drained_s": drain_timeout_s, "switched_s": 0.0}
 
     def is_ready(self) -> bool:
         return self.is_up

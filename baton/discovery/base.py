@@ -19,7 +19,8 @@ class Registration(Protocol):
         """Joins the fleet; returns the lease in seconds. The same id with a new epoch replaces the old."""
 
     async def heartbeat(self, worker: WorkerInfo, state: WorkerState, load: WorkerLoad) -> bool:
-        """Renews the lease; False where the registry knows of none and the worker has to register again."""
+        """Renews the lease and announces what has changed of `worker`; False where the registry knows of no lease
+        and the worker has to register again."""
 
     async def deregister(self, worker: WorkerInfo) -> None:
         """Leaves the fleet at once."""

@@ -210,6 +210,7 @@ class EmbeddedRegistryClient:
         self._channel = Channel(address, secret)
         self._stub = registry_pb2_grpc.RegistryStub(self._channel.grpc)
         self._timeout_s = CONTROL_TIMEOUT_S
+        self._registered: WorkerInfo | None = None
 
     async def register(self, worker: WorkerInfo, state: WorkerState, load: WorkerLoad) -> float:
         request = registry_pb2.RegisterRequest(
@@ -224,9 +225,14 @@ class EmbeddedRegistryClient:
         self._timeout_s = min(
             CONTROL_TIMEOUT_S, reply.lease_s / 2
         )  # one lost heartbeat must not cost the lease
+        self._registered = worker
         return reply.lease_s
 
     async def heartbeat(self, worker: WorkerInfo, state: WorkerState, load: WorkerLoad) -> bool:
+        """A worker that is no longer what it registered as, its profile say, registers again: beats are short."""
+        if self._registered not in (None, worker):
+            await self.register(worker, state, load)
+            return True
         request = registry_pb2.HeartbeatRequest(
             worker_id=worker.worker_id,
             epoch=worker.epoch,

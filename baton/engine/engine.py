@@ -16,6 +16,7 @@ from baton import block_hash
 from baton.engine.batch import Chunk
 from baton.engine.block_manager import BlockManager
 from baton.engine.chunk_rows import ChunkRows
+from baton.engine.decode_graphs import CudaRecorder
 from baton.engine.kv_pool import KVPool
 from baton.engine.memory import available_bytes
 from baton.engine.model import CausalLM
@@ -24,6 +25,7 @@ from baton.engine.parallel import WHOLE, Parallel, Shard
 from baton.engine.runner import ModelRunner
 from baton.engine.sampler import Sampler
 from baton.engine.sequence import Sequence
+from baton.engine.step_work import StepWork
 from baton.errors import ConfigError
 from baton.request import GenerationRequest, TokenOutput
 
@@ -72,8 +74,11 @@ class Engine:
         self.blocks = BlockManager(self.pool.num_blocks, config.block_size)
         self._eos_token_ids = frozenset(self.model.eos_token_ids)
         sampler = Sampler(self.model.vocab_size, self._eos_token_ids)
+        self.last_work = StepWork()
         self._runner = ModelRunner(model, self.pool, sampler, config.device, config.attention)
         self.max_model_tokens = min(self.model.max_model_tokens, self.pool.num_blocks * config.block_size)
+        if parallel is None and self._runner.can_record:
+            self._runner.record_decodes(self.max_model_tokens, CudaRecorder())
 
     @property
     def block_size(self) -> int:
@@ -159,6 +164,7 @@ class Engine:
         """One step: computes all chunks in one forward pass and draws one token for each sampler."""
         if self._followers is not None and chunks:
             self._followers.compute([ChunkRows.of(chunk, self.block_size) for chunk in chunks])
+        self.last_work = StepWork.of(chunks)
         tokens = iter(self._runner.run(chunks))
         for chunk in chunks:
             self.mark_computed(chunk.sequence, chunk.sequence.computed_tokens + chunk.length)

@@ -1,4 +1,5 @@
-"""What happens to each token by itself between the matrix products: native code on a CPU, else plain torch.
+"""What happens to each token by itself between the matrix products: native code on a CPU, Triton on a GPU, else
+plain torch.
 
 The native module (`baton/engine/csrc`) is there where the package was installed with a C compiler.
 """
@@ -6,8 +7,13 @@ The native module (`baton/engine/csrc`) is there where the package was installed
 from __future__ import annotations
 
 import struct
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from baton.engine.rope import rotate
@@ -30,6 +36,8 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float, output: Tensor | None = 
 
     weight: [W], of the same dtype. output: where it goes, `x` itself even; None makes a new tensor.
     """
+    if (triton := _triton(x)) is not None:
+        return cast(Tensor, triton.rms_norm(x, weight, epsilon, output))
     if not are_built() or x.device.type != "cpu":
         wide = x.float()
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
@@ -62,6 +70,27 @@ def rotate_in_place(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
         *(heads.data_ptr(), cos.data_ptr(), sin.data_ptr(), tokens, _token_stride(heads), count, head_dim),
         *(KINDS[heads.dtype], torch.get_num_threads()),
     )
+
+
+def silu_times(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up, [T, width], of [T, 2 width]."""
+    if (triton := _triton(gate_up)) is not None:
+        return cast(Tensor, triton.silu_times(gate_up))
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def _triton(x: Tensor) -> ModuleType | None:
+    return _triton_kernels() if x.device.type == "cuda" else None
+
+
+@cache
+def _triton_kernels() -> ModuleType | None:
+    """Imported where a GPU first asks for them: a worker on a CPU starts without."""
+    try:
+        return import_module("baton.engine.triton.pointwise")
+    except ImportError:
+        return None
 
 
 def _token_stride(x: Tensor) -> int:

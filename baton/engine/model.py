@@ -58,9 +58,9 @@ class CausalLM:
             self._native_layers.run(hidden, cos, sin, kv, attention)
             return hidden
         for index, layer in enumerate(self._weights.layers):
-            heads = self._heads(layer, self._norm(hidden, layer.input_norm), cos, sin)
+            heads = self._heads(layer, self._norm(hidden, layer.input_norm))
             window = self.config.sliding_windows[index]
-            attended = attention.attend(*heads, kv, index, window)
+            attended = attention.rotate_and_attend(heads, cos, sin, kv, index, window)
             hidden = layer.output.add_to(hidden, attended.flatten(1))
             hidden = layer.down.add_to(hidden, layer.gate(self._norm(hidden, layer.post_attention_norm)))
         return hidden
@@ -70,20 +70,16 @@ class CausalLM:
         assert self._weights.lm_head is not None, "only rank 0 computes logits"
         return self._weights.lm_head(self._norm(hidden, self._weights.final_norm))
 
-    def _heads(
-        self, layer: LayerWeights, hidden: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries [T, num_heads, head_dim] and keys, plain values [T, num_kv_heads, head_dim]."""
+    def _heads(self, layer: LayerWeights, hidden: Tensor) -> Tensor:
+        """Queries, keys and values, [T, num_heads + 2 * num_kv_heads, head_dim], not rotated yet."""
         config = self.config
         heads = layer.qkv(hidden).view(len(hidden), -1, config.head_dim)
-        query, key, value = torch.split(
-            heads, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1
-        )
         if layer.query_norm is not None and layer.key_norm is not None:
+            query = heads[:, : config.num_heads]
+            key = heads[:, config.num_heads : config.num_heads + config.num_kv_heads]
             kernels.rms_norm(query, layer.query_norm, config.rms_norm_eps, query)
             kernels.rms_norm(key, layer.key_norm, config.rms_norm_eps, key)
-        kernels.rotate_in_place(heads[:, : config.num_heads + config.num_kv_heads], cos, sin)
-        return query, key, value
+        return heads
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return kernels.rms_norm(x, weight, self.config.rms_norm_eps)

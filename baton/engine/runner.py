@@ -9,6 +9,7 @@ from torch import Tensor
 
 from baton.engine.attention import AUTO, load_backend
 from baton.engine.batch import Chunk
+from baton.engine.decode_graphs import DecodeGraphs, Recorder
 from baton.engine.kv_pool import KVPool
 from baton.engine.model import CausalLM
 from baton.engine.sampler import Sampler
@@ -33,6 +34,19 @@ class ModelRunner:
         self._sampler = sampler
         self._device = torch.device(device)
         self._attention = load_backend(attention_backend, self._device, model.config.head_dim)
+        self._graphs: DecodeGraphs | None = None
+
+    @property
+    def can_record(self) -> bool:
+        return self._device.type == "cuda" and self._attention.is_recordable
+
+    def record_decodes(self, max_model_tokens: int, recorder: Recorder) -> None:
+        """From now on steps of single tokens are repetitions of recorded ones; contexts have at most
+        `max_model_tokens` tokens."""
+        with torch.inference_mode():
+            self._graphs = DecodeGraphs(
+                self._compute, self._device, self._pool.block_size, max_model_tokens, recorder
+            )
 
     def run(self, chunks: Sequenced[Chunk]) -> list[Token]:
         """Computes the K and V of all chunks and one token a sampler, in the order of chunks and samplers."""
@@ -46,6 +60,10 @@ class ModelRunner:
             return self._sampler.sample(self._logits(step, hidden), step.samplers)
 
     def _forward(self, step: StepInputs) -> Tensor:
+        hidden = None if self._graphs is None else self._graphs.run(step)
+        return self._compute(step) if hidden is None else hidden
+
+    def _compute(self, step: StepInputs) -> Tensor:
         self._attention.begin_step(step.attention)
         return self._model.forward(
             step.token_ids, step.positions, step.prompt_tokens, self._pool.kv, self._attention

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, fields
 
 from baton.errors import ERRORS_BY_CODE, BatonError, InvalidRequest, WorkerFailed
@@ -31,6 +32,8 @@ _ROLE_FROM_WIRE = {wire: role for role, wire in _ROLE_TO_WIRE.items()}
 _STATE_TO_WIRE = {
     WorkerState.READY: registry_pb2.WORKER_STATE_READY,
     WorkerState.DRAINING: registry_pb2.WORKER_STATE_DRAINING,
+    WorkerState.STALLED: registry_pb2.WORKER_STATE_STALLED,
+    WorkerState.SUSPECTED: registry_pb2.WORKER_STATE_SUSPECTED,
 }
 _STATE_FROM_WIRE = {wire: state for state, wire in _STATE_TO_WIRE.items()}
 
@@ -181,7 +184,7 @@ def load_from_wire(wire: types_pb2.WorkerLoad) -> WorkerLoad:
 
 
 def worker_to_wire(worker: WorkerInfo) -> registry_pb2.WorkerInfo:
-    model, profile = worker.model, worker.profile
+    model = worker.model
     return registry_pb2.WorkerInfo(
         worker_id=worker.worker_id,
         epoch=worker.epoch,
@@ -197,14 +200,7 @@ def worker_to_wire(worker: WorkerInfo) -> registry_pb2.WorkerInfo:
         ),
         kv_layout=worker.kv_layout,
         block_size=worker.block_size,
-        profile=registry_pb2.WorkerProfile(
-            prefill_tokens_per_s=profile.prefill_tokens_per_s,
-            decode_step_s=profile.decode_step_s,
-            copy_bytes_per_s=profile.copy_bytes_per_s,
-            prefill_s_per_pair=profile.prefill_s_per_pair,
-            decode_s_per_sequence=profile.decode_s_per_sequence,
-            decode_s_per_context_token=profile.decode_s_per_context_token,
-        ),
+        profile=registry_pb2.WorkerProfile(**asdict(worker.profile)),
         version=worker.version,
         schemes=worker.schemes,
     )
@@ -215,13 +211,11 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
     for field in ("worker_id", "address", "epoch"):
         if not getattr(wire, field):
             raise InvalidRequest(f"worker {wire.worker_id!r} announces no {field}", field=field)
-    if wire.role not in _ROLE_FROM_WIRE:
-        raise InvalidRequest(f"worker {wire.worker_id!r} announces role {wire.role}", field="role")
-    model, profile = wire.model, wire.profile
+    model = wire.model
     return WorkerInfo(
         wire.worker_id,
         wire.epoch,
-        _ROLE_FROM_WIRE[wire.role],
+        role_from_wire(wire.role),
         wire.address,
         wire.pid,
         ModelInfo(
@@ -233,17 +227,30 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
         ),
         wire.kv_layout,
         wire.block_size,
-        WorkerProfile(
-            profile.prefill_tokens_per_s,
-            profile.decode_step_s,
-            profile.copy_bytes_per_s,
-            profile.prefill_s_per_pair,
-            profile.decode_s_per_sequence,
-            profile.decode_s_per_context_token,
-        ),
+        _profile_from_wire(wire),
         wire.version,
         tuple(wire.schemes),
     )
+
+
+def role_to_wire(role: Role) -> registry_pb2.Role.ValueType:
+    return _ROLE_TO_WIRE[role]
+
+
+def role_from_wire(wire: registry_pb2.Role.ValueType) -> Role:
+    if wire not in _ROLE_FROM_WIRE:
+        raise InvalidRequest(f"worker role {wire} is unknown", field="role")
+    return _ROLE_FROM_WIRE[wire]
+
+
+def _profile_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerProfile:
+    profile = {each.name: getattr(wire.profile, each.name) for each in fields(WorkerProfile)}
+    for name, value in profile.items():
+        if not 0 <= value < math.inf:
+            raise InvalidRequest(
+                f"worker {wire.worker_id!r} announces {name} {value}, which is no speed", field=name
+            )
+    return WorkerProfile(**profile)
 
 
 def state_to_wire(state: WorkerState) -> registry_pb2.WorkerState.ValueType:

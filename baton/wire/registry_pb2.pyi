@@ -48,6 +48,10 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     """takes work"""
     WORKER_STATE_DRAINING: _WorkerState.ValueType  # 2
     """finishes what it has"""
+    WORKER_STATE_STALLED: _WorkerState.ValueType  # 3
+    """its engine has not come back from a step for long"""
+    WORKER_STATE_SUSPECTED: _WorkerState.ValueType  # 4
+    """the registry's word for a worker that has missed heartbeats"""
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper): ...
 
@@ -56,6 +60,10 @@ WORKER_STATE_READY: WorkerState.ValueType  # 1
 """takes work"""
 WORKER_STATE_DRAINING: WorkerState.ValueType  # 2
 """finishes what it has"""
+WORKER_STATE_STALLED: WorkerState.ValueType  # 3
+"""its engine has not come back from a step for long"""
+WORKER_STATE_SUSPECTED: WorkerState.ValueType  # 4
+"""the registry's word for a worker that has missed heartbeats"""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final
@@ -156,7 +164,7 @@ Global___ModelInfo: _TypeAlias = ModelInfo  # noqa: Y015
 
 @_typing.final
 class WorkerProfile(_message.Message):
-    """Measured at start."""
+    """Measured at start, corrected from live figures."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -166,17 +174,26 @@ class WorkerProfile(_message.Message):
     PREFILL_S_PER_PAIR_FIELD_NUMBER: _builtins.int
     DECODE_S_PER_SEQUENCE_FIELD_NUMBER: _builtins.int
     DECODE_S_PER_CONTEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    PREFILL_PASS_S_FIELD_NUMBER: _builtins.int
+    HANDOFF_LATENCY_S_FIELD_NUMBER: _builtins.int
+    COST_PER_HOUR_FIELD_NUMBER: _builtins.int
     prefill_tokens_per_s: _builtins.float
     decode_step_s: _builtins.float
     """one step at batch 1"""
     copy_bytes_per_s: _builtins.float
-    """memory copy rate of this process"""
+    """of hand-offs; until the first, the memory copy rate of this process"""
     prefill_s_per_pair: _builtins.float
     """attention: each computed token times each token that it sees"""
     decode_s_per_sequence: _builtins.float
     """of each sequence in a step after the first"""
     decode_s_per_context_token: _builtins.float
     """of each token of context in the batch"""
+    prefill_pass_s: _builtins.float
+    """of each pass over prompts, whatever it computes"""
+    handoff_latency_s: _builtins.float
+    """of each hand-off, whatever its size"""
+    cost_per_hour: _builtins.float
+    """as configured"""
     def __init__(
         self,
         *,
@@ -186,10 +203,13 @@ class WorkerProfile(_message.Message):
         prefill_s_per_pair: _builtins.float = ...,
         decode_s_per_sequence: _builtins.float = ...,
         decode_s_per_context_token: _builtins.float = ...,
+        prefill_pass_s: _builtins.float = ...,
+        handoff_latency_s: _builtins.float = ...,
+        cost_per_hour: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes_per_s", b"copy_bytes_per_s", "decode_s_per_context_token", b"decode_s_per_context_token", "decode_s_per_sequence", b"decode_s_per_sequence", "decode_step_s", b"decode_step_s", "prefill_s_per_pair", b"prefill_s_per_pair", "prefill_tokens_per_s", b"prefill_tokens_per_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes_per_s", b"copy_bytes_per_s", "cost_per_hour", b"cost_per_hour", "decode_s_per_context_token", b"decode_s_per_context_token", "decode_s_per_sequence", b"decode_s_per_sequence", "decode_step_s", b"decode_step_s", "handoff_latency_s", b"handoff_latency_s", "prefill_pass_s", b"prefill_pass_s", "prefill_s_per_pair", b"prefill_s_per_pair", "prefill_tokens_per_s", b"prefill_tokens_per_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,50 +1,51 @@
-"""`baton up`: starts router and workers, says when they are ready, watches them, ends them all."""
+"""`baton up`: starts routers and workers, says when they are ready, keeps them running, ends them all."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import secrets
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import httpx
 from rich.console import Console
 
-from baton.cli.processes import Child
+from baton.cli.ports import free_ports
+from baton.cli.supervision import RestartLimits
+from baton.cli.supervisor import Supervisor
 from baton.errors import Unavailable
 from baton.rpc import host_port
 
 Arguments = Mapping[str, object]
 
 _LOOPBACK = "127.0.0.1"
-_UNPRIVILEGED_PORTS = range(10_000, 32_768)  # below what Linux takes for outgoing connections
-_PORT_ATTEMPTS = 100
 _START_TIMEOUT_S = 300.0
 _POLL_S = 0.05
-_STOP_TIMEOUT_S = 10.0
 _DRAIN_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
-    """Options of the processes as `--name value`; None is left out, a list is repeated."""
+    """Options of the processes as `--name value`; None is left out, a list is repeated. port: of the first router;
+    each further one has the next, or with 0 all have free ones. cores: those that a worker keeps to, by its id; one
+    that is not named may run on any."""
 
+    routers: int
     prefill_workers: int
     decode_workers: int
     host: str
     port: int
     api_key: str
+    restarts: RestartLimits
     router_args: Arguments
     worker_args: Arguments
     prefill_args: Arguments
     decode_args: Arguments
+    cores: Mapping[str, str]
 
 
 class Cluster:
@@ -53,56 +54,67 @@ class Cluster:
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
         self._console = Console(stderr=True)
-        self._port = _free_port(config.host, config.port)
-        self._children: list[Child] = []
-        self._url = f"http://{host_port(config.host, self._port)}"
+        self._ports = free_ports(config.host, config.routers, config.port)
+        self._urls = [f"http://{host_port(config.host, port)}" for port in self._ports]
+        self._supervisor = Supervisor(config.restarts, self._tell)
 
     def run(self) -> int:
         """Returns the status to exit with: 0 after a signal, 1 after a failure."""
-        with _signals_as_fd() as stop_fd:
+        with _signal_as_fd() as stop_fd:
             try:
                 self._start()
                 if not self._wait_until_ready(stop_fd):
                     return 0
-                print(f"baton ready at {self._url}", flush=True)
-                return self._watch(stop_fd)
+                print(f"baton ready at {', '.join(self._urls)}", flush=True)
+                if self._supervisor.watch(stop_fd, self._can_serve):
+                    return 0
+                self._tell("nothing is left that could serve: stopping")
+                return 1
             finally:
-                self._stop()
+                self._supervisor.stop()
 
     def _start(self) -> None:
+        """The first router serves the registry; a registry that is gone for a moment costs the others no worker."""
         config = self._config
-        registry_port = _free_port(_LOOPBACK)
+        [registry_port] = free_ports(_LOOPBACK, 1)
         environment = {"BATON_SECRET": secrets.token_hex(32)}
         drain = {"drain-timeout": _DRAIN_TIMEOUT_S}
-        registry = {"registry-host": _LOOPBACK, "registry-port": registry_port}
-        router = {**config.router_args, **drain, **registry, "port": self._port}
-        self._children.append(Child("router", ["router", *_flags(router)], environment))
-        worker = {**config.worker_args, **drain, "registry": host_port(_LOOPBACK, registry_port)}
+        address = host_port(_LOOPBACK, registry_port)
+        for number, port in enumerate(self._ports):
+            serve = {"registry-host": _LOOPBACK, "registry-port": registry_port}
+            registry = {"registry": address} if number else serve
+            arguments = _flags({**config.router_args, **drain, **registry, "port": port})
+            name = "router" if config.routers == 1 else f"router-{number}"
+            self._supervisor.start(name, ["router", *arguments], environment)
+        worker = {**config.worker_args, **drain, "registry": address}
         for role, count, own in (
             ("prefill", config.prefill_workers, config.prefill_args),
             ("decode", config.decode_workers, config.decode_args),
         ):
             for number in range(count):
                 name = f"{role}-{number}"
-                arguments = [role, *_flags({**worker, **own, "worker-id": name})]
-                self._children.append(Child(name, arguments, environment))
+                arguments = _flags({**worker, **own, "worker-id": name, "cpus": config.cores.get(name)})
+                self._supervisor.start(name, [role, *arguments], environment)
 
     def _wait_until_ready(self, stop_fd: int) -> bool:
         """False where a signal came first. Raises Unavailable where a process ends or time runs out."""
         deadline_s = time.monotonic() + _START_TIMEOUT_S
-        expected = len(self._children) - 1
-        with (
-            self._console.status("starting") as status,
-            httpx.Client(base_url=self._url, trust_env=False) as client,
-            _watched([stop_fd]) as selector,
-        ):
+        expected = self._config.prefill_workers + self._config.decode_workers
+        with ExitStack() as cleanup:
+            status = cleanup.enter_context(self._console.status("starting"))
+            selector = cleanup.enter_context(selectors.DefaultSelector())
+            selector.register(stop_fd, selectors.EVENT_READ)
+            clients = [
+                cleanup.enter_context(httpx.Client(base_url=url, trust_env=False)) for url in self._urls
+            ]
             while time.monotonic() < deadline_s:
-                for child in self._children:
-                    if child.exit_code is not None:
-                        raise Unavailable(f"{child.describe_end()} before the cluster was ready")
-                joined, is_ready = self._joined(client)
+                for post in self._supervisor.posts:
+                    if post.child.exit_code is not None:
+                        raise Unavailable(f"{post.child.describe_end()} before the cluster was ready")
+                views = [self._joined(client) for client in clients]
+                joined = min(joined for joined, _ in views)
                 status.update(f"loading the model: {joined} of {expected} workers have joined")
-                if joined == expected and is_ready:
+                if joined == expected and all(is_ready for _, is_ready in views):
                     return True
                 if selector.select(_POLL_S):
                     return False
@@ -112,7 +124,7 @@ class Cluster:
         """How many of our own workers have joined (whoever else answers on this port has others), and whether
         the router can serve."""
         headers = {"Authorization": f"Bearer {self._config.api_key}"} if self._config.api_key else {}
-        ours = {child.pid for child in self._children}
+        ours = {post.child.pid for post in self._supervisor.posts}
         try:
             answer = client.get("/workers", headers=headers)
             if answer.is_error:
@@ -122,28 +134,12 @@ class Cluster:
         except httpx.TransportError:
             return 0, False
 
-    def _watch(self, stop_fd: int) -> int:
-        """Waits for a signal; reports processes that die, and gives up when nothing can be served any more."""
-        alive = {child.pidfd: child for child in self._children}
-        with _watched([stop_fd, *alive]) as selector:
-            while True:
-                for key, _ in selector.select():
-                    if key.fd == stop_fd:
-                        return 0
-                    child = alive.pop(key.fd)
-                    selector.unregister(key.fd)
-                    self._console.print(child.describe_end(), style="red")
-                    has_decode = any(c.name.startswith("decode") for c in alive.values())
-                    if child.name == "router" or not has_decode:
-                        self._console.print("nothing is left that could serve: stopping", style="red")
-                        return 1
+    def _can_serve(self) -> bool:
+        kinds = {post.name.partition("-")[0] for post in self._supervisor.posts if post.may_serve}
+        return {"router", "decode"} <= kinds
 
-    def _stop(self) -> None:
-        for child in self._children:
-            child.terminate()
-        deadline_s = time.monotonic() + _STOP_TIMEOUT_S
-        for child in self._children:
-            child.wait_or_kill(deadline_s)
+    def _tell(self, line: str) -> None:
+        self._console.print(line, style="red", markup=False, soft_wrap=True)
 
 
 def _flags(arguments: Arguments) -> Iterator[str]:
@@ -154,33 +150,8 @@ def _flags(arguments: Arguments) -> Iterator[str]:
                 yield f"--{name}={single}"
 
 
-def _free_port(host: str, wanted: int = 0) -> int:
-    """`wanted`, or with 0 one that is free. Raises Unavailable where it is taken, before anything starts.
-
-    Not one of the ephemeral ports that the system would choose: until the router listens on it, some outgoing
-    connection could get the same one.
-    """
-    if wanted:
-        _probe(host, wanted)
-        return wanted
-    for port in random.sample(_UNPRIVILEGED_PORTS, _PORT_ATTEMPTS):
-        with contextlib.suppress(Unavailable):
-            _probe(host, port)
-            return port
-    raise Unavailable(f"none of {_PORT_ATTEMPTS} ports tried on {host} is free", field="port")
-
-
-def _probe(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}", field="port") from error
-
-
 @contextmanager
-def _signals_as_fd() -> Iterator[int]:
+def _signal_as_fd() -> Iterator[int]:
     """A descriptor that becomes readable on SIGINT or SIGTERM."""
     read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -192,11 +163,3 @@ def _signals_as_fd() -> Iterator[int]:
             signal.signal(number, handler)
         os.close(read_fd)
         os.close(write_fd)
-
-
-@contextmanager
-def _watched(descriptors: Sequence[int]) -> Iterator[selectors.BaseSelector]:
-    with selectors.DefaultSelector() as selector:
-        for descriptor in descriptors:
-            selector.register(descriptor, selectors.EVENT_READ)
-        yield selector

@@ -13,6 +13,8 @@ from typer.core import TyperGroup
 
 from baton import __version__
 from baton.cli import options as opt
+from baton.cli.cores import available_cores, share_out
+from baton.cli.measure import profile
 from baton.cli.process_setup import (
     checked_policy,
     checked_secret,
@@ -67,6 +69,7 @@ def configure(
 @app.command()
 def up(
     model: opt.Model = None,
+    routers: opt.Routers = 1,
     prefill: opt.PrefillWorkers = 1,
     decode: opt.DecodeWorkers = 1,
     host: opt.Host = "127.0.0.1",
@@ -83,6 +86,7 @@ def up(
     decode_tp: opt.DecodeTp = None,
     transport: opt.Transport = "auto",
     threads: opt.Threads = None,
+    pin: opt.Pin = True,
     chunk_tokens: opt.ChunkTokens = 512,
     max_running: opt.MaxRunning = 256,
     max_requests: opt.MaxRequests = 1024,
@@ -91,15 +95,21 @@ def up(
     rejoin_timeout: opt.RejoinTimeout = 30.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
     policy: opt.Policy = DEFAULT_POLICY,
+    cost_per_hour: opt.CostPerHour = 0.0,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
+    max_restarts: opt.MaxRestarts = 5,
+    restart_window: opt.RestartWindow = 300.0,
+    step_timeout: opt.StepTimeout = 120.0,
     log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
 ) -> None:
-    """Serve a model on this machine: one router, N prefill and M decode workers, each a process of its own.
+    """Serve a model on this machine: a router, N prefill and M decode workers, each a process of its own that is
+    started again when it dies.
 
     Example: baton up --model ./Llama-3.2-1B-Instruct --prefill 1 --decode 2 --port 8001
     """
     from baton.cli.cluster import Cluster, ClusterConfig
+    from baton.cli.supervision import RestartLimits
 
     folder = model_folder(model)
     router_args = {
@@ -116,7 +126,8 @@ def up(
         "event-log": event_log,
         "log-level": log_level.value,
     }
-    processes = prefill * (prefill_tp or tp) + decode * (decode_tp or tp)
+    ranks = {f"prefill-{number}": prefill_tp or tp for number in range(prefill)}
+    ranks |= {f"decode-{number}": decode_tp or tp for number in range(decode)}
     worker_args = {
         "model": folder,
         "dtype": dtype.value,
@@ -126,20 +137,25 @@ def up(
         "kv-blocks": kv_blocks,
         "block-size": block_size,
         "transport": transport,
-        "threads": threads or max(1, (os.cpu_count() or 1) // max(1, processes)),
+        "threads": threads or max(1, (os.cpu_count() or 1) // sum(ranks.values())),
         "chunk-tokens": chunk_tokens,
+        "step-timeout": step_timeout,
+        "cost-per-hour": cost_per_hour,
         "log-level": log_level.value,
     }
     config = ClusterConfig(
+        routers=routers,
         prefill_workers=prefill,
         decode_workers=decode,
         host=host,
         port=port,
         api_key=(api_key or [""])[0],
+        restarts=RestartLimits(max_restarts, restart_window),
         router_args=router_args,
         worker_args=worker_args,
         prefill_args={"tp": prefill_tp or tp},
         decode_args={"tp": decode_tp or tp, "max-running": max_running},
+        cores=share_out(available_cores(), ranks) if pin else {},
     )
     raise SystemExit(Cluster(config).run())
 
@@ -214,6 +230,7 @@ app.command(
 )(worker_command("decode"))
 
 app.command()(sim)
+app.command()(profile)
 
 
 @app.command()
@@ -231,6 +248,25 @@ def chat(
     from baton.cli.chat import ChatSession
 
     ChatSession(url, model, system, temperature, max_tokens, api_key).run()
+
+
+@app.command()
+def flip(
+    worker: Annotated[str, typer.Argument(help="Its id, as /workers tells it.")],
+    role: Annotated[opt.RoleName, typer.Argument(help="What it is to be.")],
+    url: Annotated[
+        str, typer.Option(help="Where a router serves.", envvar="BATON_URL")
+    ] = "http://127.0.0.1:8000",
+    drain_timeout: opt.DrainTimeout = 30.0,
+    api_key: Annotated[str, typer.Option(help="Bearer key.", envvar="BATON_API_KEY")] = "",
+) -> None:
+    """Make a running worker a prefill or a decode worker. It keeps its weights and its cache, and no request fails.
+
+    Example: baton flip prefill-1 decode
+    """
+    from baton.cli.flip import flip as ask
+
+    print(ask(url, worker, role.value, drain_timeout, api_key))
 
 
 @app.command()

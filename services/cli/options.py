@@ -29,6 +29,11 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class RoleName(StrEnum):
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
 Model = Annotated[
     Path | None,
     _option(help="Hugging Face model folder; the demo model where none is given.", envvar="BATON_MODEL"),
@@ -38,6 +43,9 @@ ServedModelName = Annotated[
     _option(
         help="Name in the API; repeat for aliases. Default: the folder's.", envvar="BATON_SERVED_MODEL_NAME"
     ),
+]
+Routers = Annotated[
+    int, _option(help="Routers, on consecutive ports from --port on.", envvar="BATON_ROUTERS", min=1)
 ]
 PrefillWorkers = Annotated[int, _option(help="Prefill workers.", envvar="BATON_PREFILL", min=0)]
 DecodeWorkers = Annotated[int, _option(help="Decode workers.", envvar="BATON_DECODE", min=1)]
@@ -107,7 +115,7 @@ DtypeOption = Annotated[
 ]
 Device = Annotated[str, _option(help="cpu, cuda or cuda:N.", envvar="BATON_DEVICE")]
 Attention = Annotated[
-    str, _option(help="Attention backend: auto, cpu or reference.", envvar="BATON_ATTENTION")
+    str, _option(help="Attention backend: auto, cpu, triton or reference.", envvar="BATON_ATTENTION")
 ]
 MaxModelLen = Annotated[
     int | None,
@@ -140,6 +148,22 @@ Transport = Annotated[
 Threads = Annotated[
     int | None, _option(help="Compute threads of each worker.", envvar="BATON_THREADS", min=1)
 ]
+CostPerHour = Annotated[
+    float,
+    _option(
+        help="What a worker costs an hour, in your currency; for reports.",
+        envvar="BATON_COST_PER_HOUR",
+        min=0,
+    ),
+]
+Cpus = Annotated[
+    str | None,
+    _option(help="Cores that the worker keeps to, as 0-3,8. Default: any.", envvar="BATON_CPUS"),
+]
+Pin = Annotated[
+    bool,
+    _option(help="Give each worker cores of its own, where there are enough.", envvar="BATON_PIN"),
+]
 ChunkTokens = Annotated[
     int,
     _option(help="Prompt tokens computed a step.", envvar="BATON_CHUNK_TOKENS", min=1, max=1_000_000),
@@ -148,6 +172,15 @@ MaxRunning = Annotated[int, _option(help="Sequences in a decode batch.", envvar=
 DrainTimeout = Annotated[
     float,
     _option(help="Seconds that SIGTERM lets requests finish.", envvar="BATON_DRAIN_TIMEOUT", min=0),
+]
+StepTimeout = Annotated[
+    float,
+    _option(
+        help="Seconds that one step of the engine may take. At a quarter of it a worker gets no new requests, at "
+        "all of it its process ends.",
+        envvar="BATON_STEP_TIMEOUT",
+        min=1,
+    ),
 ]
 MaxRequests = Annotated[
     int, _option(help="Requests under way at once; more get 429.", envvar="BATON_MAX_REQUESTS", min=1)
@@ -194,6 +227,22 @@ ApiKey = Annotated[
 EventLog = Annotated[
     Path | None,
     _option(help="Append every request's transitions as JSON lines.", envvar="BATON_EVENT_LOG"),
+]
+MaxRestarts = Annotated[
+    int,
+    _option(
+        help="How often a process that dies is started again within --restart-window; 0: never.",
+        envvar="BATON_MAX_RESTARTS",
+        min=0,
+    ),
+]
+RestartWindow = Annotated[
+    float,
+    _option(
+        help="Seconds after which an end of a process no longer counts.",
+        envvar="BATON_RESTART_WINDOW",
+        min=0.001,
+    ),
 ]
 Secret = Annotated[
     str,

@@ -51,6 +51,10 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Of a process that has ended."""
         os.close(self.pidfd)
 
 

@@ -80,6 +80,17 @@ Sweep = Annotated[
 ]
 
 
+Planner = Annotated[
+    bool,
+    typer.Option(
+        "--planner",
+        help="Let workers change roles as traffic does, also where the fleet's file has no table [planner].",
+        envvar="BATON_PLANNER",
+        show_envvar=False,
+    ),
+]
+
+
 def sim(
     fleet: FleetFile,
     trace: Trace = None,
@@ -92,12 +103,13 @@ def sim(
     json: JsonFile = None,
     plots: Plots = None,
     sweep: Sweep = False,
+    planner: Planner = False,
 ) -> None:
     """Try a fleet without its machines: replay a trace on a virtual clock, with the router's own placement.
 
     Example: baton sim fleet.toml --trace requests.jsonl --speed 4 --policy predicted --plots ./plots
     """
-    from baton.sim.fleet_file import read_fleet
+    from baton.sim.fleet_file import read_fleet, with_planner
     from baton.sim.generators import generate
     from baton.sim.trace import read_trace
 
@@ -105,6 +117,8 @@ def sim(
         raise ConfigError("--trace and --workload exclude each other", field="workload")
     checked_policy(policy)
     spec = read_fleet(fleet)
+    if planner and spec.elastic is None:
+        spec = with_planner(spec)
     if plots is not None:
         import baton.sim.plots  # noqa: F401  (before the run, for matplotlib may be missing)
     if trace is not None:

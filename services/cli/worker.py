@@ -9,6 +9,7 @@ from collections.abc import Callable
 import uvloop
 
 from baton.cli import options as opt
+from baton.cli.cores import read_cores
 from baton.cli.process_setup import (
     checked_advertise,
     checked_secret,
@@ -42,9 +43,12 @@ def worker_command(role: str) -> Callable[..., None]:
         tp: opt.Tp = 1,
         transport: opt.Transport = "auto",
         threads: opt.Threads = None,
+        cpus: opt.Cpus = None,
         chunk_tokens: opt.ChunkTokens = 512,
         max_running: opt.MaxRunning = 256,
+        cost_per_hour: opt.CostPerHour = 0.0,
         drain_timeout: opt.DrainTimeout = 30.0,
+        step_timeout: opt.StepTimeout = 120.0,
         secret: opt.Secret = "",
         log_level: opt.LogLevelOption = opt.LogLevel.INFO,
     ) -> None:
@@ -56,6 +60,8 @@ def worker_command(role: str) -> Callable[..., None]:
         from baton.worker.config import WorkerConfig
         from baton.worker.worker import run_worker
 
+        if cpus is not None:
+            os.sched_setaffinity(0, read_cores(cpus))
         folder = model_folder(model)
         config = WorkerConfig(
             role=Role(role),
@@ -73,6 +79,8 @@ def worker_command(role: str) -> Callable[..., None]:
             advertise_host=checked_advertise(host, advertise),
             schemes=() if transport == "auto" else tuple(transport.split(",")),
             drain_timeout_s=drain_timeout,
+            step_timeout_s=step_timeout,
+            cost_per_hour=cost_per_hour,
             prefill=PrefillLimits(chunk_tokens),
             decode=DecodeLimits(max_running, prefill_chunk_tokens=chunk_tokens),
         )

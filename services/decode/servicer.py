@@ -31,16 +31,25 @@ _IS_LOCAL = {decode_pb2.LOCAL_PREFILL_NEVER: False, decode_pb2.LOCAL_PREFILL_ALW
 
 
 class DecodeServicer(decode_pb2_grpc.DecodeServicer):
-    """`attach` gives it the scheduler, which in turn reports to `on_reports`."""
+    """Takes calls between `attach`, which gives it the scheduler, and `detach`, in which the worker decodes; at
+    other times they are Unavailable. The scheduler in turn reports to `on_reports`."""
 
     def __init__(self, engine: Engine, loop: EngineLoop) -> None:
         self._engine = engine
         self._loop = loop
         self._event_loop = asyncio.get_running_loop()
         self._streams: dict[str, _RouterStream] = {}
+        self._scheduler: DecodeScheduler | None = None
 
     def attach(self, scheduler: DecodeScheduler) -> None:
         self._scheduler = scheduler
+
+    def detach(self) -> None:
+        """Requests that are here end with their scheduler; routers hear of it by the end of their streams."""
+        self._scheduler = None
+        for stream in self._streams.values():
+            stream.end(_not_decoding())
+        self._streams.clear()
 
     def mount(self, server: aio.Server) -> None:
         decode_pb2_grpc.add_DecodeServicer_to_server(self, server)
@@ -54,6 +63,8 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
     ) -> AsyncIterator[decode_pb2.StepOutputs]:
         if not request.router_id:
             raise InvalidRequest("router_id is empty", field="router_id")
+        if self._scheduler is None:
+            raise _not_decoding()
         if request.router_id in self._streams:
             self._end(request.router_id, Cancelled("the router has opened another stream"))
         stream = self._streams[request.router_id] = _RouterStream()
@@ -68,6 +79,9 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
     async def Reserve(
         self, request: decode_pb2.ReserveRequest, context: aio.ServicerContext[Any, Any]
     ) -> decode_pb2.ReserveReply:
+        scheduler = self._scheduler
+        if scheduler is None:
+            raise _not_decoding()
         if request.router_id not in self._streams:
             raise Unavailable(f"router {request.router_id!r} has no stream here: open `Stream` first")
         if request.local_prefill not in _IS_LOCAL:
@@ -90,11 +104,11 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
             _IS_LOCAL[request.local_prefill],
             on_grant,
         )
-        self._loop.post(lambda: self._scheduler.submit(work))
+        self._loop.post(lambda: scheduler.submit(work))
         try:
             outcome = await granted
         except asyncio.CancelledError:
-            self._loop.post(lambda: self._scheduler.abandon(work))
+            self._loop.post(lambda: scheduler.abandon(work))
             raise
         if isinstance(outcome, BatonError):
             raise outcome
@@ -109,20 +123,26 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
         self, request: decode_pb2.StartRequest, context: aio.ServicerContext[Any, Any]
     ) -> decode_pb2.StartReply:
         outputs = [output_from_wire(output) for output in request.first_outputs]
-        self._loop.post(lambda: self._scheduler.start(request.request_id, outputs))
+        scheduler = self._scheduler
+        if scheduler is None:
+            raise _not_decoding()
+        self._loop.post(lambda: scheduler.start(request.request_id, outputs))
         return decode_pb2.StartReply()
 
     async def Release(
         self, request: decode_pb2.ReleaseRequest, context: aio.ServicerContext[Any, Any]
     ) -> decode_pb2.ReleaseReply:
-        choices = list(request.choices)
-        self._loop.post(lambda: self._scheduler.release(request.request_id, choices))
+        choices, scheduler = list(request.choices), self._scheduler
+        if scheduler is not None:  # otherwise nothing is here
+            self._loop.post(lambda: scheduler.release(request.request_id, choices))
         return decode_pb2.ReleaseReply()
 
     def _end(self, router_id: str, reason: BatonError) -> None:
         """Ends a router's stream, and with it its requests; the next stream may be opened at once."""
         self._streams.pop(router_id).end(reason)
-        self._loop.post(lambda: self._scheduler.release_router(router_id))
+        scheduler = self._scheduler
+        assert scheduler is not None, "streams end with the role"
+        self._loop.post(lambda: scheduler.release_router(router_id))
 
     def _dispatch(self, reports: list[Report]) -> None:
         by_router: dict[str, list[decode_pb2.RequestOutputs]] = defaultdict(list)
@@ -138,6 +158,10 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
                 )
             else:
                 stream.put(decode_pb2.StepOutputs(requests=outputs))
+
+
+def _not_decoding() -> Unavailable:
+    return Unavailable("this worker is no decode worker now")
 
 
 class _RouterStream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from baton.engine.sequence import Sequence
 from baton.errors import BatonError
@@ -40,8 +40,16 @@ class HandoffReport:
         )
 
 
+class Tail(NamedTuple):
+    """The end of a hand-off that no computation hides: acknowledged `seconds` after the transport was given it."""
+
+    scheme: str
+    bytes: float
+    seconds: float
+
+
 class PromptListener(Protocol):
-    """Hears of a prompt's progress, on the engine's thread: hand over and return at once."""
+    """Hears of a prompt's progress, on the engine's thread, of a hand-off's end on any: hand over and return at once."""
 
     def on_scheduled(self, cached_tokens: int) -> None: ...
 
@@ -55,7 +63,8 @@ class PromptListener(Protocol):
 @dataclass(slots=True, eq=False)
 class Prompt:
     """choices[0] is the sequence that is computed; the others draw their first token from its last logits.
-    expected_cached_tokens: found in the prefix cache on arrival; what holds is found out with the first chunk."""
+    expected_cached_tokens: found in the prefix cache on arrival; what holds is found out with the first chunk.
+    tail: the blocks that were left to push when the prompt was computed."""
 
     request: GenerationRequest
     choices: list[Sequence]
@@ -66,6 +75,9 @@ class Prompt:
     computed_at_s: float = 0.0
     session: SendSession | None = None
     pushed_blocks: int = 0
+    tail_blocks: int = 0
+    tail_pushed_at_s: float = 0.0
+    is_handoff_told: bool = False
     result: TransferResult | None = None
 
     @property
@@ -96,6 +108,19 @@ class Prompt:
     @property
     def is_computed(self) -> bool:
         return self.computed_at_s > 0.0
+
+    def tell_handed_off(self, result: TransferResult) -> None:
+        """Once, whichever thread knows first; not before the first tokens have been told."""
+        if not self.is_handoff_told:
+            self.is_handoff_told = True
+            self.listener.on_handed_off(self.report(result))
+
+    def tail(self, result: TransferResult) -> Tail | None:
+        """None where nothing of the tail had to cross."""
+        if not (self.tail_blocks and result.blocks):
+            return None
+        tail_bytes = result.bytes * min(1.0, self.tail_blocks / result.blocks)
+        return Tail(result.scheme, tail_bytes, result.done_at_s - self.tail_pushed_at_s)
 
     def report(self, result: TransferResult) -> HandoffReport:
         def since_scheduled(at_s: float) -> float:

@@ -13,6 +13,7 @@ Cancel, deadline and a failed push strike anywhere and release at once.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from baton.engine.batch import Chunk
@@ -24,7 +25,7 @@ from baton.errors import BatonError, DeadlineExceeded, HandoffFailed, InvalidReq
 from baton.fleet import HandoffTotals, WorkerLoad
 from baton.kvtransfer.base import SendSession, TransferResult, TransferState
 from baton.kvtransfer.group import Handoffs
-from baton.prefill.prompt import Prompt
+from baton.prefill.prompt import Prompt, Tail
 from baton.request import TokenOutput
 
 
@@ -40,7 +41,15 @@ class PrefillLimits:
 class PrefillScheduler:
     """Implements `baton.engine.loop.Scheduler`."""
 
-    def __init__(self, engine: Engine, agent: Handoffs, limits: PrefillLimits) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        agent: Handoffs,
+        limits: PrefillLimits,
+        on_tail: Callable[[Tail], None] = lambda tail: None,
+    ) -> None:
+        """on_tail: hears of each hand-off's tail once it is acknowledged, on the engine's thread."""
+        self._on_tail = on_tail
         self._engine = engine
         self._agent = agent
         self._limits = limits
@@ -177,6 +186,8 @@ class PrefillScheduler:
         else:
             ready = sequence.computed_tokens // self._engine.block_size
         if ready > prompt.pushed_blocks:
+            if prompt.is_computed:
+                prompt.tail_blocks, prompt.tail_pushed_at_s = ready - prompt.pushed_blocks, time.monotonic()
             positions = range(prompt.pushed_blocks, ready)
             prompt.session.push(positions, sequence.block_ids[prompt.pushed_blocks : ready])
             prompt.pushed_blocks = ready
@@ -187,7 +198,9 @@ class PrefillScheduler:
             self._forget(prompt)
             report = prompt.report(prompt.result)
             self._handoffs += report.totals
-            prompt.listener.on_handed_off(report)
+            if (tail := prompt.tail(prompt.result)) is not None:
+                self._on_tail(tail)
+            prompt.tell_handed_off(prompt.result)
 
     def _expire(self) -> None:
         now_s = time.monotonic()

@@ -11,8 +11,8 @@ from grpc import aio
 
 from baton.engine.engine import Engine
 from baton.engine.loop import EngineLoop
-from baton.errors import BatonError, Cancelled, DeadlineExceeded, HandoffFailed, InvalidRequest
-from baton.kvtransfer.base import TransferError
+from baton.errors import BatonError, Cancelled, DeadlineExceeded, HandoffFailed, InvalidRequest, Unavailable
+from baton.kvtransfer.base import TransferError, TransferResult, TransferState
 from baton.kvtransfer.group import Handoffs
 from baton.prefill.prompt import HandoffReport, Prompt
 from baton.prefill.scheduler import PrefillScheduler
@@ -26,15 +26,23 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 class PrefillServicer(prefill_pb2_grpc.PrefillServicer):
-    """Turns calls into scheduler commands and a prompt's progress into events of its call."""
+    """Turns calls into scheduler commands and a prompt's progress into events of its call.
 
-    def __init__(
-        self, engine: Engine, loop: EngineLoop, scheduler: PrefillScheduler, agent: Handoffs
-    ) -> None:
+    Takes calls between `attach` and `detach`, in which the worker prefills; at other times they are Unavailable.
+    """
+
+    def __init__(self, engine: Engine, loop: EngineLoop, agent: Handoffs) -> None:
         self._engine = engine
         self._loop = loop
-        self._scheduler = scheduler
         self._agent = agent
+        self._scheduler: PrefillScheduler | None = None
+
+    def attach(self, scheduler: PrefillScheduler) -> None:
+        self._scheduler = scheduler
+
+    def detach(self) -> None:
+        """Prompts that are here end with their scheduler."""
+        self._scheduler = None
 
     def mount(self, server: aio.Server) -> None:
         prefill_pb2_grpc.add_PrefillServicer_to_server(self, server)
@@ -47,31 +55,39 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServicer):
         start = await _receive(request_iterator, "start", START_TIMEOUT_S)
         progress = _Progress(asyncio.get_running_loop())
         prompt = self._new_prompt(start.start, progress)
-        self._loop.post(lambda: self._scheduler.submit(prompt))
+        scheduler = self._scheduler
+        if scheduler is None:
+            raise Unavailable("this worker is no prefill worker now")
+        self._loop.post(lambda: scheduler.submit(prompt))
         try:
             yield await progress.next_event()  # scheduled; from here on the scheduler keeps the deadline
             attach = await _receive(request_iterator, "attach", prompt.remaining_s())
-            self._attach(prompt, attach.attach.ticket)
+            self._open(scheduler, prompt, attach.attach.ticket)
             yield await progress.next_event()  # the first tokens
             yield await progress.next_event()  # handed off
         finally:
-            self._loop.post(lambda: self._scheduler.cancel(prompt))
+            self._loop.post(lambda: scheduler.cancel(prompt))
 
     def _new_prompt(self, start: prefill_pb2.PrefillStart, progress: _Progress) -> Prompt:
         request = request_from_wire(start.request)
         choices = [self._engine.new_sequence(request, choice) for choice in range(request.n)]
         return Prompt(request, choices, progress)
 
-    def _attach(self, prompt: Prompt, ticket: bytes) -> None:
+    def _open(self, scheduler: PrefillScheduler, prompt: Prompt, ticket: bytes) -> None:
+        def ended(result: TransferResult) -> None:
+            if result.state is TransferState.DONE and prompt.tail_pushed_at_s:
+                prompt.tell_handed_off(result)  # at once: the engine may be busy with another prompt's chunk
+            self._loop.post(lambda: scheduler.transfer_ended(prompt, result))
+
         try:
             session = self._agent.open(
                 ticket,
-                lambda result: self._loop.post(lambda: self._scheduler.transfer_ended(prompt, result)),
+                ended,
                 time.monotonic() + CONNECT_TIMEOUT_S,
             )
         except TransferError as error:
             raise HandoffFailed(f"request {prompt.request.request_id}: {error}") from error
-        self._loop.post(lambda: self._scheduler.attach(prompt, session))
+        self._loop.post(lambda: scheduler.attach(prompt, session))
 
 
 async def _receive(

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 
 from baton import __version__
 from baton.errors import Unavailable
-from baton.fleet import HandoffTotals, KVBlocks, Member, ModelInfo, WorkerProfile
+from baton.fleet import HandoffTotals, KVBlocks, Member, ModelInfo, Role, WorkerProfile
 from baton.request import GenerationRequest
 from baton.router.api.backend import ServedModel
 from baton.router.config import RouterConfig
+from baton.router.control import FleetControl, RoleChange
 from baton.router.generation_config import sampling_defaults
 from baton.router.request_flow import RequestFlow
 from baton.router.run import Run
@@ -51,6 +52,7 @@ class FleetBackend:
         self._workers = workers
         self._flow = flow
         self._config = config
+        self._control = FleetControl(workers, config.secret)
         self._created = int(time.time())
         self._sampling_defaults = sampling_defaults(config.model)
         self._last_model: ModelInfo | None = None
@@ -76,6 +78,9 @@ class FleetBackend:
 
     def fleet(self) -> Sequence[WorkerView]:
         return [_view(member) for member in self._workers.members]
+
+    async def change_role(self, worker_id: str, role: Role, drain_timeout_s: float) -> RoleChange:
+        return await self._control.change_role(worker_id, role, drain_timeout_s)
 
     def is_ready(self) -> bool:
         return self._workers.can_serve()

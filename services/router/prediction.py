@@ -80,10 +80,11 @@ def step_s(decode: Candidate, demand: Demand) -> float:
 
 def handoff_s(prefill: Candidate, decode: Candidate, demand: Demand, prompt_s: float) -> float:
     """Blocks leave while the next ones are computed; of a link that keeps up only the last one is left over.
-    0 where the bandwidth or the size is unknown."""
+    The latency alone where the bandwidth or the size is unknown."""
+    latency_s = prefill.profile.handoff_latency_s
     bandwidth = min(prefill.profile.copy_bytes_per_s, decode.profile.copy_bytes_per_s)
     if not bandwidth:
-        return 0.0
+        return latency_s
     lacking_tokens = max(0, demand.prompt_tokens - decode.cached_tokens)
     transfer_s = lacking_tokens * decode.kv_bytes_per_token / bandwidth
-    return max(transfer_s - prompt_s, transfer_s / max(1, demand.blocks))
+    return latency_s + max(transfer_s - prompt_s, transfer_s / max(1, demand.blocks))

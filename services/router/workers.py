@@ -116,6 +116,8 @@ class Workers:
                 self._drop_if_idle(tracked)
             elif member.worker.epoch != tracked.worker.epoch:
                 self._drop(worker_id)
+            elif member.worker.role is not tracked.worker.role:
+                self._disconnect(worker_id)
         for worker_id, member in present.items():
             if worker_id in self._tracked:
                 self._tracked[worker_id].member = member
@@ -149,6 +151,10 @@ class Workers:
 
     def can_serve(self) -> bool:
         return any(_is_usable(tracked, Role.DECODE) for tracked in self._tracked.values())
+
+    def has_ready(self, worker_id: str, role: Role) -> bool:
+        tracked = self._tracked.get(worker_id)
+        return tracked is not None and _is_usable(tracked, role)
 
     def snapshot(self, hashes: Sequence[bytes], excluded: Collection[str]) -> Snapshot:
         """The candidates for a prompt with these block hashes, without those that have just failed it."""
@@ -251,8 +257,11 @@ class Workers:
 
     def _drop(self, worker_id: str) -> None:
         _log.info("worker %s has left", worker_id)
-        tracked = self._tracked.pop(worker_id)
         self._prefixes.forget(worker_id)
+        self._disconnect(worker_id)
+
+    def _disconnect(self, worker_id: str) -> None:
+        tracked = self._tracked.pop(worker_id)
         task = asyncio.create_task(tracked.peer.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

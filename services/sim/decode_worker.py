@@ -67,9 +67,35 @@ class DecodeWorker(SimWorker):
     def num_running(self) -> int:
         return len(self._prefilling) + len(self._decoding)
 
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that are to come here and do not run yet."""
+        return len(self._asking) + len(self._receiving) + len(self._landed) + len(self._waiting)
+
     def ask(self, ride: Ride) -> None:
         self._asking.append(ride)
         self._wake()
+
+    def running(self) -> list[Ride]:
+        """Sequences in the batch that get a token with each step."""
+        return list(self._decoding)
+
+    def take_over(self, ride: Ride) -> list[int] | None:
+        """Blocks for a sequence that runs elsewhere now; None where there is no room. It is to land here."""
+        if self.num_running + len(self._receiving) >= self._max_running:
+            return None
+        held = self.blocks.acquire(ride.request.hashes[: (ride.tokens - 1) // self.block_tokens])
+        missing = self.blocks_for(ride.tokens + 1) - len(held)
+        if missing + self.num_running > self.blocks.available:
+            self.blocks.release(held)
+            return None
+        self._receiving.add(ride)
+        return held + self.blocks.allocate(missing)
+
+    def give_up(self, ride: Ride) -> list[int]:
+        """Takes a running sequence out of the batch; the blocks that it holds are the caller's now."""
+        self._leave(ride)
+        return ride.decode_blocks
 
     def land(self, ride: Ride) -> None:
         """Blocks and first token are here."""
@@ -97,9 +123,11 @@ class DecodeWorker(SimWorker):
         if not chunks and not self._decoding:
             self._is_stepping = False
             return
-        duration_s = sum(self.speeds.prefill_s(length, ride.computed_tokens) for ride, length in chunks)
+        duration_s = sum(self.speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks)
         if self._decoding:
             duration_s += self.speeds.step_s(len(self._decoding), self._context_tokens)
+        else:
+            duration_s += self.speeds.prefill_pass_s
         self.busy_s += duration_s
         self.clock.after(duration_s, lambda: self._computed(duration_s, chunks))
 

@@ -11,12 +11,16 @@
     workers = 16
     profile = "h100-80g-llama-8b"
 
+    [planner]  # if the workers are to change roles
+    flips-per-hour = 60
+
 Keys have the names, meanings and defaults of `baton up`. A profile is one of Baton's own by name, or a file of the
 same form by its path from the fleet's file.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -25,11 +29,13 @@ import msgspec
 
 from baton.errors import ConfigError
 from baton.fleet import Role, WorkerProfile
+from baton.router.planner.rules import Bounds, PlannerRules
 from baton.sim.toml_file import read_toml
 
 _PROFILES = Path(str(files("baton.sim"))) / "profiles"
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+_RULES = PlannerRules()
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -44,17 +50,12 @@ class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     prefill_s_per_pair: _NotNegative = 0.0
     decode_s_per_sequence: _NotNegative = 0.0
     decode_s_per_context_token: _NotNegative = 0.0
+    prefill_pass_s: _NotNegative = 0.0
+    handoff_latency_s: _NotNegative = 0.0
     cost_per_hour: _NotNegative = 0.0
 
     def speeds(self) -> WorkerProfile:
-        return WorkerProfile(
-            self.prefill_tokens_per_s,
-            self.decode_step_s,
-            self.copy_bytes_per_s,
-            self.prefill_s_per_pair,
-            self.decode_s_per_sequence,
-            self.decode_s_per_context_token,
-        )
+        return WorkerProfile(**{field.name: getattr(self, field.name) for field in fields(WorkerProfile)})
 
 
 class _PoolTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -72,6 +73,20 @@ class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
     tpot: _Positive = 0.1
 
 
+class _PlannerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """As the options of `baton router` that begin with --planner; flip: seconds that a worker takes to change."""
+
+    min_prefill: Annotated[int, msgspec.Meta(ge=0)] = 1
+    max_prefill: _Count | None = None
+    min_decode: _Count = 1
+    max_decode: _Count | None = None
+    flips_per_hour: _Count = _RULES.flips_per_hour
+    cooldown: _Positive = _RULES.cooldown_s
+    window: _Positive = _RULES.window_s
+    interval: _Positive = 2.0
+    flip: _Positive = 1.0
+
+
 class _FleetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     pool: Annotated[list[_PoolTable], msgspec.Meta(min_length=1)]
     objectives: Objectives = Objectives()
@@ -80,6 +95,7 @@ class _FleetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     max_requests: _Count = 1024
     queue_timeout: _Positive = 60.0
     local_prefill_tokens: Annotated[int, msgspec.Meta(ge=0)] = 64
+    planner: _PlannerTable | None = None
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -90,8 +106,18 @@ class Pool(msgspec.Struct, frozen=True):
     cost_per_hour: float
 
 
+class ElasticSpec(msgspec.Struct, frozen=True):
+    """interval_s: between two decisions of the planner. flip_s: that a worker takes to change roles, after what it
+    had is finished."""
+
+    rules: PlannerRules
+    interval_s: float = 2.0
+    flip_s: float = 1.0
+
+
 class FleetSpec(msgspec.Struct, frozen=True):
-    """Everything about the fleet that is not the request's: pools, and the limits of router and schedulers."""
+    """Everything about the fleet that is not the request's: pools, and the limits of router and schedulers.
+    elastic: None where workers keep their roles."""
 
     pools: tuple[Pool, ...]
     objectives: Objectives
@@ -100,6 +126,7 @@ class FleetSpec(msgspec.Struct, frozen=True):
     max_requests: int
     queue_timeout_s: float
     local_prefill_tokens: int
+    elastic: ElasticSpec | None = None
 
 
 def read_fleet(path: Path) -> FleetSpec:
@@ -121,7 +148,26 @@ def read_fleet(path: Path) -> FleetSpec:
         max_requests=table.max_requests,
         queue_timeout_s=table.queue_timeout,
         local_prefill_tokens=table.local_prefill_tokens,
+        elastic=None if table.planner is None else _elastic(table.planner, table.objectives),
     )
+
+
+def _elastic(table: _PlannerTable, objectives: Objectives) -> ElasticSpec:
+    rules = PlannerRules(
+        ttft_s=objectives.ttft,
+        tpot_s=objectives.tpot,
+        prefill=Bounds(table.min_prefill, table.max_prefill),
+        decode=Bounds(table.min_decode, table.max_decode),
+        window_s=table.window,
+        cooldown_s=table.cooldown,
+        flips_per_hour=table.flips_per_hour,
+    )
+    return ElasticSpec(rules, table.interval, table.flip)
+
+
+def with_planner(spec: FleetSpec) -> FleetSpec:
+    """The same fleet with the planner's default rules, and the fleet's own objectives."""
+    return msgspec.structs.replace(spec, elastic=_elastic(_PlannerTable(), spec.objectives))
 
 
 def profile_names() -> list[str]:

@@ -66,13 +66,18 @@ def _distribution(axes: Axes, name: str, values_s: list[float | None], objective
 
 
 def _pools(run: Run) -> Figure:
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    queue, running, memory = figure.subplots(3, 1, sharex=True)
+    figure = Figure(figsize=(10, 9), layout="constrained")
+    queue, running, memory, workers = figure.subplots(4, 1, sharex=True)
     at_s = [sample.at_s for sample in run.samples]
     queue.plot(at_s, [sample.queued_tokens for sample in run.samples])
     queue.set(ylabel="prompt tokens queued")
     running.plot(at_s, [sample.running for sample in run.samples])
     running.set(ylabel="sequences running")
     memory.plot(at_s, [100 * sample.kv_used for sample in run.samples])
-    memory.set(ylabel="decode KV held, %", xlabel="seconds", ylim=(0, 100))
+    memory.set(ylabel="decode KV held, %", ylim=(0, 100))
+    for role in ("prefill", "decode"):
+        counts = [getattr(sample, role) for sample in run.samples]
+        workers.plot(at_s, counts, drawstyle="steps-post", label=role)
+    workers.set(ylabel="workers that take requests", xlabel="seconds", ylim=(0, None))
+    workers.legend()
     return figure

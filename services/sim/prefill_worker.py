@@ -39,11 +39,15 @@ class PrefillWorker(SimWorker):
         self._queue.add(ride)
         self._wake()
 
-    def push(self, tokens: int, bytes_per_s: float, bytes_per_token: float) -> float:
-        """Queues KV behind what leaves already; returns when it will have arrived."""
+    def push(self, tokens: int, bytes_per_s: float, bytes_per_token: float) -> None:
+        """Queues KV behind what leaves already."""
         start_s = max(self.clock.now_s, self.link_free_at_s)
         self.link_free_at_s = start_s + tokens * bytes_per_token / bytes_per_s
-        return self.link_free_at_s
+
+    @property
+    def acknowledged_at_s(self) -> float:
+        """When all that has been pushed by now will be known to have arrived."""
+        return max(self.clock.now_s, self.link_free_at_s) + self.speeds.handoff_latency_s
 
     def release(self, ride: Ride) -> None:
         """The blocks are acknowledged, or nobody wants them any more."""
@@ -58,7 +62,9 @@ class PrefillWorker(SimWorker):
         if not chunks:
             self._is_stepping = False
             return
-        duration_s = sum(self.speeds.prefill_s(length, ride.computed_tokens) for ride, length in chunks)
+        duration_s = self.speeds.prefill_pass_s + sum(
+            self.speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks
+        )
         self.busy_s += duration_s
         self.clock.after(duration_s, lambda: self._computed(chunks))
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
-from baton.fleet import Role
 from baton.sim.ride import Outcome, Ride
 from baton.sim.sim_worker import SimWorker
 from baton.sim.simulation import Run
@@ -27,7 +26,8 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class PoolReport(msgspec.Struct, frozen=True):
-    """utilisation: busy seconds over all seconds. hottest: the busiest worker's over the mean."""
+    """role: at the beginning. utilisation: busy seconds over all seconds. hottest: the busiest worker's over the
+    mean."""
 
     name: str
     role: str
@@ -62,6 +62,7 @@ class Report(msgspec.Struct, frozen=True):
     unlimited_hit_rate: float
     local_prefills: int
     preemptions: int
+    flips: int
     handoff_bytes: float
     pools: list[PoolReport]
     cost: float
@@ -105,6 +106,7 @@ def report_of(run: Run) -> Report:
         unlimited_hit_rate=run.workload.unlimited_hit_rate(),
         local_prefills=sum(ride.prefill is None for ride in finished),
         preemptions=sum(worker.preemptions for worker in run.decode),
+        flips=len(run.flips),
         handoff_bytes=run.handoff_bytes,
         pools=pools,
         cost=cost,
@@ -140,8 +142,12 @@ def _latency(values_s: Sequence[float | None]) -> Latency:
 def _pools(run: Run, duration_s: float) -> list[PoolReport]:
     reports = []
     for pool in run.spec.pools:
-        role_workers: Sequence[SimWorker] = run.prefill if pool.role is Role.PREFILL else run.decode
-        busy_s = [worker.busy_s for worker in role_workers if worker.pool is pool]
+        busy_by_id: dict[str, float] = defaultdict(float)
+        workers: list[SimWorker] = [*run.prefill, *run.decode]
+        for worker in workers:
+            if worker.pool is pool:
+                busy_by_id[worker.worker_id] += worker.busy_s
+        busy_s = list(busy_by_id.values())
         mean_s = sum(busy_s) / len(busy_s)
         reports.append(
             PoolReport(

@@ -13,7 +13,8 @@ from baton.sim.fleet_file import Pool
 
 
 class SimWorker(ABC):
-    """queued_tokens, queued_s, leased_sequences: as `baton.router.workers.Tracked` counts them."""
+    """queued_tokens, queued_s, leased_sequences: as `baton.router.workers.Tracked` counts them. is_open: False
+    once it is to leave its pool; it gets nothing new then."""
 
     def __init__(self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock) -> None:
         self.worker_id = worker_id
@@ -27,6 +28,7 @@ class SimWorker(ABC):
         self.leased_sequences = 0
         self.busy_s = 0.0
         self.served_requests = 0
+        self.is_open = True
         self._is_stepping = False
 
     @abstractmethod

@@ -3,15 +3,16 @@
     arrive -> place -> lease workers -> prefill's turn comes -> decode reserves -> prefill runs and pushes
            -> decode runs -> ended
 
-Production code decides: `place` with its policies and predictions, the prefix index, and the block managers of
-both sides. Simulated are clock and compute. Left out: failures and retries, and the delay of heartbeats: the
-router knows its workers' pools as they are.
+Production code decides: `place` with its policies and predictions, the prefix index, the block managers of both
+sides, and where workers change roles the planner (`elastic.py`). Simulated are clock and compute. Left out:
+failures and retries, and the delay of heartbeats: the router knows its workers' pools as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from baton.fleet import Role
 from baton.router.placement import Placement, place
@@ -20,7 +21,8 @@ from baton.router.prefix_index import PrefixIndex
 from baton.router.snapshot import Demand, Snapshot
 from baton.sim.clock import Clock
 from baton.sim.decode_worker import DecodeWorker
-from baton.sim.fleet_file import FleetSpec
+from baton.sim.elastic import Elastic, Flipped
+from baton.sim.fleet_file import FleetSpec, Pool
 from baton.sim.gaps import Gaps
 from baton.sim.prefill_worker import PrefillWorker
 from baton.sim.ride import Outcome, Ride
@@ -31,17 +33,19 @@ from baton.sim.workload import SimRequest, Workload
 @dataclass(frozen=True, slots=True)
 class Sample:
     """The fleet at one moment. queued_tokens: prompts' tokens before and in prefill. running: sequences on decode
-    workers. kv_used: share of all decode blocks that are held."""
+    workers. kv_used: share of all decode blocks that are held. prefill, decode: workers that take requests."""
 
     at_s: float
     queued_tokens: int
     running: int
     kv_used: float
+    prefill: int
+    decode: int
 
 
 @dataclass(slots=True)
 class Run:
-    """All that a simulation leaves behind."""
+    """All that a simulation leaves behind. A worker that changed roles stands under each that it had."""
 
     spec: FleetSpec
     workload: Workload
@@ -52,6 +56,7 @@ class Run:
     prefill: list[PrefillWorker] = field(default_factory=list)
     decode: list[DecodeWorker] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    flips: list[Flipped] = field(default_factory=list)
     handoff_bytes: float = 0.0
     duration_s: float = 0.0
 
@@ -78,17 +83,29 @@ class Simulation:
         self._index = PrefixIndex()
         self._run = Run(spec, workload, policy, seed)
         self._block_tokens = workload.block_tokens
+        self._prefill: dict[str, PrefillWorker] = {}  # who has the role now, by id
+        self._decode: dict[str, DecodeWorker] = {}
         self._placements = 0
         self._under_way = 0
         self._next_sample_s = 0.0
         self._sample_every_s = workload.requests[-1].arrival_s / _SAMPLES
         self._make_workers()
-        workers: list[SimWorker] = [*self._run.prefill, *self._run.decode]
-        self._max_tokens = min(worker.blocks.num_blocks for worker in workers) * self._block_tokens
+        self._max_tokens = min(worker.blocks.num_blocks for worker in self._workers()) * self._block_tokens
 
     def run(self) -> Run:
         for request in self._run.workload.requests:
             self._clock.at(request.arrival_s, lambda request=request: self._arrive(request))  # type: ignore[misc]
+        if self._spec.elastic is not None:
+            elastic = Elastic(
+                self._spec.elastic,
+                self._clock,
+                self._spec.max_running,
+                self._workers,
+                self._join,
+                self._is_over,
+            )
+            self._run.flips = elastic.flips
+            elastic.tick()
         self._clock.run()
         self._run.duration_s = max(
             (ride.last_token_at_s for ride in self._run.rides), default=self._clock.now_s
@@ -96,27 +113,32 @@ class Simulation:
         return self._run
 
     def _make_workers(self) -> None:
-        spec, clock, block_tokens = self._spec, self._clock, self._block_tokens
-        for pool in spec.pools:
+        for pool in self._spec.pools:
             for number in range(pool.workers):
-                worker_id = f"{pool.name}-{number}"
-                if pool.role is Role.PREFILL:
-                    self._run.prefill.append(
-                        PrefillWorker(worker_id, pool, block_tokens, clock, spec.chunk_tokens, self)
-                    )
-                else:
-                    self._run.decode.append(
-                        DecodeWorker(
-                            worker_id,
-                            pool,
-                            block_tokens,
-                            clock,
-                            spec.max_running,
-                            spec.chunk_tokens,
-                            self._run.gaps,
-                            self,
-                        )
-                    )
+                self._make_worker(f"{pool.name}-{number}", pool, pool.role)
+
+    def _make_worker(self, worker_id: str, pool: Pool, role: Role) -> SimWorker:
+        spec, run = self._spec, self._run
+        common = worker_id, pool, self._block_tokens, self._clock
+        if role is Role.PREFILL:
+            prefill = self._prefill[worker_id] = PrefillWorker(*common, spec.chunk_tokens, self)
+            run.prefill.append(prefill)
+            return prefill
+        decode = DecodeWorker(*common, spec.max_running, spec.chunk_tokens, run.gaps, self)
+        self._decode[worker_id] = decode
+        run.decode.append(decode)
+        return decode
+
+    def _workers(self) -> list[SimWorker]:
+        return [*self._prefill.values(), *self._decode.values()]
+
+    def _join(self, worker: SimWorker, role: Role) -> None:
+        """`worker`, which has finished, goes on in `role` with the KV pool that it has."""
+        del (self._decode if role is Role.PREFILL else self._prefill)[worker.worker_id]
+        self._make_worker(worker.worker_id, worker.pool, role).blocks = worker.blocks
+
+    def _is_over(self) -> bool:
+        return len(self._run.rides) == len(self._run.workload.requests) and not self._under_way
 
     def _arrive(self, request: SimRequest) -> None:
         self._sample()
@@ -144,14 +166,14 @@ class Simulation:
         self._placements += 1
         match = self._index.match
         snapshot = Snapshot(
-            [worker.candidate(match(worker.worker_id, hashes)) for worker in self._run.prefill],
-            [worker.candidate(match(worker.worker_id, hashes)) for worker in self._run.decode],
+            [worker.candidate(match(worker.worker_id, hashes)) for worker in _open(self._prefill)],
+            [worker.candidate(match(worker.worker_id, hashes)) for worker in _open(self._decode)],
         )
         placement = place(snapshot, demand, self._policy)
         assert isinstance(placement, Placement), "a fleet's file names at least one decode worker"
         ride.placement = placement
-        ride.decode = next(w for w in self._run.decode if w.worker_id == placement.decode)
-        ride.prefill = next((w for w in self._run.prefill if w.worker_id == placement.prefill), None)
+        ride.decode = self._decode[placement.decode]
+        ride.prefill = self._prefill[placement.prefill] if placement.prefill else None
         self._lease(ride)
 
     def _lease(self, ride: Ride) -> None:
@@ -197,9 +219,7 @@ class Simulation:
             self._release_both(ride)
             self.ended(ride)
         else:
-            self._clock.at(
-                max(self._clock.now_s, ride.prefill.link_free_at_s), lambda: self._handed_off(ride)
-            )
+            self._clock.at(ride.prefill.acknowledged_at_s, lambda: self._handed_off(ride))
 
     def _handed_off(self, ride: Ride) -> None:
         assert ride.prefill is not None
@@ -263,14 +283,23 @@ class Simulation:
         if self._clock.now_s < self._next_sample_s:
             return
         self._next_sample_s += self._sample_every_s
-        decode = self._run.decode
+        decode = self._decode.values()
         blocks = sum(worker.blocks.num_blocks for worker in decode)
         available = sum(worker.blocks.available for worker in decode)
         self._run.samples.append(
             Sample(
                 self._clock.now_s,
-                sum(worker.queued_tokens for worker in self._run.prefill),
+                sum(worker.queued_tokens for worker in self._prefill.values()),
                 sum(worker.num_running for worker in decode),
                 1 - available / blocks,
+                len(_open(self._prefill)),
+                len(_open(self._decode)),
             )
         )
+
+
+_Worker = TypeVar("_Worker", bound=SimWorker)
+
+
+def _open(workers: Mapping[str, _Worker]) -> list[_Worker]:
+    return [worker for worker in workers.values() if worker.is_open]

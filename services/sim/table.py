@@ -72,6 +72,7 @@ def _figures(report: Report) -> Table:
         "cache hit rate": f"{report.cache_hit_rate:.1%} of tokens, {report.unlimited_hit_rate:.1%} at most",
         "local prefills": str(report.local_prefills),
         "preemptions": str(report.preemptions),
+        "role changes": str(report.flips),
         "handed off": f"{report.handoff_bytes / 1e9:,.1f} GB",
         "cost": f"{report.cost:,.2f}",
         "cost per million tokens": (

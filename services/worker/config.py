@@ -16,7 +16,9 @@ class WorkerConfig:
     """host, port: where gRPC listens (port 0: chosen by the system). kv_port: where the tcp transport does.
     advertise_host: what others dial, empty for `host`. registry: URI or host:port, as
     `baton.discovery.open_registry` takes it. secret: shared by the whole fleet. schemes: KV transports, in order of
-    preference; empty for all that work here. drain_timeout_s: how long SIGTERM lets requests finish."""
+    preference; empty for all that work here. drain_timeout_s: how long SIGTERM lets requests finish.
+    step_timeout_s: how long one step of the engine may take before the process ends itself (see `watchdog`).
+    cost_per_hour: in the fleet's currency, for its reports."""
 
     role: Role
     worker_id: str
@@ -30,7 +32,9 @@ class WorkerConfig:
     advertise_host: str = ""
     schemes: tuple[str, ...] = ()
     drain_timeout_s: float = 30.0
+    step_timeout_s: float = 120.0
     heartbeat_s: float = 0.25
+    cost_per_hour: float = 0.0
     registry_access: RegistryAccess = field(default_factory=RegistryAccess)
     prefill: PrefillLimits = field(default_factory=PrefillLimits)
     decode: DecodeLimits = field(default_factory=DecodeLimits)

@@ -1,27 +1,31 @@
-"""Keeps a worker's lease: registers, beats, registers again when the registry has forgotten it."""
+"""Keeps a worker's lease: registers, beats, registers again when the registry has forgotten it. Every beat carries
+the load, and the profile where live figures have corrected it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from baton.discovery.base import Registration
 from baton.errors import BatonError, Unauthorized
-from baton.fleet import WorkerInfo, WorkerLoad, WorkerState
+from baton.fleet import Role, WorkerInfo, WorkerLoad, WorkerProfile, WorkerState
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 0.25
 
 
 class Membership:
-    """`state` may be set at any time; the next heartbeat carries it."""
+    """`state` may be set at any time; the next heartbeat carries it. A new role is announced by registering again,
+    under the same epoch: the process and its pool are the same."""
 
     def __init__(
         self,
         registry: Registration,
         worker: WorkerInfo,
         load: Callable[[], WorkerLoad],
+        profile: Callable[[], WorkerProfile],
         heartbeat_s: float,
         on_registered: Callable[[], None],
     ) -> None:
@@ -29,34 +33,55 @@ class Membership:
         self._registry = registry
         self._worker = worker
         self._load = load
+        self._profile = profile
         self._heartbeat_s = heartbeat_s
         self._on_registered = on_registered
         self._beat_now = asyncio.Event()
+        self._joined_as: Role | None = None
+        self._has_joined = asyncio.Event()
         self._complaint = ""
 
     def drain(self) -> None:
         self.state = WorkerState.DRAINING
         self._beat_now.set()
 
+    async def rejoin(self, role: Role) -> None:
+        """Announces the new role, ready for work; returns once the registry has it."""
+        self._worker = replace(self._worker, role=role)
+        self.state = WorkerState.READY
+        self._has_joined.clear()
+        self._beat_now.set()
+        await self._has_joined.wait()
+
+    def note_stalled(self, is_stalled: bool) -> None:
+        """A worker that is leaving says no more than that, stalled or not."""
+        if self.state is not WorkerState.DRAINING:
+            self.state = WorkerState.STALLED if is_stalled else WorkerState.READY
+            self._beat_now.set()
+
     async def keep(self) -> None:
         """Runs until cancelled. A registry that cannot be reached is asked again; serving goes on. Raises
         Unauthorized where the very first registration is refused for its secret: asking again cannot help."""
-        is_member = was_member = False
+        was_member = False
         while True:
+            worker = self._worker = replace(self._worker, profile=self._profile())
             try:
-                if is_member:
-                    is_member = await self._registry.heartbeat(self._worker, self.state, self._load())
+                if self._joined_as is worker.role:
+                    if not await self._registry.heartbeat(worker, self.state, self._load()):
+                        self._joined_as = None
                 else:
-                    await self._registry.register(self._worker, self.state, self._load())
-                    is_member = was_member = True
+                    await self._registry.register(worker, self.state, self._load())
+                    self._joined_as, was_member = worker.role, True
                     self._complaint = ""
+                    if worker.role is self._worker.role:  # it may have changed meanwhile
+                        self._has_joined.set()
                     self._on_registered()
             except BatonError as error:
                 if isinstance(error, Unauthorized) and not was_member:
                     raise
                 self._complain(error)
-                is_member = False
-            await self._pause(self._heartbeat_s if is_member else _RETRY_S)
+                self._joined_as = None
+            await self._pause(self._heartbeat_s if self._joined_as is self._worker.role else _RETRY_S)
 
     async def leave(self) -> None:
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence as Rows
 
+import numpy as np
 import torch
 
 from baton.engine.batch import Chunk
@@ -11,44 +13,53 @@ from baton.engine.engine import Engine
 from baton.engine.sequence import Sequence
 from baton.fleet import WorkerProfile
 from baton.request import GenerationRequest, SamplingParams
+from baton.worker.term_fit import Vector, nonnegative_solution
 
-_PROMPT_TOKENS = 256
-_SHORT_TOKENS = 32
+_PROMPT_TOKENS = (16, 64, 256)
 _DECODE_STEPS = 4
 _BATCH = 4
 _COPY_BYTES = 16 << 20
+_STEADY = 1e-9
+"""Added to the diagonal where measurements do not tell two terms apart, as with a pool of two blocks."""
 
 
 def measure_profile(engine: Engine) -> WorkerProfile:
-    """Prefill over prompts of up to 32 and 256 tokens; the shortest of four decode steps at batch 1 over either,
-    and at batch 4 over the short one; copies of 16 MiB. Each after a warm-up.
+    """The shorter of two passes over prompts of 16, 64 and 256 tokens; the shortest of four decode steps at batch 1
+    over the longest and the shortest, and at batch 4 over the shortest; a copy of 16 MiB.
 
-    Two lengths tell apart what grows with the tokens and what with their pairs, two contexts and two batches the
-    rest of a step. What noise hides is 0.
+    Three lengths tell apart what grows with tokens, what with their pairs, and what does not; two contexts and two
+    batches the rest of a step. What noise hides is 0.
     """
-    long_tokens = min(_PROMPT_TOKENS, engine.max_model_tokens - _DECODE_STEPS - 1)
-    short_tokens = min(_SHORT_TOKENS, long_tokens)
-    batch = min(_BATCH, engine.blocks.num_blocks // engine.blocks_for(short_tokens + _DECODE_STEPS))
-    _measure(engine, long_tokens, 1)
-    long_s, long_step_s = _measure(engine, long_tokens, 1)
-    short_s, short_step_s = _measure(engine, short_tokens, 1)
-    _, batch_step_s = _measure(engine, short_tokens, batch)
+    longest = engine.max_model_tokens - _DECODE_STEPS - 1
+    lengths = [min(tokens, longest) for tokens in _PROMPT_TOKENS]
+    batch = min(_BATCH, engine.blocks.num_blocks // engine.blocks_for(lengths[0] + _DECODE_STEPS))
+    rounds = np.array([[_measure(engine, tokens, 1) for tokens in lengths] for _ in range(2)])
+    passes_s, steps_s = rounds.min(axis=0).T
+    _, batch_step_s = _measure(engine, lengths[0], batch)
     engine.blocks.clear_cache()
-    per_pair_s = _slope(short_s / short_tokens, long_s / long_tokens, (long_tokens - short_tokens) / 2)
-    per_context_s = _slope(short_step_s, long_step_s, long_tokens - short_tokens)
-    per_sequence_s = _slope(short_step_s, batch_step_s, batch - 1) - short_tokens * per_context_s
+    pass_s, token_s, pair_s = _terms([(1, n, n * n / 2) for n in lengths], passes_s)
+    step_s, sequence_s, context_s = _terms(
+        [(1, 0, lengths[0]), (1, 0, lengths[-1]), (1, batch - 1, batch * lengths[0])],
+        [steps_s[0], steps_s[-1], batch_step_s],
+    )
     return WorkerProfile(
-        prefill_tokens_per_s=long_tokens / max(long_s / 2, long_s - long_tokens**2 / 2 * per_pair_s),
-        decode_step_s=max(short_step_s / 2, short_step_s - short_tokens * per_context_s),
+        prefill_tokens_per_s=1 / token_s if token_s else lengths[-1] / float(passes_s[-1]),
+        decode_step_s=step_s or float(steps_s[0]),
         copy_bytes_per_s=_measure_copy(),
-        prefill_s_per_pair=per_pair_s,
-        decode_s_per_sequence=max(0.0, per_sequence_s),
-        decode_s_per_context_token=per_context_s,
+        prefill_s_per_pair=pair_s,
+        decode_s_per_sequence=sequence_s,
+        decode_s_per_context_token=context_s,
+        prefill_pass_s=pass_s,
     )
 
 
-def _slope(low: float, high: float, distance: float) -> float:
-    return max(0.0, high - low) / distance if distance else 0.0
+def _terms(amounts: Rows[Rows[float]], seconds: Rows[float] | Vector) -> list[float]:
+    """What each amount costs, none of it negative: least squares of relative errors."""
+    rows = np.array(amounts, np.float64) / np.array(seconds)[:, None]
+    scales = np.maximum(rows.max(axis=0), np.finfo(np.float64).tiny)
+    rows = rows / scales
+    terms = nonnegative_solution(rows.T @ rows + _STEADY * np.eye(rows.shape[1]), rows.sum(axis=0))
+    return [float(term) for term in terms / scales]
 
 
 def _measure(engine: Engine, prompt_tokens: int, batch: int) -> tuple[float, float]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from grpc import aio
+import asyncio
 
 from baton.decode import servicer as decode_servicer
 from baton.decode.scheduler import DecodeScheduler
@@ -15,27 +12,70 @@ from baton.fleet import Role, WorkerLoad
 from baton.kvtransfer.group import Handoffs
 from baton.prefill import servicer as prefill_servicer
 from baton.prefill.scheduler import PrefillScheduler
+from baton.rpc import Server
 from baton.worker.config import WorkerConfig
+from baton.worker.live_profile import LiveProfile
+from baton.worker.timed_scheduler import TimedScheduler
 
 
-@dataclass(frozen=True, slots=True)
 class MountedRole:
-    """service: full gRPC name. mount: adds the servicer to a server. load: readable from any thread."""
+    """One of two roles at a time over one engine, whose weights, pool and prefix cache outlast the change."""
 
-    service: str
-    mount: Callable[[aio.Server], None]
-    load: Callable[[], WorkerLoad]
+    def __init__(
+        self, config: WorkerConfig, engine: Engine, loop: EngineLoop, agent: Handoffs, profile: LiveProfile
+    ) -> None:
+        """Starts the engine's thread in the role of `config`; its steps correct `profile`."""
+        self.role = config.role
+        self._profile = profile
+        self._config = config
+        self._engine = engine
+        self._loop = loop
+        self._agent = agent
+        self._prefill = prefill_servicer.PrefillServicer(engine, loop, agent)
+        self._decode = decode_servicer.DecodeServicer(engine, loop)
+        self._scheduler = self._make_scheduler(self.role)
+        loop.start(self._timed(self._scheduler))
+        self._attach()
 
+    def mount(self, server: Server) -> None:
+        """Adds the services of both roles; the one that is not mounted answers Unavailable."""
+        server.add(prefill_servicer.SERVICE, self._prefill.mount)
+        server.add(decode_servicer.SERVICE, self._decode.mount)
 
-def mount_role(config: WorkerConfig, engine: Engine, loop: EngineLoop, agent: Handoffs) -> MountedRole:
-    """Builds the role of `config` and starts the engine's thread with its scheduler."""
-    if config.role is Role.PREFILL:
-        prefill = PrefillScheduler(engine, agent, config.prefill)
-        loop.start(prefill)
-        servicer = prefill_servicer.PrefillServicer(engine, loop, prefill, agent)
-        return MountedRole(prefill_servicer.SERVICE, servicer.mount, prefill.load)
-    receiver = decode_servicer.DecodeServicer(engine, loop)
-    decode = DecodeScheduler(engine, agent, config.decode, loop.post, receiver.on_reports)
-    receiver.attach(decode)
-    loop.start(decode)
-    return MountedRole(decode_servicer.SERVICE, receiver.mount, decode.load)
+    def load(self) -> WorkerLoad:
+        """Readable from any thread."""
+        return self._scheduler.load()
+
+    async def switch(self, role: Role) -> None:
+        """Ends what the role has left, by Unavailable, and mounts `role`."""
+        (self._prefill if self.role is Role.PREFILL else self._decode).detach()
+        event_loop = asyncio.get_running_loop()
+        is_switched: asyncio.Future[PrefillScheduler | DecodeScheduler] = event_loop.create_future()
+
+        def make() -> TimedScheduler:
+            scheduler = self._make_scheduler(role)
+            event_loop.call_soon_threadsafe(is_switched.set_result, scheduler)
+            return self._timed(scheduler)
+
+        self._loop.switch(make)
+        self._scheduler = await is_switched
+        self.role = role
+        self._attach()
+
+    def _make_scheduler(self, role: Role) -> PrefillScheduler | DecodeScheduler:
+        if role is Role.PREFILL:
+            return PrefillScheduler(
+                self._engine, self._agent, self._config.prefill, lambda tail: self._profile.note_tail(*tail)
+            )
+        return DecodeScheduler(
+            self._engine, self._agent, self._config.decode, self._loop.post, self._decode.on_reports
+        )
+
+    def _timed(self, scheduler: PrefillScheduler | DecodeScheduler) -> TimedScheduler:
+        return TimedScheduler(scheduler, self._engine, self._profile)
+
+    def _attach(self) -> None:
+        if isinstance(self._scheduler, PrefillScheduler):
+            self._prefill.attach(self._scheduler)
+        else:
+            self._decode.attach(self._scheduler)

@@ -7,9 +7,9 @@ import logging
 import os
 import secrets
 import signal
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import msgspec
 
@@ -20,19 +20,22 @@ from baton.discovery.base import Registration
 from baton.engine.engine import Engine, complete
 from baton.engine.loop import EngineLoop
 from baton.engine.parallel import Shard
-from baton.fleet import ModelInfo, WorkerInfo, WorkerProfile
+from baton.fleet import ModelInfo, WorkerInfo, WorkerProfile, WorkerState
 from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.group import TransferGroup
 from baton.rpc import Server, host_port
 from baton.worker.config import WorkerConfig
+from baton.worker.control import SERVICE as CONTROL
+from baton.worker.control import ControlServicer, until_idle
+from baton.worker.live_profile import LiveProfile
 from baton.worker.membership import Membership
 from baton.worker.profile import measure_profile
 from baton.worker.ranks import RankGroup, RankProcess
-from baton.worker.roles import MountedRole, mount_role
+from baton.worker.roles import MountedRole
 from baton.worker.transfer import make_agent
+from baton.worker.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
-_DRAIN_POLL_S = 0.05
 _SERVER_GRACE_S = 1.0
 
 
@@ -44,26 +47,33 @@ async def run_worker(config: WorkerConfig) -> None:
         registry = open_registry(config.registry, config.secret, config.registry_access)
         cleanup.push_async_callback(registry.close)
         engine, ranks = await _load(config, stop, cleanup)
-        profile = await asyncio.to_thread(measure_profile, engine)
+        measured = await asyncio.to_thread(measure_profile, engine)
+        profile = LiveProfile(replace(measured, cost_per_hour=config.cost_per_hour))
         if stop.first.is_set():  # while the model was being loaded
             return
         agent = _make_agent(config, engine)
         cleanup.callback(agent.close)
         handoffs = TransferGroup([agent, *ranks])
         loop = EngineLoop(stop.crash)
-        role = mount_role(config, engine, loop, handoffs)
+        role = MountedRole(config, engine, loop, handoffs, profile)
         cleanup.push_async_callback(asyncio.to_thread, loop.stop)
         server = Server(config.host, config.port, config.secret)
-        server.add(role.service, role.mount)
+        role.mount(server)
+        worker = _describe(config, engine, agent, server.port, profile.published())
+        membership = _make_membership(config, registry, worker, role, profile)
+        control = ControlServicer(role, membership)
+        server.add(CONTROL, control.mount)
         await server.start()
         cleanup.push_async_callback(server.stop, _SERVER_GRACE_S)
-        worker = _describe(config, engine, agent, server.port, profile)
-        membership = _make_membership(config, registry, worker, role)
         keeper = run_forever(membership.keep(), "membership", stop.crash)
+        watchdog = _watch(config, loop, server, membership)
+        run_forever(watchdog, "watchdog", stop.crash)  # to the very end, for a hung engine could prevent it
         await stop.first.wait()
         await server.set_serving(False)
+        await control.close()
         membership.drain()
-        await _drain(role, config.drain_timeout_s, stop)
+        if not await until_idle(role.load, config.drain_timeout_s, stop.second):
+            _log.warning("draining ended with requests left")
         keeper.cancel()
         await membership.leave()
     stop.raise_crash()
@@ -149,20 +159,21 @@ def _describe(
 
 
 def _make_membership(
-    config: WorkerConfig, registry: Registration, worker: WorkerInfo, role: MountedRole
+    config: WorkerConfig,
+    registry: Registration,
+    worker: WorkerInfo,
+    role: MountedRole,
+    profile: LiveProfile,
 ) -> Membership:
     def on_registered() -> None:
-        _log.info("%s %s serves at %s", worker.role.value, worker.worker_id, worker.address)
+        _log.info("%s %s serves at %s", role.role.value, worker.worker_id, worker.address)
 
-    return Membership(registry, worker, role.load, config.heartbeat_s, on_registered)
+    return Membership(registry, worker, role.load, profile.published, config.heartbeat_s, on_registered)
 
 
-async def _drain(role: MountedRole, timeout_s: float, stop: _StopSignal) -> None:
-    """Waits until the role has no request left, the timeout passes, or a second signal comes."""
-    deadline_s = time.monotonic() + timeout_s
-    while time.monotonic() < deadline_s and not stop.second.is_set():
-        load = role.load()
-        if load.running + load.waiting == 0:
-            return
-        await asyncio.sleep(_DRAIN_POLL_S)
-    _log.warning("draining ended with requests left")
+async def _watch(config: WorkerConfig, loop: EngineLoop, server: Server, membership: Membership) -> None:
+    async def on_stalled(is_stalled: bool) -> None:
+        membership.note_stalled(is_stalled)
+        await server.set_serving(membership.state is WorkerState.READY)
+
+    await Watchdog(loop, config.step_timeout_s, on_stalled).watch()

@@ -1,6 +1,7 @@
 """The registry contract, over real sockets: one suite for the embedded registry and for a real Consul."""
 
 import asyncio
+import math
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -108,6 +109,11 @@ async def until_members(watch: AsyncIterator[Fleet], count: int) -> Fleet:
     return await until(watch, lambda fleet: len(fleet.members) == count)
 
 
+async def keep_beating(client: Registry, worker: WorkerInfo) -> None:
+    while await client.heartbeat(worker, WorkerState.READY, LOAD):  # noqa: ASYNC110 - as a worker does
+        await asyncio.sleep(0.05)
+
+
 async def test_a_registered_worker_is_seen_whole(client: Registry, lease_s: float) -> None:
     assert await client.register(WORKER, WorkerState.READY, LOAD) == lease_s
     fleet = await until_members(client.watch(), 1)
@@ -140,6 +146,25 @@ async def test_heartbeats_keep_the_lease_and_carry_state_and_load(client: Regist
         assert await client.heartbeat(WORKER, WorkerState.DRAINING, busy)
     fleet = await until(client.watch(), lambda fleet: fleet.members[0].load == busy)
     assert fleet.members[0].state is WorkerState.DRAINING
+
+
+async def test_a_heartbeat_carries_a_corrected_profile(client: Registry) -> None:
+    await client.register(WORKER, WorkerState.READY, LOAD)
+    corrected = replace(WORKER, profile=replace(WORKER.profile, decode_step_s=0.5, handoff_latency_s=0.1))
+    assert await client.heartbeat(WORKER, WorkerState.READY, LOAD)
+
+    async with asyncio.TaskGroup() as group:
+        beats = group.create_task(keep_beating(client, corrected))
+        fleet = await until(client.watch(), lambda fleet: fleet.members[0].worker == corrected)
+        beats.cancel()
+    assert len(fleet.members) == 1
+
+
+@pytest.mark.parametrize("speed", [-1.0, math.nan, math.inf])
+async def test_a_speed_that_is_none_is_refused_by_field(client: Registry, speed: float) -> None:
+    worker = replace(WORKER, profile=replace(WORKER.profile, decode_step_s=speed))
+    with pytest.raises(InvalidRequest, match="decode_step_s"):
+        await client.register(worker, WorkerState.READY, LOAD)
 
 
 async def test_a_new_epoch_replaces_its_predecessor(connect: Connect) -> None:

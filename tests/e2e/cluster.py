@@ -84,10 +84,11 @@ class Cluster:
     def __enter__(self) -> Self:
         self.process = start_baton("up", self._options, stderr=self._stderr)
         try:
-            self.url = self._ready_line().removeprefix("baton ready at ").strip()
+            self.urls = self._ready_line().removeprefix("baton ready at ").strip().split(", ")
         except BaseException:
             self.kill()
             raise
+        self.url = self.urls[0]
         self.client = httpx.Client(
             base_url=self.url,
             timeout=_HTTP_TIMEOUT_S,

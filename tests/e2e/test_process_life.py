@@ -58,7 +58,7 @@ def test_requests_of_a_killed_prefill_worker_end_well_and_later_ones_prefill_loc
 ) -> None:
     expected = reference(llama, LONG_PROMPT_TOKENS)
     with (
-        Cluster(model=llama, kv_blocks=1024, chunk_tokens=32) as cluster,
+        Cluster(model=llama, kv_blocks=1024, chunk_tokens=32, max_restarts=0) as cluster,
         ThreadPoolExecutor(REQUESTS) as threads,
     ):
         pids = cluster.pids()
@@ -82,7 +82,7 @@ def test_a_prefill_worker_killed_while_decode_memory_is_awaited_is_replaced_at_o
     llama: Path, tmp_path: Path
 ) -> None:
     expected = reference(llama, LONG_PROMPT_TOKENS)
-    options = {"kv_blocks": 128, "event_log": tmp_path / "events.jsonl"}
+    options = {"kv_blocks": 128, "max_restarts": 0, "event_log": tmp_path / "events.jsonl"}
     with Cluster(model=llama, **options) as cluster, ThreadPoolExecutor(2) as threads:
         pids = cluster.pids()
         holder = threads.submit(cluster.post, prompt_ids(1100, seed=7), max_tokens=600)

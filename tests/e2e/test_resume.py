@@ -39,6 +39,7 @@ def test_a_killed_decode_worker_changes_no_token_of_any_stream(llama: Path, tmp_
     options = {
         "kv_blocks": 1024,
         "decode": 2,
+        "max_restarts": 0,
         "policy": "round_robin",
         "event_log": tmp_path / "events.jsonl",
     }

@@ -109,7 +109,7 @@ def test_every_decode_rank_gets_its_share_once(cluster: Cluster, folder: Path, s
 
 
 def test_a_rank_that_dies_ends_its_worker_and_the_others_serve_on(llama: Path) -> None:
-    with Cluster(model=llama, kv_blocks=128, prefill_tp=2) as cluster:
+    with Cluster(model=llama, kv_blocks=128, prefill_tp=2, max_restarts=0) as cluster:
         worker_pid = cluster.pids()["prefill-0"]
         [rank] = [process for process in descendants(worker_pid) if RANK_COMMAND in process.command]
         os.kill(rank.pid, signal.SIGKILL)
@@ -122,7 +122,7 @@ def test_a_rank_that_dies_ends_its_worker_and_the_others_serve_on(llama: Path) -
 
 
 def test_a_worker_that_dies_leaves_no_rank_behind(llama: Path) -> None:
-    with Cluster(model=llama, kv_blocks=128, prefill_tp=2) as cluster:
+    with Cluster(model=llama, kv_blocks=128, prefill_tp=2, max_restarts=0) as cluster:
         worker_pid = cluster.pids()["prefill-0"]
         ranks = [process for process in descendants(worker_pid) if RANK_COMMAND in process.command]
         os.kill(worker_pid, signal.SIGKILL)

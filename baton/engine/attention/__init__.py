@@ -16,6 +16,7 @@ from baton.errors import ConfigError
 AUTO = "auto"
 BACKENDS = {
     "cpu": "baton.engine.attention.cpu:CpuAttention",
+    "triton": "baton.engine.attention.triton:TritonAttention",
     "reference": "baton.engine.attention.reference:ReferenceAttention",
 }
 

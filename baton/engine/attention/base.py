@@ -14,6 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from baton.engine import kernels
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionBatch:
@@ -43,6 +45,9 @@ class AttentionBackend(ABC):
     """Used by one runner, from one thread."""
 
     name: ClassVar[str]
+    is_recordable: ClassVar[bool] = False
+    """Whether a step of single tokens may be recorded as a CUDA graph: nothing in it waits for the device, and it
+    depends on the lengths on the host only through their largest."""
 
     @classmethod
     @abstractmethod
@@ -66,3 +71,16 @@ class AttentionBackend(ABC):
         Nothing but the tokens of a sequence's own context may influence its rows, whatever bits the unused
         slots of its blocks hold.
         """
+
+    def rotate_and_attend(
+        self, heads: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, layer: int, sliding_window: int | None
+    ) -> Tensor:
+        """Rotates queries and keys in place (`rope.rotate`), then `attend`; a backend may do it in its own kernel.
+
+        heads: [T, num_heads + 2 * num_kv_heads, head_dim]: queries, then keys, then values. cos, sin:
+        [T, 1, head_dim / 2].
+        """
+        kv_heads = kv.shape[4]
+        query, key, value = torch.split(heads, [heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
+        kernels.rotate_in_place(heads[:, :-kv_heads], cos, sin)
+        return self.attend(query, key, value, kv, layer, sliding_window)

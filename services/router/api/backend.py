@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from baton.fleet import Role
 from baton.request import GenerationRequest, Route, TokenOutput
 
 
@@ -84,6 +85,14 @@ class Backend(Protocol):
 
     def fleet(self) -> Sequence[object]:
         """The workers known now, as dataclasses or msgspec structs that encode to JSON."""
+        ...
+
+    async def change_role(self, worker_id: str, role: Role, drain_timeout_s: float) -> object:
+        """Makes a worker serve in `role`; returns once it does, with what encodes to JSON.
+
+        Raises:
+            InvalidRequest: no such worker, or the last that can decode. Unavailable: it cannot now.
+        """
         ...
 
     def is_ready(self) -> bool:

@@ -1,0 +1,106 @@
+"""Keeps the processes of `baton up` running: starts them, and starts them again when they die."""
+
+from __future__ import annotations
+
+import enum
+import os
+import random
+import selectors
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from baton.cli.processes import Child
+from baton.cli.supervision import RestartLimits, delay_after_end, recent_ends
+
+_STOP_TIMEOUT_S = 10.0
+
+
+class Standing(enum.Enum):
+    RUNNING = "running"
+    WAITING = "waiting to be started again"
+    DISMISSED = "ended well, as it was told to"
+    GIVEN_UP = "given up"
+
+
+@dataclass(slots=True)
+class Post:
+    """One process's place in the cluster, whichever process holds it now. environment: as `Child` takes it."""
+
+    name: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    child: Child
+    standing: Standing = Standing.RUNNING
+    restart_at_s: float = 0.0
+    ended_at_s: list[float] = field(default_factory=list)
+
+    @property
+    def may_serve(self) -> bool:
+        return self.standing in (Standing.RUNNING, Standing.WAITING)
+
+
+class Supervisor:
+    """`tell` gets one line for each end and each new start."""
+
+    def __init__(self, limits: RestartLimits, tell: Callable[[str], None]) -> None:
+        self.posts: list[Post] = []
+        self._limits = limits
+        self._tell = tell
+
+    def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.posts.append(Post(name, arguments, environment, Child(name, arguments, environment)))
+
+    def watch(self, stop_fd: int, can_serve: Callable[[], bool]) -> bool:
+        """Runs until `stop_fd` becomes readable (True), or until an end after which `can_serve` is false."""
+        while can_serve():
+            if self._wait(stop_fd):
+                return True
+            now_s = time.monotonic()
+            for post in self.posts:
+                if post.standing is Standing.RUNNING and post.child.exit_code is not None:
+                    self._note_end(post, now_s)
+                elif post.standing is Standing.WAITING and post.restart_at_s <= now_s:
+                    self._start_again(post)
+        return False
+
+    def stop(self) -> None:
+        """Ends all processes, for good those that take too long."""
+        running = [post.child for post in self.posts if post.standing is Standing.RUNNING]
+        for child in running:
+            child.terminate()
+        deadline_s = time.monotonic() + _STOP_TIMEOUT_S
+        for child in running:
+            child.wait_or_kill(deadline_s)
+
+    def _wait(self, stop_fd: int) -> bool:
+        """Until a process ends, the next start is due, or the signal has come, which it returns."""
+        starts_s = [post.restart_at_s for post in self.posts if post.standing is Standing.WAITING]
+        timeout_s = max(0.0, min(starts_s) - time.monotonic()) if starts_s else None
+        with selectors.DefaultSelector() as selector:
+            selector.register(stop_fd, selectors.EVENT_READ)
+            for post in self.posts:
+                if post.standing is Standing.RUNNING:
+                    selector.register(post.child.pidfd, selectors.EVENT_READ)
+            return any(key.fd == stop_fd for key, _ in selector.select(timeout_s))
+
+    def _note_end(self, post: Post, now_s: float) -> None:
+        end, ended_well = post.child.describe_end(), post.child.exit_code == os.EX_OK
+        post.child.close()
+        post.ended_at_s = [*post.ended_at_s, now_s][-self._limits.max_restarts - 1 :]
+        delay_s = delay_after_end(post.ended_at_s, self._limits, random.random())  # noqa: S311 - only jitter
+        if ended_well:
+            post.standing = Standing.DISMISSED
+            self._tell(end)
+        elif delay_s is None:
+            post.standing = Standing.GIVEN_UP
+            ends = recent_ends(post.ended_at_s, self._limits)
+            self._tell(f"{end}; it is given up, after {ends} ends within {self._limits.window_s:g} s")
+        else:
+            post.standing, post.restart_at_s = Standing.WAITING, now_s + delay_s
+            self._tell(f"{end}; it starts again in {delay_s:.1f} s")
+
+    def _start_again(self, post: Post) -> None:
+        post.child = Child(post.name, post.arguments, post.environment)
+        post.standing = Standing.RUNNING
+        self._tell(f"{post.name} starts again as process {post.child.pid}")

@@ -1,0 +1,141 @@
+"""What the planner remembers: how busy the workers were, and who changed roles when.
+
+Each router keeps this for itself, whether it leads or not, from what the fleet announces; so a new leader knows of
+every flip that its predecessors made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from baton.fleet import Role, WorkerProfile
+
+HOUR_S = 3600.0
+_OBEYED_AFTER_S = 10.0
+"""A worker that is still ready in its old role so long after it was told to change did not take the order."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """One worker at one moment. queued_tokens: of prompts, not computed. busy_s: seconds it has computed since it
+    started. running, waiting: sequences on a decode worker. held_tokens, cached_tokens, kv_tokens: KV in use, KV
+    kept for reuse, and room for KV. max_running: sequences in a batch at most; 0: unknown. role_changes_s: when it
+    changed roles, oldest first, on the clock of the observation."""
+
+    worker_id: str
+    role: Role
+    is_ready: bool
+    profile: WorkerProfile = field(default_factory=WorkerProfile)
+    queued_tokens: int = 0
+    busy_s: float = 0.0
+    running: int = 0
+    waiting: int = 0
+    held_tokens: int = 0
+    cached_tokens: int = 0
+    kv_tokens: int = 0
+    max_running: int = 0
+    role_changes_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """at_s: on a clock that only goes forward. day_s: seconds of the day, UTC."""
+
+    at_s: float
+    workers: tuple[WorkerStatus, ...]
+    day_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RoleChange:
+    """A worker left its pool for that of `role`, or was told to."""
+
+    worker_id: str
+    role: Role
+    at_s: float
+
+
+class History:
+    """Observations of the last `window_s`; role changes of the last hour, or of `remember_s` where that is more."""
+
+    def __init__(self, window_s: float, remember_s: float = HOUR_S) -> None:
+        self._window_s = window_s
+        self._remember_s = max(HOUR_S, remember_s)
+        self._roles: dict[str, Role] = {}
+        self._under_way: dict[str, RoleChange] = {}
+        self.seen_roles: set[Role] = set()
+        self.observations: deque[Observation] = deque()
+        self.changes: list[RoleChange] = []
+        self.scaled_at_s: dict[Role, float] = {}
+
+    def observe(self, observation: Observation) -> None:
+        at_s = observation.at_s
+        assert not self.observations or at_s >= self.observations[-1].at_s, "time went back"
+        self.observations.append(observation)
+        while len(self.observations) > 1 and self.observations[1].at_s <= at_s - self._window_s:
+            self.observations.popleft()
+        present = {worker.worker_id for worker in observation.workers}
+        self._roles = {w: role for w, role in self._roles.items() if w in present}
+        self._under_way = {w: change for w, change in self._under_way.items() if w in present}
+        self.seen_roles |= {worker.role for worker in observation.workers}
+        for worker in observation.workers:
+            self._follow(worker, at_s)
+        self.changes = [change for change in self.changes if change.at_s > at_s - self._remember_s]
+
+    def flip_ordered(self, worker_id: str, role: Role, at_s: float) -> None:
+        change = RoleChange(worker_id, role, at_s)
+        self._roles[worker_id] = role
+        self._under_way[worker_id] = change
+        self.changes.append(change)
+
+    def flip_refused(self, worker_id: str) -> None:
+        """The worker keeps its role. The change goes on counting: it may have begun."""
+        self._under_way.pop(worker_id, None)
+        self._roles.pop(worker_id, None)
+
+    def scaled(self, role: Role, at_s: float) -> None:
+        self.scaled_at_s[role] = at_s
+
+    def role_of(self, worker: WorkerStatus) -> Role:
+        """The role that `worker` has or is on its way to."""
+        change = self._under_way.get(worker.worker_id)
+        return worker.role if change is None else change.role
+
+    def is_under_way(self, worker_id: str) -> bool:
+        return worker_id in self._under_way
+
+    def last_change_s(self, role: Role) -> float:
+        """When a worker last went to `role`."""
+        return max((change.at_s for change in self.changes if change.role is role), default=-math.inf)
+
+    def changes_since(self, at_s: float) -> int:
+        return sum(change.at_s > at_s for change in self.changes)
+
+    def _follow(self, worker: WorkerStatus, at_s: float) -> None:
+        worker_id = worker.worker_id
+        known = self._roles.get(worker_id)
+        change = self._under_way.get(worker_id)
+        if known is None:
+            self._adopt(worker)
+        elif change is not None and worker.role is change.role:
+            if worker.is_ready:
+                del self._under_way[worker_id]
+        elif change is not None:
+            if worker.is_ready and at_s > change.at_s + _OBEYED_AFTER_S:
+                self.flip_refused(worker_id)
+                self._roles[worker_id] = worker.role
+        elif known is not worker.role:  # at the hand of somebody else
+            self.changes.append(RoleChange(worker_id, worker.role, at_s))
+            self._roles[worker_id] = worker.role
+
+    def _adopt(self, worker: WorkerStatus) -> None:
+        """A worker not seen before brings its own past with it; its roles took turns."""
+        self._roles[worker.worker_id] = worker.role
+        role = worker.role
+        known = {(change.worker_id, change.at_s) for change in self.changes}
+        for changed_at_s in reversed(worker.role_changes_s):
+            if (worker.worker_id, changed_at_s) not in known:
+                self.changes.append(RoleChange(worker.worker_id, role, changed_at_s))
+            role = Role.DECODE if role is Role.PREFILL else Role.PREFILL

@@ -1,0 +1,76 @@
+"""What the planner keeps to: objectives, bounds of the pools, and how eager it may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from baton.fleet import Role
+
+DAY_S = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Workers of a pool: never fewer than `least`, never more than `most` (None: no limit)."""
+
+    least: int = 1
+    most: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.least} to {'any' if self.most is None else self.most}"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Other bounds at some time of every day, in UTC: from starts_s up to ends_s, seconds of the day, over midnight
+    where it ends before it starts. None leaves a pool's bounds as they are."""
+
+    starts_s: float
+    ends_s: float
+    prefill: Bounds | None = None
+    decode: Bounds | None = None
+
+    def covers(self, day_s: float) -> bool:
+        if self.starts_s <= self.ends_s:
+            return self.starts_s <= day_s < self.ends_s
+        return day_s >= self.starts_s or day_s < self.ends_s
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerRules:
+    """ttft_s, tpot_s: what the fleet is to keep. window_s: of observations that an estimate is made from.
+
+    comfort: pressure up to which a pool is left alone; 1 is as much as the objectives allow. margin: by how much,
+    relatively, the higher of the two pressures has to fall for a flip. cooldown_s: after a flip, for which no flip
+    goes the other way and its worker stays. flips_per_hour: at most, in any hour. draining: the share of a pool
+    that may be on its way out at once.
+
+    scales: whether workers can be added and taken. scale_up, scale_down: pressures at which workers are added, or
+    taken where the others would stay below it. scale_cooldown_s: between two changes of a pool's size. lead_s: how
+    far ahead the trend is looked at there, for workers take time to start.
+    """
+
+    ttft_s: float = 2.0
+    tpot_s: float = 0.1
+    prefill: Bounds = Bounds()
+    decode: Bounds = Bounds()
+    windows: tuple[Window, ...] = ()
+    window_s: float = 30.0
+    comfort: float = 0.7
+    margin: float = 0.1
+    cooldown_s: float = 120.0
+    flips_per_hour: int = 30
+    draining: float = 0.25
+    scales: bool = False
+    scale_up: float = 0.9
+    scale_down: float = 0.5
+    scale_cooldown_s: float = 300.0
+    lead_s: float = 60.0
+
+    def bounds(self, day_s: float) -> dict[Role, Bounds]:
+        """At one time of the day; of windows that overlap the first holds."""
+        window = next((window for window in self.windows if window.covers(day_s)), Window(0.0, 0.0))
+        return {
+            Role.PREFILL: window.prefill or self.prefill,
+            Role.DECODE: window.decode or self.decode,
+        }

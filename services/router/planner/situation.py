@@ -1,0 +1,89 @@
+"""What a decision looks at: both pools as they will be once all flips under way are over, what is asked of them,
+and what the rules leave to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from baton.fleet import Role
+from baton.router.planner.choice import in_order_of_fitness
+from baton.router.planner.history import HOUR_S, History, WorkerStatus
+from baton.router.planner.load import PoolLoad, capacities, demand, pool_load
+from baton.router.planner.rules import PlannerRules
+
+OTHER = {Role.PREFILL: Role.DECODE, Role.DECODE: Role.PREFILL}
+
+
+class Situation:
+    """members: by role, who is ready in it or on the way to it. flips_left: of the hour's budget."""
+
+    def __init__(self, history: History, rules: PlannerRules, now_s: float) -> None:
+        newest = history.observations[-1]
+        self.history = history
+        self.rules = rules
+        self.now_s = now_s
+        self.bounds = rules.bounds(newest.day_s)
+        self.flips_left = max(0, rules.flips_per_hour - history.changes_since(now_s - HOUR_S))
+        self.members: dict[Role, list[WorkerStatus]] = {role: [] for role in Role}
+        for worker in newest.workers:
+            if worker.is_ready or history.is_under_way(worker.worker_id):
+                self.members[history.role_of(worker)].append(worker)
+        self._capacity = capacities(history, rules)
+        self._demand = demand(history)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether there is enough to estimate from."""
+        observations = self.history.observations
+        return observations[-1].at_s - observations[0].at_s >= self.rules.window_s / 2
+
+    def pressure(
+        self, role: Role, members: Sequence[WorkerStatus], errors: float = 0.0, ahead_s: float = 0.0
+    ) -> float:
+        """On `members` as the whole pool of `role`; see `Demand.pressure`."""
+        pool = [self._capacity[worker.worker_id] for worker in members]
+        return self._demand.pressure(role, pool, errors, ahead_s)
+
+    def declines(self, role: Role) -> bool:
+        """Whether what is there of decode is ending; what is asked of prefill is known at once."""
+        return role is Role.DECODE and self._demand.decode_sequences.growth_per_s < 0
+
+    def loads(self) -> dict[Role, PoolLoad]:
+        loads = {}
+        for role, members in self.members.items():
+            now, ahead = self.pressure(role, members), self.pressure(role, members, ahead_s=self.rules.lead_s)
+            loads[role] = pool_load(role, self.history, members, (now, ahead), self.rules)
+        return loads
+
+    def rests(self, donor: Role) -> bool:
+        """Whether a worker went to `donor` within the cooldown, so that none may go the other way."""
+        return self.history.last_change_s(donor) > self.now_s - self.rules.cooldown_s
+
+    def may_leave(self, donor: Role) -> list[WorkerStatus]:
+        """Who can go from `donor` to the other pool now, the fittest for that first. Who has changed roles within
+        the cooldown stays."""
+        recent_s = self.now_s - self.rules.cooldown_s
+        resting = {change.worker_id for change in self.history.changes if change.at_s > recent_s}
+        staying = [
+            worker
+            for worker in self.members[donor]
+            if worker.role is donor and worker.is_ready and worker.worker_id not in resting
+        ]
+        return self.in_order_of_fitness(staying, OTHER[donor])
+
+    def in_order_of_fitness(self, workers: Sequence[WorkerStatus], role: Role) -> list[WorkerStatus]:
+        return in_order_of_fitness(workers, role, self._capacity)
+
+    def room_to_flip(self, donor: Role) -> int:
+        """How many workers can leave `donor` by the bounds of both pools and the hour's budget."""
+        receiver = OTHER[donor]
+        spare = len(self.members[donor]) - self.bounds[donor].least
+        most = self.bounds[receiver].most
+        wanted = spare if most is None else min(spare, most - len(self.members[receiver]))
+        return max(0, min(wanted, self.flips_left))
+
+    def room_to_leave(self, donor: Role) -> int:
+        """How many of them can leave now, in view of those that are just leaving."""
+        leaving = sum(worker.role is donor for worker in self.members[OTHER[donor]])
+        at_once = max(1, int(self.rules.draining * (len(self.members[donor]) + leaving)))
+        return max(0, at_once - leaving)

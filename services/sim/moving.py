@@ -1,0 +1,33 @@
+"""Sequences that go on on another decode worker with their KV, because theirs is to leave the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from baton.sim.clock import Clock
+from baton.sim.decode_worker import DecodeWorker
+from baton.sim.ride import Ride
+
+
+def move_running(source: DecodeWorker, others: Iterable[DecodeWorker], clock: Clock) -> None:
+    """Moves what runs on `source` to those of `others` that take requests, the least loaded first; one sequence
+    after the other, at the speed of the slower of both links. Who fits nowhere stays."""
+    targets = [worker for worker in others if worker.is_open]
+    arrives_at_s = clock.now_s
+    for ride in source.running():
+        target = min(targets, key=lambda worker: worker.leased_sequences, default=None)
+        if target is None or (blocks := target.take_over(ride)) is None:
+            return
+        held = source.give_up(ride)
+        bytes_per_s = min(source.speeds.copy_bytes_per_s, target.speeds.copy_bytes_per_s)
+        arrives_at_s += ride.tokens * target.pool.hardware.kv_bytes_per_token / bytes_per_s
+        source.leased_sequences -= 1
+        target.leased_sequences += 1
+        ride.decode, ride.decode_blocks = target, blocks
+        clock.at(arrives_at_s, partial(_arrived, ride, source, held, target))
+
+
+def _arrived(ride: Ride, source: DecodeWorker, held: list[int], target: DecodeWorker) -> None:
+    source.blocks.release(held)
+    target.land(ride)

@@ -1,0 +1,107 @@
+"""A worker's profile, corrected all the while by what its steps and hand-offs really take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from baton.engine.step_work import StepWork
+from baton.fleet import WorkerProfile
+from baton.worker.term_fit import TermFit
+
+TYPICAL_PROMPT_TOKENS = 256
+_TYPICAL_SEQUENCES = 4
+_TYPICAL_CONTEXT_TOKENS = 1024
+_TYPICAL_TAIL_BYTES = 1 << 20
+
+_PASSES_FORGETTING = 0.99
+_STEPS_FORGETTING = 0.998
+_TAILS_FORGETTING = 0.98
+
+_LATENCY_PRIOR_S = 0.001
+_COPY_PRIOR_BYTES_PER_S = 1e9
+_NOTHING_S = 1e-12
+"""Stands for a term that was found to be 0: 0 itself means unknown."""
+
+_SHAPES = ((32, 0), (256, 0), (1024, 1024))
+_BATCHES = ((1, 128), (8, 1024), (32, 16384))
+_NEWS_SHARE = 0.05
+"""Change of a predicted time from which on the corrected profile is published."""
+
+
+class LiveProfile:
+    """`note_*` on the engine's thread, `published` on any one thread.
+
+    Fitted apart: passes over prompts alone, steps of decode alone, and for each KV scheme the tails of hand-offs.
+    Steps that did both tell nothing of either.
+    """
+
+    def __init__(self, measured: WorkerProfile) -> None:
+        """measured: at start."""
+        self._published = self._measured = measured
+        pairs = TYPICAL_PROMPT_TOKENS**2 / 2
+        self._passes = TermFit(
+            (measured.prefill_pass_s, 1 / measured.prefill_rate, measured.prefill_s_per_pair),
+            (1, TYPICAL_PROMPT_TOKENS, pairs),
+            _PASSES_FORGETTING,
+        )
+        one_s, two_s = measured.step_s(1, 0), measured.step_s(2, 0)
+        self._steps = TermFit(
+            (one_s, two_s - one_s, measured.decode_s_per_context_token),
+            (1, _TYPICAL_SEQUENCES - 1, _TYPICAL_CONTEXT_TOKENS),
+            _STEPS_FORGETTING,
+        )
+        self._tails: dict[str, TermFit] = {}
+        self._last_scheme = ""
+
+    def note_step(self, work: StepWork, seconds: float) -> None:
+        """seconds: from the end of the step before, or from the moment that there was work, to this one's end."""
+        if work.prompt_tokens and not work.sequences:
+            self._passes.note((1, work.prompt_tokens, work.prompt_pairs), seconds)
+        elif work.sequences and not work.prompt_tokens:
+            self._steps.note((1, work.sequences - 1, work.context_tokens), seconds)
+
+    def note_tail(self, scheme: str, tail_bytes: float, seconds: float) -> None:
+        """What was left of a hand-off when its prompt was computed: `tail_bytes`, acknowledged `seconds` after they
+        had been given to the transport."""
+        if scheme not in self._tails:
+            prior = (_LATENCY_PRIOR_S, 1 / (self._measured.copy_bytes_per_s or _COPY_PRIOR_BYTES_PER_S))
+            self._tails[scheme] = TermFit(prior, (1, _TYPICAL_TAIL_BYTES), _TAILS_FORGETTING)
+        self._tails[scheme].note((1, tail_bytes), seconds)
+        self._last_scheme = scheme
+
+    def corrected(self) -> WorkerProfile:
+        """Hand-offs by the scheme of the last one."""
+        pass_s, token_s, pair_s = self._passes.terms
+        step_s, sequence_s, context_s = self._steps.terms
+        profile = replace(
+            self._measured,
+            prefill_pass_s=pass_s,
+            prefill_tokens_per_s=1 / token_s if token_s else self._measured.prefill_rate,
+            prefill_s_per_pair=pair_s,
+            decode_step_s=max(step_s, _NOTHING_S),
+            decode_s_per_sequence=max(sequence_s, _NOTHING_S),
+            decode_s_per_context_token=context_s,
+        )
+        if self._last_scheme:
+            latency_s, byte_s = self._tails[self._last_scheme].terms
+            bytes_per_s = 1 / byte_s if byte_s else self._measured.copy_bytes_per_s
+            profile = replace(profile, handoff_latency_s=latency_s, copy_bytes_per_s=bytes_per_s)
+        return profile
+
+    def published(self) -> WorkerProfile:
+        """The corrected profile, the same one until some prediction from it would be another."""
+        corrected = self.corrected()
+        if corrected != self._published and _is_news(self._published, corrected):
+            self._published = corrected
+        return self._published
+
+
+def _is_news(old: WorkerProfile, new: WorkerProfile) -> bool:
+    times_s = zip(_times_s(old), _times_s(new), strict=True)
+    return any(abs(now_s - then_s) > _NEWS_SHARE * then_s for then_s, now_s in times_s)
+
+
+def _times_s(profile: WorkerProfile) -> list[float]:
+    prompts_s = (profile.prefill_s(*shape) for shape in _SHAPES)
+    steps_s = (profile.step_s(*batch) for batch in _BATCHES)
+    return [*prompts_s, *steps_s, profile.handoff_s(_TYPICAL_TAIL_BYTES)]

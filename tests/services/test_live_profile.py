@@ -1,0 +1,114 @@
+"""What a worker's steps and hand-offs teach it about its own speed."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from baton.engine.step_work import StepWork
+from baton.fleet import WorkerProfile
+from baton.worker.live_profile import LiveProfile
+from baton.worker.term_fit import TermFit
+
+TRUE = WorkerProfile(2000.0, 0.010, 2e9, 2e-7, 0.0005, 1e-6, prefill_pass_s=0.004, handoff_latency_s=0.002)
+WRONG = WorkerProfile(9000.0, 0.002, 2e10, 0.0, 0.0, 0.0)
+"""What a worker may have measured of itself in a quiet moment."""
+
+
+def prompts(draw: random.Random, count: int) -> list[StepWork]:
+    lengths = [draw.randint(2, 512) for _ in range(count)]
+    return [StepWork(n, n * (draw.choice([0, 512]) + n / 2)) for n in lengths]
+
+
+def batches(draw: random.Random, count: int) -> list[StepWork]:
+    sizes = [draw.randint(1, 32) for _ in range(count)]
+    return [StepWork(0, 0.0, n, n * draw.randint(20, 800)) for n in sizes]
+
+
+def seconds(profile: WorkerProfile, work: StepWork) -> float:
+    if work.sequences:
+        return profile.step_s(work.sequences, work.context_tokens)
+    tokens_s = work.prompt_tokens / profile.prefill_rate
+    return profile.prefill_pass_s + tokens_s + work.prompt_pairs * profile.prefill_s_per_pair
+
+
+def median_error(profile: WorkerProfile, works: list[StepWork]) -> float:
+    return statistics.median(abs(seconds(profile, w) / seconds(TRUE, w) - 1) for w in works)
+
+
+def taught(works: list[StepWork], draw: random.Random) -> LiveProfile:
+    """By durations with a jitter of a tenth, and one in twenty held up to ten times as long."""
+    live = LiveProfile(WRONG)
+    for work in works:
+        stall = 10 if draw.random() < 0.05 else 1
+        live.note_step(work, seconds(TRUE, work) * draw.uniform(0.9, 1.1) * stall)
+    return live
+
+
+@pytest.mark.parametrize("kind", [prompts, batches])
+def test_a_wrong_start_is_corrected_by_what_steps_take(
+    kind: Callable[[random.Random, int], list[StepWork]],
+) -> None:
+    draw = random.Random(1)
+    works = kind(draw, 400)
+    unseen = kind(draw, 100)
+    corrected = taught(works, draw).corrected()
+    assert median_error(WRONG, unseen) > 0.5
+    assert median_error(corrected, unseen) < 0.15
+
+
+def test_steps_that_compute_prompts_and_decode_at_once_teach_nothing() -> None:
+    live = LiveProfile(WRONG)
+    for _ in range(100):
+        live.note_step(StepWork(100, 5000.0, 4, 1000), 3.0)
+    assert live.corrected().step_s(4, 1000) == pytest.approx(WRONG.step_s(4, 1000))
+    assert live.corrected().prefill_s(100, 0) == pytest.approx(WRONG.prefill_s(100, 0))
+
+
+def test_the_tails_of_handoffs_tell_latency_and_bandwidth_for_each_scheme() -> None:
+    draw, live = random.Random(2), LiveProfile(WRONG)
+    for scheme, latency_s, bytes_per_s in (("tcp", 0.010, 1e8), ("shm", 0.002, 2e9)):
+        for _ in range(200):
+            tail_bytes = draw.choice([1 << 14, 1 << 18, 1 << 22])
+            live.note_tail(scheme, tail_bytes, latency_s + tail_bytes / bytes_per_s)
+    assert live.corrected().handoff_s(1 << 20) == pytest.approx(TRUE.handoff_s(1 << 20), rel=0.05)
+
+
+def test_a_profile_is_published_anew_only_when_a_prediction_changes() -> None:
+    live = LiveProfile(TRUE)
+    draw = random.Random(3)
+    for work in batches(draw, 400):
+        live.note_step(work, seconds(TRUE, work) * draw.uniform(0.98, 1.02))
+    assert live.published() is TRUE
+    slower = replace(TRUE, decode_step_s=0.03)
+    for work in batches(draw, 2000):
+        live.note_step(work, seconds(slower, work))
+    assert live.published() is live.published()
+    assert live.published().step_s(1, 100) == pytest.approx(slower.step_s(1, 100), rel=0.05)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 10_000), st.floats(0, 1e9), st.floats(-1, 1e6)), min_size=1, max_size=60
+    )
+)
+def test_no_observation_makes_a_term_negative_or_infinite(noted: list[tuple[int, float, float]]) -> None:
+    fit = TermFit((0.001, 0.0, 0.0), (1, 256, 32768), forgetting=0.9)
+    for tokens, pairs, took_s in noted:
+        fit.note((1, tokens, pairs), took_s)
+    assert all(0 <= term < 1e9 for term in fit.terms)
+
+
+def test_steps_of_one_shape_leave_the_other_terms_to_what_was_measured() -> None:
+    live = LiveProfile(TRUE)
+    for _ in range(5000):
+        live.note_step(StepWork(0, 0.0, 8, 1000), TRUE.step_s(8, 1000))
+    assert live.corrected().step_s(1, 100) == pytest.approx(TRUE.step_s(1, 100), rel=0.1)
+    assert live.corrected().step_s(32, 8000) == pytest.approx(TRUE.step_s(32, 8000), rel=0.1)
