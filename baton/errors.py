@@ -77,6 +77,12 @@ class Overloaded(BatonError):
         self.retry_after_s = retry_after_s
 
 
+class SloUnattainable(Overloaded):
+    """The request's TTFT objective cannot be met any more, and the router is to refuse such requests."""
+
+    code = "slo_unattainable"
+
+
 class Cancelled(BatonError):
     """The client went away, or the other side cancelled this leg."""
 
@@ -143,6 +149,7 @@ ERRORS_BY_CODE: dict[str, type[BatonError]] = {
         QueueTimeout,
         RequestTooLarge,
         Overloaded,
+        SloUnattainable,
         Cancelled,
         Unavailable,
         DeadlineExceeded,

@@ -26,6 +26,7 @@ from baton.cli.settings import CONFIG_VARIABLE, check_environment, read_config_f
 from baton.cli.sim import sim
 from baton.cli.worker import worker_command
 from baton.errors import BatonError
+from baton.router.admission import SloPolicy
 from baton.router.policies import DEFAULT_POLICY
 from baton.router.snapshot import Disaggregation
 
@@ -92,8 +93,12 @@ def up(
     chunk_tokens: opt.ChunkTokens = 512,
     max_running: opt.MaxRunning = 256,
     max_requests: opt.MaxRequests = 1024,
+    max_queue: opt.MaxQueue = 512,
     queue_timeout: opt.QueueTimeout = 60.0,
     request_timeout: opt.RequestTimeout = 600.0,
+    slo_policy: opt.SloPolicyOption = SloPolicy.NONE,
+    slo_ttft: opt.SloTtft = None,
+    slo_tpot: opt.SloTpot = None,
     rejoin_timeout: opt.RejoinTimeout = 30.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
     disaggregation: opt.DisaggregationOption = Disaggregation.AUTO,
@@ -121,8 +126,12 @@ def up(
         "host": host,
         "served-model-name": served_names(served_model_name, folder),
         "max-requests": max_requests,
+        "max-queue": max_queue,
         "queue-timeout": queue_timeout,
         "request-timeout": request_timeout,
+        "slo-policy": slo_policy.value,
+        "slo-ttft": slo_ttft,
+        "slo-tpot": slo_tpot,
         "rejoin-timeout": rejoin_timeout,
         "local-prefill-tokens": local_prefill_tokens,
         "disaggregation": disaggregation.value,
@@ -181,8 +190,12 @@ def router(
     registry_key: opt.RegistryKey = None,
     served_model_name: opt.ServedModelName = None,
     max_requests: opt.MaxRequests = 1024,
+    max_queue: opt.MaxQueue = 512,
     queue_timeout: opt.QueueTimeout = 60.0,
     request_timeout: opt.RequestTimeout = 600.0,
+    slo_policy: opt.SloPolicyOption = SloPolicy.NONE,
+    slo_ttft: opt.SloTtft = None,
+    slo_tpot: opt.SloTpot = None,
     rejoin_timeout: opt.RejoinTimeout = 30.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
     disaggregation: opt.DisaggregationOption = Disaggregation.AUTO,
@@ -199,6 +212,7 @@ def router(
     Example: BATON_SECRET=... baton router --model ./model --host 0.0.0.0 --port 8000 --registry-port 8100
     """
     from baton.discovery.base import RegistryAccess
+    from baton.request import Objectives
     from baton.router.api.settings import ApiSettings
     from baton.router.config import RouterConfig
     from baton.router.request_flow import FlowLimits
@@ -218,10 +232,16 @@ def router(
         served_model_names=tuple(served_names(served_model_name, folder)),
         drain_timeout_s=drain_timeout,
         event_log=event_log,
-        api=ApiSettings(api_keys=tuple(api_key or ()), request_deadline_s=request_timeout),
+        api=ApiSettings(
+            api_keys=tuple(api_key or ()),
+            request_deadline_s=request_timeout,
+            objectives=Objectives(slo_ttft, slo_tpot),
+        ),
         flow=FlowLimits(
-            max_requests,
-            queue_timeout,
+            max_requests=max_requests,
+            max_waiting=max_queue,
+            slo_policy=slo_policy,
+            queue_timeout_s=queue_timeout,
             rejoin_timeout_s=rejoin_timeout,
             local_prefill_tokens=local_prefill_tokens,
             disaggregation=disaggregation,

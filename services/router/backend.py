@@ -111,6 +111,7 @@ class FleetBackend:
             "limits": asdict(self._config.flow),
             "lease_s": self._config.lease_s,
             "workers": len(self._workers.members),
+            "waiting": self._flow.waiting,
         }
 
 

@@ -19,6 +19,7 @@ from baton.events import Event
 from baton.fleet import Member
 from baton.lifecycle import Transition
 from baton.router.handoff_metrics import HandoffMetrics
+from baton.router.slo_metrics import SloMetrics
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TTFT_ERROR_BUCKETS_S = (-10, -2.5, -1, -0.25, -0.1, -0.025, 0, 0.025, 0.1, 0.25, 1, 2.5, 10)
@@ -61,6 +62,7 @@ class RequestMetrics:
         self._resumed = counter(
             "baton_request_resumes", "Streams that went on elsewhere after a failure", "code"
         )
+        self._migrations = counter("baton_request_migrations", "Streams that moved with their KV")
         self._local = counter("baton_local_prefills", "Prompts computed on their decode worker")
         self._prompt_tokens = counter("baton_prompt_tokens", "Prompt tokens placed")
         self._cached_tokens = counter("baton_cached_prompt_tokens", "Prompt tokens found in a prefix cache")
@@ -81,11 +83,18 @@ class RequestMetrics:
             "Mean per later token, less predicted",
             _TPOT_ERROR_BUCKETS_S,
         )
+        self._waited_s = histogram(
+            "baton_queue_wait_seconds",
+            "Arrival to the turn, of requests that had to wait in the router",
+            _LATENCY_BUCKETS_S,
+        )
         self._e2e_s = histogram("baton_request_duration_seconds", "Arrival to last token", _LATENCY_BUCKETS_S)
 
     def on_event(self, event: Event) -> None:
         values = event.attributes
         match event.transition:
+            case Transition.ADMIT:
+                self._waited_s.observe(float(values["waited_s"]))
             case Transition.PLACE:
                 self._placed.inc()
                 self._sites.labels(values["site"]).inc()
@@ -97,6 +106,8 @@ class RequestMetrics:
                 self._cached_tokens.inc(float(values["cached_tokens"]))
             case Transition.RETRY:
                 self._retries.labels(values["code"]).inc()
+            case Transition.MIGRATE:
+                self._migrations.inc()
             case Transition.RESUME:
                 self._resumed.labels(values["code"]).inc()
         if event.state.is_terminal:
@@ -178,7 +189,8 @@ class RouterMetrics:
     ) -> None:
         self._registry = CollectorRegistry()
         self._aliases = CollectorRegistry()
-        self._projections = RequestMetrics(self._registry), HandoffMetrics(self._registry)
+        projections = RequestMetrics, HandoffMetrics, SloMetrics
+        self._projections = [projection(self._registry) for projection in projections]
         for collector in (FleetCollector(members), *others):
             self._registry.register(collector)
         self._aliases.register(AliasCollector(self._registry, model_name))

@@ -15,13 +15,17 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from baton.errors import BatonError, Overloaded, Unavailable, WorkerFailed
+from baton.errors import BatonError, Unavailable, WorkerFailed
 from baton.events import EventStream
 from baton.lifecycle import State, Transition
 from baton.request import GenerationRequest, TokenOutput
+from baton.router.admission import AdmissionLimits, SloPolicy
+from baton.router.entrance import Entrance, EntranceLimits
 from baton.router.handoff_metrics import timeline
 from baton.router.merging import merged
+from baton.router.moving import Mover
 from baton.router.part import Part
+from baton.router.peers import DecodeLeg
 from baton.router.placement import Placement, Refusal, place
 from baton.router.policies import DEFAULT_POLICY, load_policy
 from baton.router.prompt_hashes import PromptHashes
@@ -34,13 +38,16 @@ from baton.router.workers import Lease, Workers
 
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
-    """max_requests: under way at once, more are refused with 429. queue_timeout_s: until a prompt's turn comes.
-    attempts: placements of a request that may fail without a token between them. retry_ratio: further attempts, a
-    request, on average over all. rejoin_timeout_s: of waiting for a decode worker where none is there.
-    local_prefill_tokens, disaggregation: see `snapshot.Demand`. policy: how pairs are chosen, by name. seed: of
-    policies that leave something to chance; another one for each router, lest all draw alike."""
+    """max_requests: at the workers at once. max_waiting: in the router's queue; more are refused with 429.
+    slo_policy: see there. queue_timeout_s: until a request's turn comes, here and again at its worker. attempts:
+    placements of a request that may fail without a token between them. retry_ratio: further attempts, a request,
+    on average over all. rejoin_timeout_s: of waiting for a decode worker where none is there. local_prefill_tokens,
+    disaggregation: see `snapshot.Demand`. policy: how pairs are chosen, by name. seed: of policies that leave
+    something to chance; another one for each router, lest all draw alike."""
 
     max_requests: int = 1024
+    max_waiting: int = 512
+    slo_policy: SloPolicy = SloPolicy.NONE
     queue_timeout_s: float = 60.0
     attempts: int = 4
     retry_ratio: float = 1.0
@@ -62,25 +69,39 @@ class RequestFlow:
         self._retries = RetryBudget(limits.retry_ratio, limits.max_requests)
         self._placements = 0
         self._under_way = 0
+        self._entrance = Entrance(
+            EntranceLimits(
+                AdmissionLimits(limits.max_requests, limits.max_waiting),
+                limits.queue_timeout_s,
+                limits.slo_policy,
+            ),
+            workers.prompt_capacity,
+            self._predicted_ttft_s,
+            events,
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the router's queue."""
+        return self._entrance.waiting
 
     @property
     def under_way(self) -> int:
-        """Requests that have begun and not ended."""
+        """Requests that have not ended, those in the queue included."""
         return self._under_way
 
     @asynccontextmanager
     async def start(self, request: GenerationRequest) -> AsyncIterator[Run]:
-        """One request; leaving the context ends it wherever it is. Raises Overloaded on entering."""
+        """One request; leaving the context ends it wherever it is. On entering waits for the request's turn, and
+        raises what `Entrance.turn` does."""
         run = Run(request, PromptHashes(request.token_ids, request.cache_salt), self._events)
-        if self._under_way >= self._limits.max_requests:
-            run.life.move(Transition.REFUSE, code=Overloaded.code)
-            raise Overloaded(f"{self._limits.max_requests} requests are under way, the limit")
         self._under_way += 1
         try:
-            self._retries.earn()
-            tries = Tries(self._limits.attempts, self._retries)
-            async with run.over(self._tokens(run, run.whole, tries)):
-                yield run
+            async with self._entrance.turn(run) as meter:
+                self._retries.earn()
+                tries = Tries(self._limits.attempts, self._retries)
+                async with run.over(meter.over(self._tokens(run, run.whole, tries))):
+                    yield run
         finally:
             self._under_way -= 1
 
@@ -156,6 +177,10 @@ class RequestFlow:
         self._placements += 1
         return place(snapshot, demand, self._policy)
 
+    def _predicted_ttft_s(self, run: Run) -> float:
+        placement = self._place(run.request, run.hashes, frozenset())
+        return placement.prediction.ttft_s if isinstance(placement, Placement) else 0.0
+
     async def _disaggregated(
         self, run: Run, part: Part, request: GenerationRequest, lease: Lease
     ) -> AsyncGenerator[TokenOutput, None]:
@@ -187,8 +212,8 @@ class RequestFlow:
                 self._workers.caches.note_cached(lease.decode.worker.worker_id, run.hashes)
                 for output in outputs:
                     yield output
-                while part.is_open:
-                    for output in await run.next_outputs(part, decode):
+                async with aclosing(self._stream(run, part, lease, decode)) as stream:
+                    async for output in stream:
                         yield output
 
     async def _local(
@@ -205,6 +230,22 @@ class RequestFlow:
             self._workers.caches.note_cached(lease.decode.worker.worker_id, run.hashes)
             for output in first_outputs:
                 yield output
-            while part.is_open:
-                for output in await run.next_outputs(part, decode):
+            async with aclosing(self._stream(run, part, lease, decode)) as stream:
+                async for output in stream:
                     yield output
+
+    async def _stream(
+        self, run: Run, part: Part, lease: Lease, leg: DecodeLeg
+    ) -> AsyncGenerator[TokenOutput, None]:
+        """The tokens of a part that decodes, through all its moves."""
+        async with Mover.at(run, part, lease, leg, self._workers, self._another) as mover:
+            while part.is_open:
+                await mover.advance()
+                for output in await run.next_outputs(part, mover.leg):
+                    yield output
+
+    def _another(self, run: Run, worker_id: str) -> Placement | None:
+        placement = self._place(run.request, run.hashes, frozenset({worker_id}))
+        if isinstance(placement, Refusal) or placement.decode == worker_id:
+            return None
+        return replace(placement, prefill=None)

@@ -17,6 +17,7 @@ from baton.router.peers import DecodeLeg
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
 from baton.router.prompt_hashes import PromptHashes
+from baton.router.slo_metrics import slo_attributes
 
 
 class Run:
@@ -25,7 +26,7 @@ class Run:
     def __init__(self, request: GenerationRequest, hashes: PromptHashes, events: EventStream) -> None:
         self.request = request
         self.hashes = hashes
-        self.life = Lifecycle(request.request_id, events)
+        self.life = Lifecycle(request.request_id, events, slo_attributes(request.objectives))
         self.route = Route()
         self.whole = Part(request, {choice: [] for choice in range(request.n)})
         self._parts = dict.fromkeys(range(request.n), self.whole)
@@ -69,6 +70,11 @@ class Run:
             self.life.move(transition, **attributes)
             self.route.cached_tokens = int(attributes.get("cached_tokens", self.route.cached_tokens))
 
+    def moved(self, source: str, target: str, generated_tokens: int) -> None:
+        """A sequence has changed its decode worker, and took its KV along."""
+        self.route.decode_worker = target
+        self.life.move(Transition.MIGRATE, source=source, decode=target, generated_tokens=generated_tokens)
+
     async def pause(self, seconds: float) -> None:
         if seconds:
             async with self.deadline():
@@ -103,10 +109,10 @@ class Run:
         """Stops one choice early, for a stop string was found in its text."""
         self._parts[choice].end_choice(choice)
 
-    def attempt(self, part: Part) -> GenerationRequest:
+    def attempt(self, part: Part, tokens: int | None = None) -> GenerationRequest:
         """What the next workers of `part` are asked for; what is left of attempts before cannot be taken for it."""
         self._attempts += 1
-        return part.attempt(f"{self.request.request_id}.{self._attempts}")
+        return part.attempt(f"{self.request.request_id}.{self._attempts}", tokens)
 
     def split(self, part: Part) -> list[Part]:
         parts = part.split()

@@ -20,6 +20,7 @@ from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
 from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
+from baton.router.admission import Capacity, capacity_of
 from baton.router.caches import Caches, Expectation
 from baton.router.candidates import Candidate
 from baton.router.fleet_columns import FleetColumns
@@ -62,6 +63,10 @@ class Tracked:
     def pool_blocks(self) -> int:
         return self.member.load.kv_blocks.total
 
+    def note_state(self) -> None:
+        if isinstance(self.peer, DecodePeer):
+            self.peer.note_leaving(self.member.state is WorkerState.DRAINING)
+
 
 class Lease:
     """A request's hold on its two workers, which are one where the prefill is local."""
@@ -102,6 +107,12 @@ class Lease:
         if self._expectation is not None:
             self._expectation.end()
         self._on_change(prefill)
+
+    def moved_on(self) -> None:
+        """The sequences decode elsewhere now."""
+        self.tracked[1].sequences -= self._sequences
+        self._sequences = 0
+        self._on_change(self.tracked[1])
 
     def end(self) -> None:
         self.prefill_done()
@@ -147,6 +158,7 @@ class Workers:
         for worker_id, member in present.items():
             if worker_id in self._tracked:
                 self._hear(self._tracked[worker_id], member)
+                self._tracked[worker_id].note_state()
             elif (mismatch := self._mismatch(member.worker)) is not None:
                 self._refuse(member.worker, mismatch)
             else:
@@ -185,8 +197,18 @@ class Workers:
         models = [member.worker.model for member in self.members]
         return min(models, key=lambda model: model.max_model_tokens, default=None)
 
+    def prompt_capacity(self) -> Capacity:
+        """Who computes prompts: the prefill workers, or where there are none the decode workers."""
+        usable = {role: [t for t in self._tracked.values() if _is_usable(t, role)] for role in Role}
+        computing = usable[Role.PREFILL] or usable[Role.DECODE]
+        return capacity_of([tracked.worker.profile for tracked in computing])
+
     def can_serve(self) -> bool:
         return any(_is_usable(tracked, Role.DECODE) for tracked in self._tracked.values())
+
+    def worker(self, worker_id: str) -> WorkerInfo:
+        """Of a worker that was placed on just now."""
+        return self._tracked[worker_id].worker
 
     def has_ready(self, worker_id: str, role: Role) -> bool:
         tracked = self._tracked.get(worker_id)

@@ -1,19 +1,20 @@
 """The life of a request in the simulated fleet, top to bottom as in `baton.router.request_flow`:
 
-    arrive -> place -> lease workers -> prefill's turn comes -> decode reserves -> prefill runs and pushes
-           -> decode runs -> ended
+    arrive -> admitted -> place -> lease workers -> prefill's turn comes -> decode reserves
+           -> prefill runs and pushes -> decode runs -> ended
 
-Production code decides: `place` with its policies and predictions, the prefix index, the block managers of both
-sides, and where workers change roles the planner (`elastic.py`). Simulated are clock and compute. Left out:
+Production code decides: admission, `place` with its policies and predictions, the prefix index, the block managers
+of both sides, and where workers change roles the planner (`elastic.py`). Simulated are clock and compute. Left out:
 failures and retries, and the delay of heartbeats: the router knows its workers' pools as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from baton.fleet import Role
+from baton.router.admission import Capacity, capacity_of
 from baton.router.policies import DEFAULT_POLICY
 from baton.sim.clock import Clock
 from baton.sim.decode_worker import DecodeWorker
@@ -22,6 +23,7 @@ from baton.sim.fleet_file import FleetSpec, Pool
 from baton.sim.gaps import Gaps
 from baton.sim.prefill_worker import PrefillWorker
 from baton.sim.ride import Outcome, Ride
+from baton.sim.sim_entrance import SimEntrance
 from baton.sim.sim_router import SimRouter
 from baton.sim.sim_worker import SimWorker
 from baton.sim.workload import SimRequest, Workload
@@ -83,10 +85,10 @@ class Simulation:
             SimRouter(spec, self._prefill, self._decode, self._block_tokens, policy, seed + number)
             for number in range(spec.routers)
         ]
-        self._under_way = 0
         self._next_sample_s = 0.0
         self._sample_every_s = workload.requests[-1].arrival_s / _SAMPLES
         self._make_workers()
+        self._entrance = SimEntrance(spec, self._clock, self._capacity, self._place, self._refuse)
         self._max_tokens = min(worker.blocks.num_blocks for worker in self._workers()) * self._block_tokens
 
     def run(self) -> Run:
@@ -135,7 +137,12 @@ class Simulation:
         self._make_worker(worker.worker_id, worker.pool, role).blocks = worker.blocks
 
     def _is_over(self) -> bool:
-        return len(self._run.rides) == len(self._run.workload.requests) and not self._under_way
+        return len(self._run.rides) == len(self._run.workload.requests) and self._entrance.is_empty
+
+    def _capacity(self) -> Capacity:
+        pools: tuple[Mapping[str, SimWorker], ...] = self._prefill, self._decode
+        prefill, decode = ([worker for worker in pool.values() if worker.is_open] for pool in pools)
+        return capacity_of([worker.speeds for worker in prefill or decode])
 
     def _arrive(self, request: SimRequest) -> None:
         self._sample()
@@ -143,11 +150,8 @@ class Simulation:
         self._run.rides.append(ride)
         if request.prompt_tokens + request.output_tokens > self._max_tokens:
             self._refuse(ride, Outcome.TOO_LONG)
-        elif self._under_way >= self._spec.max_requests:
-            self._refuse(ride, Outcome.OVERLOADED)
         else:
-            self._under_way += 1
-            self._place(ride)
+            self._entrance.arrive(ride)
 
     def _place(self, ride: Ride) -> None:
         ride.router = self._routers[ride.number % len(self._routers)]
@@ -162,6 +166,7 @@ class Simulation:
         assert ride.decode is not None
         computing = ride.prefill or ride.decode
         computing.lease(ride.placement.prediction)
+        self._entrance.placed(ride)
         ride.decode.leased_sequences += 1
         self._clock.after(self._spec.queue_timeout_s, lambda: self._queue_timeout(ride))
         if ride.prefill is None:
@@ -193,6 +198,7 @@ class Simulation:
         assert computing is not None
         computing.prefill_done(ride.placement.prediction)
         self._note_cached(computing, ride)
+        self._entrance.computed(ride)
         if ride.prefill is None:
             return
         ride.output_tokens = 1
@@ -214,7 +220,7 @@ class Simulation:
         assert ride.decode is not None
         ride.outcome = Outcome.FINISHED
         ride.decode.leased_sequences -= 1
-        self._under_way -= 1
+        self._entrance.end(ride)
         self._on_ended()
 
     def _push(self, ride: Ride) -> None:
@@ -241,8 +247,8 @@ class Simulation:
         computing = ride.prefill or ride.decode
         computing.prefill_done(ride.placement.prediction)
         ride.decode.leased_sequences -= 1
-        self._under_way -= 1
         self._release_both(ride)
+        self._entrance.end(ride)
         self._refuse(ride, Outcome.QUEUE_TIMEOUT)
 
     def _release_both(self, ride: Ride) -> None:

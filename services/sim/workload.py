@@ -52,6 +52,5 @@ class Workload:
 
 
 def hash_of(*parts: int) -> bytes:
-    """A name for one block's content, unlike that of all other `parts`, of which there are one or two: 16 bytes, as
-    `baton.block_hash` makes them."""
-    return b"".join(part.to_bytes(8, "little") for part in parts).ljust(HASH_BYTES, b"\xff")
+    """A name for one block's content, as long as a real hash; unlike that of as many other `parts`, one or two."""
+    return b"".join(part.to_bytes(HASH_BYTES // len(parts), "little") for part in parts)

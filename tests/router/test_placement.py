@@ -94,7 +94,9 @@ def test_a_decode_worker_computes_a_prompt_when_prefill_is_busy_and_its_streams_
     idle, given_much = (candidate("d0", profile=PROFILE, local_prefill_s=seconds) for seconds in (0.0, 3.9))
     assert placed(Snapshot.of([busy], [idle]), demand).site is PrefillSite.LOCAL_PREDICTED
     assert placed(Snapshot.of([busy], [given_much]), demand).site is PrefillSite.REMOTE
-    assert placed(Snapshot.of([busy], [idle]), replace(demand, tpot_s=0.021)).site is PrefillSite.REMOTE
+    for tpot_s in (0.021, None):
+        handed_off = placed(Snapshot.of([busy], [idle]), replace(demand, tpot_s=tpot_s))
+        assert handed_off.site is PrefillSite.REMOTE
 
 
 def test_a_session_goes_where_more_of_its_prompt_is_cached_than_on_its_own_worker() -> None:

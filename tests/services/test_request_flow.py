@@ -3,92 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from mini_fleet import FleetOfTest, Script, is_in_use, until
 from model_folders import prompt_ids
-from stepped_pair import GREEDY, SECRET, request, undisturbed
+from routed_fleet import Router, routed, scripted
+from stepped_pair import GREEDY, request, undisturbed
 
 from baton.engine.engine import Engine
 from baton.errors import (
     BatonError,
     DeadlineExceeded,
     HandoffFailed,
-    Overloaded,
     QueueTimeout,
     Unavailable,
     WorkerFailed,
 )
-from baton.events import Event, EventStream
 from baton.fleet import Fleet, Role
-from baton.lifecycle import State, Transition, step
-from baton.request import GenerationRequest
+from baton.lifecycle import Transition
 from baton.router.prompt_hashes import PromptHashes
-from baton.router.request_flow import FlowLimits, RequestFlow
+from baton.router.request_flow import FlowLimits
 from baton.router.retry_budget import RetryBudget
-from baton.router.workers import Workers
 
 WAIT_S = 10.0
 STATIONS = ["scheduled", "grant", "first_tokens", "handed_off", "decoding"]
-
-
-class Router:
-    """Workers, flow and events of one router over the test's fleet."""
-
-    def __init__(self, fleet: FleetOfTest, limits: FlowLimits) -> None:
-        self.workers = Workers(SECRET, "router-1", fleet.crashes.append)
-        self.events: list[Event] = []
-        stream = EventStream()
-        stream.subscribe(self.events.append)
-        self.flow = RequestFlow(self.workers, stream, limits)
-        self.workers.update(fleet.snapshot)
-
-    async def collect(self, asked: GenerationRequest) -> list[list[int]]:
-        tokens: list[list[int]] = [[] for _ in range(asked.n)]
-        async with self.flow.start(asked) as run:
-            async for output in run.outputs():
-                assert output.token.index == len(tokens[output.choice])
-                tokens[output.choice].append(output.token.token_id)
-        return tokens
-
-    @property
-    def transitions(self) -> list[str]:
-        """Checked against the table once more."""
-        state = State.RECEIVED
-        for event in self.events:
-            state = step(event.request_id, state, event.transition)
-            assert state is event.state
-        return [event.transition.value for event in self.events]
-
-    def assert_nothing_under_way(self) -> None:
-        for tracked in self.workers._tracked.values():
-            assert (tracked.leases, tracked.prefill_tokens, tracked.sequences) == (0, 0, 0)
-            assert tracked.prefill_s == 0
-
-
-@asynccontextmanager
-async def routed(fleet: FleetOfTest, limits: FlowLimits | None = None) -> AsyncIterator[Router]:
-    router = Router(fleet, limits or FlowLimits(policy="round_robin"))
-    await until(router.workers.can_serve)
-    yield router
-    router.assert_nothing_under_way()
-    await router.workers.close()
-    assert not fleet.crashes
-
-
-@asynccontextmanager
-async def scripted(script: Script, limits: FlowLimits | None = None) -> AsyncIterator[Router]:
-    """One prefill and one decode worker that follow `script`, and a router."""
-    fleet = FleetOfTest()
-    async with (
-        fleet.scripted_worker("p0", Role.PREFILL, script),
-        fleet.scripted_worker("d0", Role.DECODE, script),
-        routed(fleet, limits) as router,
-    ):
-        yield router
 
 
 @pytest.fixture
@@ -327,18 +267,6 @@ async def _assert_workers_were_told(script: Script, has_prefill: bool = True) ->
             await script.has_prefill_ended.wait()
         for request_id in script.reserved:
             assert await script.released.get() == request_id
-
-
-async def test_more_requests_than_the_limit_are_refused() -> None:
-    script = Script("scheduled")
-    async with scripted(script, FlowLimits(max_requests=1)) as router:
-        first = asyncio.create_task(router.collect(request(prompt_ids(9))))
-        async with asyncio.timeout(WAIT_S):
-            await script.has_halted.wait()
-        with pytest.raises(Overloaded):
-            await router.collect(request(prompt_ids(9)))
-        first.cancel()
-        await asyncio.wait([first])
 
 
 async def test_without_a_decode_worker_a_request_is_refused_by_name() -> None:

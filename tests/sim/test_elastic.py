@@ -10,6 +10,7 @@ import pytest
 from baton.errors import ConfigError
 from baton.fleet import Role
 from baton.router.planner.rules import Bounds, PlannerRules
+from baton.router.snapshot import Disaggregation
 from baton.sim.fleet_file import ElasticSpec, FleetSpec, HardwareProfile, Objectives, Pool, read_fleet
 from baton.sim.report import meets_objectives, report_of
 from baton.sim.ride import Outcome
@@ -35,7 +36,8 @@ def fleet(prefill: int, decode: int, rules: PlannerRules | None = RULES) -> Flee
         Pool("d", Role.DECODE, decode, HARDWARE, 1.0),
     )
     elastic = None if rules is None else ElasticSpec(rules)
-    return FleetSpec(pools, Objectives(2.0, 0.06), 1024, 64, 10_000, 60.0, 0, elastic)
+    limits = Objectives(2.0, 0.06), 1024, 64, 10_000, 60.0, 0
+    return FleetSpec(pools, *limits, elastic, disaggregation=Disaggregation.ALWAYS)
 
 
 def steps(*phases: tuple[float, int, int]) -> Workload:

@@ -3,7 +3,7 @@
 Prompts: every worker that may compute the prompt has a cost, its queue and the work, and work counts more than
 waiting, for what is computed needlessly delays all who come after. Prefill workers compete with decode workers that
 would compute it themselves (conditional disaggregation); a decode worker may only while its streams are predicted
-to stay within the objective, counting what it was given of late.
+to stay within the objective, counting what it was given of late. Without an objective prompts are handed off.
 
 Tokens: the decode worker is the session's own, unless another one caches more of the prompt; without a session it
 is the one with the least predicted time to a second token and a few more.
@@ -36,9 +36,6 @@ _TPOT_SHARE = 0.7
 """Of the objective, that local prefills may take streams to: the rest is for what cannot be foreseen, answers that
 are shorter than others and batches that grow."""
 
-_SLOWDOWN = 2.0
-"""How much longer than without them local prefills may make a step, where no objective is known."""
-
 _MOST_SHARE = 0.95
 """Of a decode worker's time on local prefills, beyond which a step's length has no meaning."""
 
@@ -55,9 +52,9 @@ class Predicted(Policy):
         second_s = handoff_s(prefill.row(first), decode, demand, prompt_s[first])
         decode_cost = reserve_s(decode, demand) + queue_s(decode) + second_s + later_s
         second = _decode(decode, decode_cost, demand)
-        if demand.disaggregation is Disaggregation.AUTO:
+        if demand.disaggregation is Disaggregation.AUTO and demand.tpot_s is not None:
             local_cost = _local_cost(decode, demand) + later_s
-            local_cost[~_keeps_objective(decode, demand)] = np.inf
+            local_cost[~_keeps_objective(decode, demand, demand.tpot_s)] = np.inf
             if local_cost.min() < prompt_cost[first] + decode_cost[second]:
                 return _local(decode, local_cost, demand)
         why_decode = f"decode: {describe_load(decode, second, Role.DECODE)}"
@@ -75,7 +72,7 @@ def _local_cost(decode: Candidates, demand: Demand) -> Column:
     return queue_s(decode) + waiting_s + (_WORK_WEIGHT + _HARM * decode.sequences) * prompt_s
 
 
-def _keeps_objective(decode: Candidates, demand: Demand) -> npt.NDArray[np.bool]:
+def _keeps_objective(decode: Candidates, demand: Demand, objective_s: float) -> npt.NDArray[np.bool]:
     """(n,), where streams keep within the objective if this prompt is computed beside them: each worker's time is
     shared between steps and the prompts that it was given of late, this one among them."""
     prompt_s = prefill_s(decode, demand)
@@ -83,8 +80,7 @@ def _keeps_objective(decode: Candidates, demand: Demand) -> npt.NDArray[np.bool]
     alone_s = step_s(decode, demand)
     long_s = alone_s / (1 - np.minimum(share, _MOST_SHARE))
     short_s = alone_s + (queue_s(decode) + prompt_s) / _TOKENS_AHEAD
-    most_s = _SLOWDOWN * alone_s if demand.tpot_s is None else _TPOT_SHARE * demand.tpot_s
-    within: npt.NDArray[np.bool] = np.maximum(long_s, short_s) <= most_s
+    within: npt.NDArray[np.bool] = np.maximum(long_s, short_s) <= _TPOT_SHARE * objective_s
     return within
 
 
