@@ -191,6 +191,19 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         return registry_pb2.ResignReply()
 
 
+class OwnOffices:
+    """The offices of the registry that this very process serves."""
+
+    def __init__(self, registry: EmbeddedRegistry) -> None:
+        self._registry = registry
+
+    async def elect(self, office: str, candidate: str) -> float:
+        return self._registry.elect(office, candidate)
+
+    async def resign(self, office: str, candidate: str) -> None:
+        self._registry.resign(office, candidate)
+
+
 class EmbeddedRegistryClient:
     """A worker's or another router's way to a router's embedded registry at `address` (host:port)."""
 

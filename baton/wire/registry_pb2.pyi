@@ -83,6 +83,7 @@ class WorkerInfo(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     SCHEMES_FIELD_NUMBER: _builtins.int
+    ROLE_CHANGES_UNIX_S_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.bytes
     """8 random bytes made at each start of the process"""
@@ -104,6 +105,10 @@ class WorkerInfo(_message.Message):
     def schemes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """KV transports that are open here, fastest first"""
 
+    @_builtins.property
+    def role_changes_unix_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """when it changed its role, the latest last"""
+
     def __init__(
         self,
         *,
@@ -118,10 +123,11 @@ class WorkerInfo(_message.Message):
         profile: Global___WorkerProfile | None = ...,
         version: _builtins.str = ...,
         schemes: _abc.Iterable[_builtins.str] | None = ...,
+        role_changes_unix_s: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_size", b"block_size", "epoch", b"epoch", "kv_layout", b"kv_layout", "model", b"model", "pid", b"pid", "profile", b"profile", "role", b"role", "schemes", b"schemes", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_size", b"block_size", "epoch", b"epoch", "kv_layout", b"kv_layout", "model", b"model", "pid", b"pid", "profile", b"profile", "role", b"role", "role_changes_unix_s", b"role_changes_unix_s", "schemes", b"schemes", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

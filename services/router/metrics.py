@@ -18,7 +18,9 @@ from prometheus_client.samples import Sample
 from baton.events import Event
 from baton.fleet import Member
 from baton.lifecycle import Transition
+from baton.router.elastic import Decision
 from baton.router.handoff_metrics import HandoffMetrics
+from baton.router.planner_metrics import PlannerMetrics
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TTFT_ERROR_BUCKETS_S = (-10, -2.5, -1, -0.25, -0.1, -0.025, 0, 0.025, 0.1, 0.25, 1, 2.5, 10)
@@ -173,12 +175,16 @@ class RouterMetrics:
         self._registry = CollectorRegistry()
         self._aliases = CollectorRegistry()
         self._projections = RequestMetrics(self._registry), HandoffMetrics(self._registry)
+        self._planner = PlannerMetrics(self._registry)
         self._registry.register(FleetCollector(members))
         self._aliases.register(AliasCollector(self._registry, model_name))
 
     def on_event(self, event: Event) -> None:
         for projection in self._projections:
             projection.on_event(event)
+
+    def on_decision(self, decision: Decision) -> None:
+        self._planner.on_decision(decision)
 
     def text(self) -> bytes:
         """The Prometheus exposition format."""
