@@ -21,7 +21,7 @@ from baton.sim.fleet_file import ElasticSpec, FleetSpec, Objectives, Pool, read_
 from baton.sim.generators import BLOCK_TOKENS, generate
 from baton.sim.report import meets_objectives
 from baton.sim.simulation import Run, Simulation
-from baton.sim.workload import Workload
+from baton.sim.workload import SimRequest, Workload
 
 EXAMPLES = """
 examples:
@@ -88,7 +88,7 @@ class Setting:
 
 def joined(phases: list[Workload], phase_s: float) -> Workload:
     """One phase after the other; equal hashes in two of them do not mean equal prompts."""
-    requests = []
+    requests: list[SimRequest] = []
     for number, phase in enumerate(phases):
         for request in phase.requests:
             hashes = tuple(block[:7] + bytes([number]) + block[8:] for block in request.hashes)

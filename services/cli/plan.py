@@ -20,7 +20,7 @@ def plan(
     ] = "http://127.0.0.1:8000",
     api_key: Annotated[str, typer.Option(help="Bearer key.", envvar="BATON_API_KEY")] = "",
 ) -> None:
-    """Show how pressed the pools are and what the planner makes of it; needs a router with --planner=advise or on."""
+    """Show how pressed the pools are and what the planner makes of it, where --planner is advise or on."""
     Console().print(plan_view(url, api_key))
 
 

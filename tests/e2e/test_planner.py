@@ -9,6 +9,9 @@ from pathlib import Path
 
 from cluster import Cluster, wait_until
 from model_folders import prompt_ids
+from rich.console import Console
+
+from baton.cli.plan import plan_view
 
 WAIT_S = 30.0
 
@@ -33,5 +36,8 @@ def test_when_the_last_decode_worker_freezes_a_prefill_worker_takes_its_place(
         finally:
             os.kill(frozen, signal.SIGCONT)
         assert cluster.metric('baton_planner_flips_total{role="decode"}') == 1.0
+        shown = Console(record=True, width=100)
+        shown.print(plan_view(str(cluster.client.base_url), ""))
+        assert "prefill" in shown.export_text()
         plans = [event["planner"] for event in cluster.events() if "planner" in event]
         assert "no decode worker is left" in [plan["reason"] for plan in plans]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,9 @@ async def test_two_planners_never_act_at_once_whoever_is_cut_off_from_the_regist
     candidacies = [Candidacy(line, "planner", f"router-{n}") for n, line in enumerate(lines)]
     acted: asyncio.Queue[int] = asyncio.Queue()
 
+    def leads(n: int) -> bool:
+        return candidacies[n].is_leader
+
     def act(n: int) -> None:
         assert [candidacy.is_leader for candidacy in candidacies] == [i == n for i in range(2)]
         acted.put_nowait(n)
@@ -112,12 +116,13 @@ async def test_two_planners_never_act_at_once_whoever_is_cut_off_from_the_regist
         planner(
             PlannerMode.ON,
             LONELY,
-            leads=lambda n=n: candidacies[n].is_leader,
-            on_act=lambda n=n: act(n),  # type: ignore[misc]
+            leads=partial(leads, n),
+            on_act=partial(act, n),
         )
         for n in range(2)
     ]
-    tasks = [asyncio.create_task(work.run()) for work in (*planners, *candidacies)]
+    runs = [*(elastic.run() for elastic in planners), *(candidacy.run() for candidacy in candidacies)]
+    tasks = [asyncio.create_task(run) for run in runs]
     try:
         for _ in range(3):
             leader = await next_act(acted)
