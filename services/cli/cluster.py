@@ -31,7 +31,8 @@ _DRAIN_TIMEOUT_S = 5.0
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """Options of the processes as `--name value`; None is left out, a list is repeated. port: of the first router;
-    each further one has the next, or with 0 all have free ones."""
+    each further one has the next, or with 0 all have free ones. cores: those that a worker keeps to, by its id; one
+    that is not named may run on any."""
 
     routers: int
     prefill_workers: int
@@ -44,6 +45,7 @@ class ClusterConfig:
     worker_args: Arguments
     prefill_args: Arguments
     decode_args: Arguments
+    cores: Mapping[str, str]
 
 
 class Cluster:
@@ -91,7 +93,7 @@ class Cluster:
         ):
             for number in range(count):
                 name = f"{role}-{number}"
-                arguments = _flags({**worker, **own, "worker-id": name})
+                arguments = _flags({**worker, **own, "worker-id": name, "cpus": config.cores.get(name)})
                 self._supervisor.start(name, [role, *arguments], environment)
 
     def _wait_until_ready(self, stop_fd: int) -> bool:

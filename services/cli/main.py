@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from baton import __version__
 from baton.cli import options as opt
+from baton.cli.cores import available_cores, share_out
 from baton.cli.measure import profile
 from baton.cli.plan import plan
 from baton.cli.planner_rules import planner_settings
@@ -88,6 +89,7 @@ def up(
     decode_tp: opt.DecodeTp = None,
     transport: opt.Transport = "auto",
     threads: opt.Threads = None,
+    pin: opt.Pin = True,
     chunk_tokens: opt.ChunkTokens = 512,
     max_running: opt.MaxRunning = 256,
     max_requests: opt.MaxRequests = 1024,
@@ -153,7 +155,8 @@ def up(
         "planner-window": planner_window,
         "log-level": log_level.value,
     }
-    processes = prefill * (prefill_tp or tp) + decode * (decode_tp or tp)
+    ranks = {f"prefill-{number}": prefill_tp or tp for number in range(prefill)}
+    ranks |= {f"decode-{number}": decode_tp or tp for number in range(decode)}
     worker_args = {
         "model": folder,
         "dtype": dtype.value,
@@ -163,7 +166,7 @@ def up(
         "kv-blocks": kv_blocks,
         "block-size": block_size,
         "transport": transport,
-        "threads": threads or max(1, (os.cpu_count() or 1) // max(1, processes)),
+        "threads": threads or max(1, (os.cpu_count() or 1) // sum(ranks.values())),
         "chunk-tokens": chunk_tokens,
         "step-timeout": step_timeout,
         "cost-per-hour": cost_per_hour,
@@ -181,6 +184,7 @@ def up(
         worker_args=worker_args,
         prefill_args={"tp": prefill_tp or tp},
         decode_args={"tp": decode_tp or tp, "max-running": max_running},
+        cores=share_out(available_cores(), ranks) if pin else {},
     )
     raise SystemExit(Cluster(config).run())
 

@@ -158,6 +158,14 @@ CostPerHour = Annotated[
         min=0,
     ),
 ]
+Cpus = Annotated[
+    str | None,
+    _option(help="Cores that the worker keeps to, as 0-3,8. Default: any.", envvar="BATON_CPUS"),
+]
+Pin = Annotated[
+    bool,
+    _option(help="Give each worker cores of its own, where there are enough.", envvar="BATON_PIN"),
+]
 ChunkTokens = Annotated[
     int,
     _option(help="Prompt tokens computed a step.", envvar="BATON_CHUNK_TOKENS", min=1, max=1_000_000),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import uvloop
 
 from baton.cli import options as opt
+from baton.cli.cores import read_cores
 from baton.cli.process_setup import (
     checked_advertise,
     checked_secret,
@@ -42,6 +43,7 @@ def worker_command(role: str) -> Callable[..., None]:
         tp: opt.Tp = 1,
         transport: opt.Transport = "auto",
         threads: opt.Threads = None,
+        cpus: opt.Cpus = None,
         chunk_tokens: opt.ChunkTokens = 512,
         max_running: opt.MaxRunning = 256,
         cost_per_hour: opt.CostPerHour = 0.0,
@@ -58,6 +60,8 @@ def worker_command(role: str) -> Callable[..., None]:
         from baton.worker.config import WorkerConfig
         from baton.worker.worker import run_worker
 
+        if cpus is not None:
+            os.sched_setaffinity(0, read_cores(cpus))
         folder = model_folder(model)
         config = WorkerConfig(
             role=Role(role),

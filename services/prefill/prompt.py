@@ -49,7 +49,7 @@ class Tail(NamedTuple):
 
 
 class PromptListener(Protocol):
-    """Hears of a prompt's progress, on the engine's thread: hand over and return at once."""
+    """Hears of a prompt's progress, on the engine's thread, of a hand-off's end on any: hand over and return at once."""
 
     def on_scheduled(self, cached_tokens: int) -> None: ...
 
@@ -77,6 +77,7 @@ class Prompt:
     pushed_blocks: int = 0
     tail_blocks: int = 0
     tail_pushed_at_s: float = 0.0
+    is_handoff_told: bool = False
     result: TransferResult | None = None
 
     @property
@@ -107,6 +108,12 @@ class Prompt:
     @property
     def is_computed(self) -> bool:
         return self.computed_at_s > 0.0
+
+    def tell_handed_off(self, result: TransferResult) -> None:
+        """Once, whichever thread knows first; not before the first tokens have been told."""
+        if not self.is_handoff_told:
+            self.is_handoff_told = True
+            self.listener.on_handed_off(self.report(result))
 
     def tail(self, result: TransferResult) -> Tail | None:
         """None where nothing of the tail had to cross."""

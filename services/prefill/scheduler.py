@@ -200,7 +200,7 @@ class PrefillScheduler:
             self._handoffs += report.totals
             if (tail := prompt.tail(prompt.result)) is not None:
                 self._on_tail(tail)
-            prompt.listener.on_handed_off(report)
+            prompt.tell_handed_off(prompt.result)
 
     def _expire(self) -> None:
         now_s = time.monotonic()

@@ -12,7 +12,7 @@ from grpc import aio
 from baton.engine.engine import Engine
 from baton.engine.loop import EngineLoop
 from baton.errors import BatonError, Cancelled, DeadlineExceeded, HandoffFailed, InvalidRequest, Unavailable
-from baton.kvtransfer.base import TransferError
+from baton.kvtransfer.base import TransferError, TransferResult, TransferState
 from baton.kvtransfer.group import Handoffs
 from baton.prefill.prompt import HandoffReport, Prompt
 from baton.prefill.scheduler import PrefillScheduler
@@ -74,10 +74,15 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServicer):
         return Prompt(request, choices, progress)
 
     def _open(self, scheduler: PrefillScheduler, prompt: Prompt, ticket: bytes) -> None:
+        def ended(result: TransferResult) -> None:
+            if result.state is TransferState.DONE and prompt.tail_pushed_at_s:
+                prompt.tell_handed_off(result)  # at once: the engine may be busy with another prompt's chunk
+            self._loop.post(lambda: scheduler.transfer_ended(prompt, result))
+
         try:
             session = self._agent.open(
                 ticket,
-                lambda result: self._loop.post(lambda: scheduler.transfer_ended(prompt, result)),
+                ended,
                 time.monotonic() + CONNECT_TIMEOUT_S,
             )
         except TransferError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from baton.block_hash import HASH_BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class SimRequest:
@@ -50,5 +52,5 @@ class Workload:
 
 
 def hash_of(*parts: int) -> bytes:
-    """A name for one block's content, unlike that of all other `parts`."""
-    return b"".join(part.to_bytes(8, "little") for part in parts)
+    """A name for one block's content, as long as a real hash; unlike that of as many other `parts`, one or two."""
+    return b"".join(part.to_bytes(HASH_BYTES // len(parts), "little") for part in parts)
