@@ -77,6 +77,12 @@ class Overloaded(BatonError):
         self.retry_after_s = retry_after_s
 
 
+class SloUnattainable(Overloaded):
+    """The request's TTFT objective cannot be met any more, and the router is to refuse such requests."""
+
+    code = "slo_unattainable"
+
+
 class Cancelled(BatonError):
     """The client went away, or the other side cancelled this leg."""
 
@@ -113,6 +119,14 @@ class HandoffFailed(BatonError):
     http_status = 500
 
 
+class DuplicateWorker(BatonError):
+    """Another process that is alive has the worker's id."""
+
+    code = "duplicate_worker"
+    http_status = 409
+    is_server_fault = False
+
+
 class ConfigError(BatonError):
     """A configuration key is unknown or its value malformed; the process stops."""
 
@@ -135,11 +149,13 @@ ERRORS_BY_CODE: dict[str, type[BatonError]] = {
         QueueTimeout,
         RequestTooLarge,
         Overloaded,
+        SloUnattainable,
         Cancelled,
         Unavailable,
         DeadlineExceeded,
         WorkerFailed,
         HandoffFailed,
+        DuplicateWorker,
         ConfigError,
         ModelFolderError,
     )

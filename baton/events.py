@@ -41,15 +41,19 @@ class EventStream:
 
 
 class Lifecycle:
-    """The state of one request; moves only along the table and tells the stream."""
+    """The state of one request; moves only along the table and tells the stream. asked: what the client asked for,
+    as the event that ends the request repeats it."""
 
-    def __init__(self, request_id: str, events: EventStream) -> None:
+    def __init__(self, request_id: str, events: EventStream, asked: Attributes | None = None) -> None:
         self.request_id = request_id
+        self._asked = asked or {}
         self.state = State.RECEIVED
         self._events = events
 
     def move(self, transition: Transition, **attributes: str | int | float) -> None:
         self.state = step(self.request_id, self.state, transition)
+        if self.state.is_terminal:
+            attributes |= self._asked
         self._events.emit(
             Event(self.request_id, transition, self.state, time.monotonic(), time.time(), attributes)
         )

@@ -3,6 +3,8 @@
 RECEIVED --place--> PLACED --schedule--> PREFILLING --first_tokens--> TRANSFERRING --hand_off--> DECODING
                                               `----------- decode_locally ---------------------------'
 
+A request that had to wait for its turn before it was placed tells so (admit).
+
 Until the first token is out a failed attempt begins anew (retry). From then on the request stays DECODING: what its
 workers lose is computed again elsewhere (resume), what they still have moves (migrate), choice by choice.
 """
@@ -29,6 +31,7 @@ class State(enum.Enum):
 
 
 class Transition(enum.Enum):
+    ADMIT = "admit"
     PLACE = "place"
     REFUSE = "refuse"
     SCHEDULE = "schedule"
@@ -47,6 +50,7 @@ TERMINAL = frozenset({State.FINISHED, State.REFUSED, State.FAILED, State.CANCELL
 
 TABLE: dict[State, dict[Transition, State]] = {
     State.RECEIVED: {
+        Transition.ADMIT: State.RECEIVED,
         Transition.PLACE: State.PLACED,
         Transition.REFUSE: State.REFUSED,
         Transition.FAIL: State.FAILED,

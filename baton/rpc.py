@@ -55,6 +55,7 @@ _STATUS_BY_CODE = {
     "invalid_request": grpc.StatusCode.INVALID_ARGUMENT,
     "unauthorized": grpc.StatusCode.UNAUTHENTICATED,
     "model_not_found": grpc.StatusCode.NOT_FOUND,
+    "duplicate_worker": grpc.StatusCode.ALREADY_EXISTS,
     "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "cancelled": grpc.StatusCode.CANCELLED,
     "unavailable": grpc.StatusCode.UNAVAILABLE,

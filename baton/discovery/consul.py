@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from baton.discovery.base import RegistryAccess, RegistryAddress
@@ -19,7 +19,7 @@ from baton.discovery.consul_api import CALL_TIMEOUT_S, ConsulApi
 from baton.discovery.consul_lease import ConsulLease
 from baton.discovery.consul_office import ConsulOffice
 from baton.discovery.consul_record import from_meta, to_meta
-from baton.errors import BatonError, ConfigError, Unavailable
+from baton.errors import BatonError, ConfigError, DuplicateWorker, Unavailable
 from baton.fleet import Fleet, Member, WorkerInfo, WorkerLoad, WorkerState
 
 LEASE_S = 3.0
@@ -73,6 +73,7 @@ class ConsulRegistry:
 
     async def register(self, worker: WorkerInfo, state: WorkerState, load: WorkerLoad) -> float:
         service_id = f"{self._prefix}-workers:{worker.worker_id}"
+        await self._require_unique(worker)
         lease = ConsulLease(self._api, service_id, worker.epoch.hex(), self._lease_s)
         await self._announce(lease, Member(worker, state, load))
         return self._lease_s
@@ -125,6 +126,18 @@ class ConsulRegistry:
     async def close(self) -> None:
         await self._api.close()
 
+    async def _require_unique(self, worker: WorkerInfo) -> None:
+        """Refuses a second process under one id while the first one's lease lasts."""
+        _, entries = await self._query(0, 0.0)
+        for holder in (member.worker for member in _Roster(self._secret).read(entries, 0.0).members):
+            is_other = holder.epoch != worker.epoch and holder.address != worker.address
+            if holder.worker_id == worker.worker_id and is_other:
+                raise DuplicateWorker(
+                    f"worker id {worker.worker_id!r} belongs to the process {holder.pid} at {holder.address}, "
+                    "whose lease lasts",
+                    field="worker_id",
+                )
+
     async def _announce(self, lease: ConsulLease, member: Member) -> None:
         worker = member.worker
         name, tags = f"{self._prefix}-workers", [worker.role.value]
@@ -175,7 +188,7 @@ class _Roster:
             elif worker_id in self._members:
                 silent[worker_id] = self._silent_since_s.get(worker_id, now_s)
                 if now_s < silent[worker_id] + _EVICTION_GRACE_S:
-                    members.setdefault(worker_id, member)
+                    members.setdefault(worker_id, _suspected(member))
         self._complain(complaints)
         self._members = members
         self._silent_since_s = {worker_id: at_s for worker_id, at_s in silent.items() if worker_id in members}
@@ -186,6 +199,10 @@ class _Roster:
             if self._complaints.get(service_id) != complaint:
                 _log.warning("service %s on Consul is not used: %s", service_id, complaint)
         self._complaints = complaints
+
+
+def _suspected(member: Member) -> Member:
+    return replace(member, state=WorkerState.SUSPECTED) if member.state is WorkerState.READY else member
 
 
 def _is_passing(entry: Mapping[str, Any]) -> bool:

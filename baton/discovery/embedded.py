@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from grpc import aio
 
 from baton.discovery.base import RegistryAccess, RegistryAddress
-from baton.errors import ConfigError, InvalidRequest, Unavailable
+from baton.discovery.preflight import Preflight, believe
+from baton.errors import ConfigError, DuplicateWorker, InvalidRequest, Unavailable
 from baton.fleet import Fleet, Member, WorkerInfo, WorkerLoad, WorkerState
 from baton.rpc import CONTROL_TIMEOUT_S, Channel, host_port
 from baton.wire import registry_pb2, registry_pb2_grpc
@@ -33,6 +34,10 @@ WATCH_TIMEOUT_S = 3600.0
 EVICTION_GRACE_S = 0.25
 """Between the end of a lease and the eviction. Where it was this very event loop that stood still, the
 heartbeats that wait to be read are read in the meantime."""
+
+SUSPECTED_SHARE = 1 / 3
+"""Of a lease, after which a silent member is suspected: it stays, but others are preferred, and who comes under its
+id is believed."""
 
 COALESCE_S = 0.02
 """After a change, for others that come with it: a fleet of many workers reports many times a second."""
@@ -69,6 +74,7 @@ class EmbeddedRegistry:
     def register(self, worker: WorkerInfo, state: WorkerState, load: WorkerLoad) -> None:
         if worker.worker_id not in self._leases and len(self._leases) >= MAX_MEMBERS:
             raise Unavailable(f"the registry holds {MAX_MEMBERS} workers, its limit")
+        self._require_unique(worker)
         self._put(Member(worker, state, load))
 
     def heartbeat(self, worker_id: str, epoch: bytes, state: WorkerState, load: WorkerLoad) -> bool:
@@ -86,7 +92,8 @@ class EmbeddedRegistry:
             self._notify()
 
     def fleet(self) -> Fleet:
-        return Fleet(tuple(lease.member for lease in self._leases.values()))
+        now_s = self._clock()
+        return Fleet(tuple(self._as_seen(lease, now_s) for lease in self._leases.values()))
 
     def elect(self, office: str, candidate: str) -> float:
         """The lease in seconds where `candidate` holds `office` from now on, else 0."""
@@ -114,8 +121,7 @@ class EmbeddedRegistry:
             if fleet != seen:
                 seen = fleet
                 yield fleet
-            next_end_s = min((lease.ends_at_s for lease in self._leases.values()), default=None)
-            wait_s = None if next_end_s is None else max(0.0, next_end_s - self._clock()) + 0.001
+            wait_s = self._until_next_doubt_s()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), wait_s)
                 await asyncio.sleep(COALESCE_S)
@@ -125,6 +131,38 @@ class EmbeddedRegistry:
         self._leases[member.worker.worker_id] = _Lease(member, self._clock() + self.lease_s)
         if known is None or known.member != member:
             self._notify()
+
+    def _require_unique(self, worker: WorkerInfo) -> None:
+        """Refuses a second process under one id while the first is heard. Another epoch at the same address is the
+        same process, or that of a dead one's successor."""
+        lease = self._leases.get(worker.worker_id)
+        if lease is None or lease.member.worker.epoch == worker.epoch:
+            return
+        holder = lease.member.worker
+        if holder.address != worker.address and self._clock() < self._suspected_from_s(lease):
+            raise DuplicateWorker(
+                f"worker id {worker.worker_id!r} belongs to the process {holder.pid} at {holder.address}, which "
+                "is alive",
+                field="worker_id",
+            )
+
+    def _as_seen(self, lease: _Lease, now_s: float) -> Member:
+        if lease.member.state is WorkerState.READY and now_s >= self._suspected_from_s(lease):
+            return replace(lease.member, state=WorkerState.SUSPECTED)
+        return lease.member
+
+    def _suspected_from_s(self, lease: _Lease) -> float:
+        return lease.ends_at_s - self.lease_s * (1 - SUSPECTED_SHARE)
+
+    def _until_next_doubt_s(self) -> float | None:
+        """Seconds until somebody is suspected or evicted for silence; None where nobody is there."""
+        now_s = self._clock()
+        moments_s = (
+            suspected_s if (suspected_s := self._suspected_from_s(lease)) > now_s else lease.ends_at_s
+            for lease in self._leases.values()
+        )
+        next_s = min(moments_s, default=None)
+        return None if next_s is None else max(0.0, next_s - now_s) + 0.001
 
     async def _evict_silent(self) -> None:
         if not self._overdue():
@@ -146,8 +184,10 @@ class EmbeddedRegistry:
 class RegistryServicer(registry_pb2_grpc.RegistryServicer):
     """The registry's gRPC edge."""
 
-    def __init__(self, registry: EmbeddedRegistry) -> None:
+    def __init__(self, registry: EmbeddedRegistry, preflight: Preflight = believe) -> None:
+        """preflight: raises BatonError for a worker that others could not use."""
         self._registry = registry
+        self._preflight = preflight
 
     def mount(self, server: aio.Server) -> None:
         registry_pb2_grpc.add_RegistryServicer_to_server(self, server)
@@ -156,6 +196,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         self, request: registry_pb2.RegisterRequest, context: aio.ServicerContext[Any, Any]
     ) -> registry_pb2.RegisterReply:
         worker = worker_from_wire(request.worker)
+        await self._preflight(worker)
         self._registry.register(worker, state_from_wire(request.state), load_from_wire(request.load))
         return registry_pb2.RegisterReply(lease_s=self._registry.lease_s)
 

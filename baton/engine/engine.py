@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from baton.engine.block_manager import BlockManager
 from baton.engine.chunk_rows import ChunkRows
 from baton.engine.decode_graphs import CudaRecorder
 from baton.engine.kv_pool import KVPool
-from baton.engine.memory import available_bytes
+from baton.engine.memory import available_bytes, exhaustion_named
 from baton.engine.model import CausalLM
 from baton.engine.model_config import ModelConfig
 from baton.engine.parallel import WHOLE, Parallel, Shard
@@ -161,11 +162,13 @@ class Engine:
         sequence.computed_tokens = 0
 
     def run(self, chunks: list[Chunk]) -> list[tuple[Sequence, TokenOutput]]:
-        """One step: computes all chunks in one forward pass and draws one token for each sampler."""
+        """One step: computes all chunks in one forward pass and draws one token for each sampler. Raises
+        StepOutOfMemory, having changed nothing that counts, unless there are other ranks, which have gone on."""
         if self._followers is not None and chunks:
             self._followers.compute([ChunkRows.of(chunk, self.block_size) for chunk in chunks])
         self.last_work = StepWork.of(chunks)
-        tokens = iter(self._runner.run(chunks))
+        with nullcontext() if self._followers is not None else exhaustion_named():
+            tokens = iter(self._runner.run(chunks))
         for chunk in chunks:
             self.mark_computed(chunk.sequence, chunk.sequence.computed_tokens + chunk.length)
         return [

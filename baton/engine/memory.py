@@ -1,13 +1,34 @@
-"""How much memory a device can still give."""
+"""How much memory a device can still give, and the error of one that gives no more."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from baton.errors import WorkerFailed
+
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+
+
+class StepOutOfMemory(WorkerFailed):
+    """A step did not fit into the memory that its device has beside weights and KV pool; it changed nothing."""
+
+
+@contextmanager
+def exhaustion_named() -> Iterator[None]:
+    """Raises StepOutOfMemory for the different ways in which torch and Python say that memory is exhausted."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        is_of_cpu = "can't allocate memory" in str(error)  # torch has no class of its own for that
+        if not (is_of_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+            raise
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
+        raise StepOutOfMemory(f"a step did not fit into memory: {reason}") from error
 
 
 def available_bytes(device: torch.device) -> int:

@@ -20,6 +20,7 @@ from baton.fleet import (
 )
 from baton.request import FinishReason, GenerationRequest, SamplingParams, Token, TokenOutput
 from baton.wire import registry_pb2, types_pb2
+from baton.wire.announcement import require_sound, require_sound_load
 
 _FINISH_TO_WIRE = {
     None: types_pb2.FINISH_REASON_UNSPECIFIED,
@@ -171,8 +172,9 @@ def load_to_wire(load: WorkerLoad) -> types_pb2.WorkerLoad:
 
 
 def load_from_wire(wire: types_pb2.WorkerLoad) -> WorkerLoad:
+    """Raises InvalidRequest naming the field where a worker reports nonsense."""
     blocks = wire.kv_blocks
-    return WorkerLoad(
+    load = WorkerLoad(
         wire.running,
         wire.waiting,
         wire.queued_tokens,
@@ -183,6 +185,8 @@ def load_from_wire(wire: types_pb2.WorkerLoad) -> WorkerLoad:
         HandoffTotals(**{each.name: getattr(wire.handoffs, each.name) for each in fields(HandoffTotals)}),
         wire.busy_s,
     )
+    require_sound_load(load)
+    return load
 
 
 def worker_to_wire(worker: WorkerInfo) -> registry_pb2.WorkerInfo:
@@ -215,7 +219,7 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
         if not getattr(wire, field):
             raise InvalidRequest(f"worker {wire.worker_id!r} announces no {field}", field=field)
     model = wire.model
-    return WorkerInfo(
+    worker = WorkerInfo(
         wire.worker_id,
         wire.epoch,
         role_from_wire(wire.role),
@@ -235,6 +239,8 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
         tuple(wire.schemes),
         tuple(wire.role_changes_unix_s),
     )
+    require_sound(worker)
+    return worker
 
 
 def role_to_wire(role: Role) -> registry_pb2.Role.ValueType:

@@ -28,6 +28,7 @@ from baton.cli.settings import CONFIG_VARIABLE, check_environment, read_config_f
 from baton.cli.sim import sim
 from baton.cli.worker import worker_command
 from baton.errors import BatonError
+from baton.router.admission import SloPolicy
 from baton.router.elastic import PlannerMode
 from baton.router.policies import DEFAULT_POLICY
 
@@ -93,8 +94,12 @@ def up(
     chunk_tokens: opt.ChunkTokens = 512,
     max_running: opt.MaxRunning = 256,
     max_requests: opt.MaxRequests = 1024,
+    max_queue: opt.MaxQueue = 512,
     queue_timeout: opt.QueueTimeout = 60.0,
     request_timeout: opt.RequestTimeout = 600.0,
+    slo_policy: opt.SloPolicyOption = SloPolicy.NONE,
+    slo_ttft: opt.SloTtft = None,
+    slo_tpot: opt.SloTpot = None,
     rejoin_timeout: opt.RejoinTimeout = 30.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
     policy: opt.Policy = DEFAULT_POLICY,
@@ -112,6 +117,7 @@ def up(
     max_restarts: opt.MaxRestarts = 5,
     restart_window: opt.RestartWindow = 300.0,
     step_timeout: opt.StepTimeout = 120.0,
+    spot_notice: opt.SpotNotice = "",
     log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
 ) -> None:
     """Serve a model on this machine: a router, N prefill and M decode workers, each a process of its own that is
@@ -138,8 +144,12 @@ def up(
         "host": host,
         "served-model-name": served_names(served_model_name, folder),
         "max-requests": max_requests,
+        "max-queue": max_queue,
         "queue-timeout": queue_timeout,
         "request-timeout": request_timeout,
+        "slo-policy": slo_policy.value,
+        "slo-ttft": slo_ttft,
+        "slo-tpot": slo_tpot,
         "rejoin-timeout": rejoin_timeout,
         "local-prefill-tokens": local_prefill_tokens,
         "policy": checked_policy(policy),
@@ -169,6 +179,7 @@ def up(
         "threads": threads or max(1, (os.cpu_count() or 1) // sum(ranks.values())),
         "chunk-tokens": chunk_tokens,
         "step-timeout": step_timeout,
+        "spot-notice": spot_notice or None,
         "cost-per-hour": cost_per_hour,
         "log-level": log_level.value,
     }
@@ -203,8 +214,12 @@ def router(
     registry_key: opt.RegistryKey = None,
     served_model_name: opt.ServedModelName = None,
     max_requests: opt.MaxRequests = 1024,
+    max_queue: opt.MaxQueue = 512,
     queue_timeout: opt.QueueTimeout = 60.0,
     request_timeout: opt.RequestTimeout = 600.0,
+    slo_policy: opt.SloPolicyOption = SloPolicy.NONE,
+    slo_ttft: opt.SloTtft = None,
+    slo_tpot: opt.SloTpot = None,
     rejoin_timeout: opt.RejoinTimeout = 30.0,
     local_prefill_tokens: opt.LocalPrefillTokens = 64,
     policy: opt.Policy = DEFAULT_POLICY,
@@ -228,6 +243,7 @@ def router(
     Example: BATON_SECRET=... baton router --model ./model --host 0.0.0.0 --port 8000 --registry-port 8100
     """
     from baton.discovery.base import RegistryAccess
+    from baton.request import Objectives
     from baton.router.api.settings import ApiSettings
     from baton.router.config import RouterConfig
     from baton.router.request_flow import FlowLimits
@@ -256,10 +272,16 @@ def router(
             planner_cooldown,
             planner_window,
         ),
-        api=ApiSettings(api_keys=tuple(api_key or ()), request_deadline_s=request_timeout),
+        api=ApiSettings(
+            api_keys=tuple(api_key or ()),
+            request_deadline_s=request_timeout,
+            objectives=Objectives(slo_ttft, slo_tpot),
+        ),
         flow=FlowLimits(
-            max_requests,
-            queue_timeout,
+            max_requests=max_requests,
+            max_waiting=max_queue,
+            slo_policy=slo_policy,
+            queue_timeout_s=queue_timeout,
             rejoin_timeout_s=rejoin_timeout,
             local_prefill_tokens=local_prefill_tokens,
             policy=checked_policy(policy),

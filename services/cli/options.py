@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from baton.router.admission import SloPolicy
 from baton.router.elastic import PlannerMode
 
 
@@ -175,6 +176,14 @@ DrainTimeout = Annotated[
     float,
     _option(help="Seconds that SIGTERM lets requests finish.", envvar="BATON_DRAIN_TIMEOUT", min=0),
 ]
+SpotNotice = Annotated[
+    str,
+    _option(
+        help="Where to ask, every 2 s, whether this machine is about to be taken away; the worker then drains as "
+        "after SIGTERM. file:PATH (it exists), url:URL (answers 200), cmd:COMMAND (ends with status 0).",
+        envvar="BATON_SPOT_NOTICE",
+    ),
+]
 StepTimeout = Annotated[
     float,
     _option(
@@ -185,7 +194,34 @@ StepTimeout = Annotated[
     ),
 ]
 MaxRequests = Annotated[
-    int, _option(help="Requests under way at once; more get 429.", envvar="BATON_MAX_REQUESTS", min=1)
+    int,
+    _option(
+        help="Requests at the workers at once; more wait in the router.", envvar="BATON_MAX_REQUESTS", min=1
+    ),
+]
+MaxQueue = Annotated[
+    int, _option(help="Requests that wait in the router; more get 429.", envvar="BATON_MAX_QUEUE", min=0)
+]
+SloPolicyOption = Annotated[
+    SloPolicy,
+    _option(
+        help="Requests whose TTFT objective is predicted to be missed: none serves them, refuse answers 429.",
+        envvar="BATON_SLO_POLICY",
+    ),
+]
+SloTtft = Annotated[
+    float | None,
+    _option(
+        help="Seconds to the first token, of requests without x-slo-ttft-ms.",
+        envvar="BATON_SLO_TTFT",
+        min=0.001,
+    ),
+]
+SloTpot = Annotated[
+    float | None,
+    _option(
+        help="Seconds a later token, of requests without x-slo-tpot-ms.", envvar="BATON_SLO_TPOT", min=0.0001
+    ),
 ]
 QueueTimeout = Annotated[
     float,

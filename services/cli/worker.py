@@ -49,6 +49,7 @@ def worker_command(role: str) -> Callable[..., None]:
         cost_per_hour: opt.CostPerHour = 0.0,
         drain_timeout: opt.DrainTimeout = 30.0,
         step_timeout: opt.StepTimeout = 120.0,
+        spot_notice: opt.SpotNotice = "",
         secret: opt.Secret = "",
         log_level: opt.LogLevelOption = opt.LogLevel.INFO,
     ) -> None:
@@ -58,6 +59,7 @@ def worker_command(role: str) -> Callable[..., None]:
         from baton.fleet import Role
         from baton.prefill.scheduler import PrefillLimits
         from baton.worker.config import WorkerConfig
+        from baton.worker.notices import NoticeSource
         from baton.worker.worker import run_worker
 
         if cpus is not None:
@@ -80,6 +82,7 @@ def worker_command(role: str) -> Callable[..., None]:
             schemes=() if transport == "auto" else tuple(transport.split(",")),
             drain_timeout_s=drain_timeout,
             step_timeout_s=step_timeout,
+            spot_notice=NoticeSource.parse(spot_notice) if spot_notice else None,
             cost_per_hour=cost_per_hour,
             prefill=PrefillLimits(chunk_tokens),
             decode=DecodeLimits(max_running, prefill_chunk_tokens=chunk_tokens),

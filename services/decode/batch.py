@@ -10,6 +10,9 @@ from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
 from baton.engine.sequence import Sequence
 
+_ROOM_PER_STEP = 1 / 64
+"""Sequences that the batch may have more after each step, once one has not fitted into memory."""
+
 
 class Batch:
     """Running sequences hold their blocks; waiting ones (preempted, prompts to compute here, choices without
@@ -19,6 +22,7 @@ class Batch:
         self.preemptions = 0
         self._engine = engine
         self._max_running = max_running
+        self._room = float(max_running)
         self._prefill_chunk_tokens = prefill_chunk_tokens
         self._running: dict[Sequence, Work] = {}
         self._waiting: list[tuple[Sequence, Work]] = []
@@ -57,6 +61,7 @@ class Batch:
     def plan(self) -> list[Chunk]:
         """What the next step computes: one token of each running sequence, and of prompts as much as the
         budget allows."""
+        self._room = min(self._room + _ROOM_PER_STEP, self._max_running)
         self._readmit()
         self._make_room()
         prefill_budget_tokens = self._prefill_chunk_tokens
@@ -70,9 +75,20 @@ class Batch:
                 chunks.append(Chunk(sequence, length, _samplers(sequence, work) if length == pending else ()))
         return chunks
 
+    def halve(self) -> bool:
+        """After a step that did not fit into memory: preempts the younger half, which comes back little by little.
+        False where the batch is one sequence, and less is not possible."""
+        if len(self._running) < 2:
+            return False
+        kept = len(self._running) // 2
+        for entry in sorted(self._running.items(), key=_age)[kept:]:
+            self._preempt(*entry)
+        self._room = kept
+        return True
+
     def _readmit(self) -> None:
         """Moves waiting sequences to the running ones while they fit and leave each of those a block."""
-        while self._waiting and len(self._running) < self._max_running:
+        while self._waiting and len(self._running) < int(self._room):
             sequence, work = self._waiting[0]
             tokens = len(sequence.token_ids)
             self._engine.take_cached_prefix(sequence, tokens - 1)

@@ -23,6 +23,7 @@ from baton.decode.work import Grant, OnReports, Report, Work
 from baton.engine.batch import Chunk
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
+from baton.engine.memory import StepOutOfMemory
 from baton.engine.sampler import NonFiniteLogits
 from baton.engine.sequence import Sequence
 from baton.errors import (
@@ -145,6 +146,9 @@ class DecodeScheduler:
         except NonFiniteLogits as error:
             self._engine.blocks.clear_cache()  # whatever made them may be in blocks that others would reuse
             self._fail(self._works[error.request_id], error)
+        except StepOutOfMemory as error:
+            if not self._batch.halve():
+                self._fail(self._works[chunks[0].sequence.request_id], error)
         else:
             self._deliver(outputs)
 

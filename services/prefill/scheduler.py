@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from baton.engine.batch import Chunk
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
+from baton.engine.memory import StepOutOfMemory
 from baton.engine.prompt_queue import PromptQueue
 from baton.engine.sampler import NonFiniteLogits
 from baton.errors import BatonError, DeadlineExceeded, HandoffFailed, InvalidRequest, Overloaded, Unavailable
@@ -103,6 +104,9 @@ class PrefillScheduler:
         except NonFiniteLogits as error:
             self._engine.blocks.clear_cache()  # whatever made them may be in blocks that others would reuse
             self._fail(self._prompts[error.request_id], error)
+            return
+        except StepOutOfMemory as error:  # without one of them the others may fit
+            self._fail(self._prompts[chunks[-1].sequence.request_id], error)
             return
         for prompt in self._queue.admitted:
             if prompt.sequence.computed_tokens == prompt.tokens:

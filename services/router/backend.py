@@ -65,6 +65,16 @@ class FleetBackend:
         self._created = int(time.time())
         self._sampling_defaults = sampling_defaults(config.model)
         self._last_model: ModelInfo | None = None
+        self._is_draining = False
+
+    @property
+    def under_way(self) -> int:
+        """Requests that have not ended."""
+        return self._flow.under_way
+
+    def drain(self) -> None:
+        """From now on this router finishes what it has."""
+        self._is_draining = True
 
     @property
     def model(self) -> ServedModel:
@@ -83,6 +93,8 @@ class FleetBackend:
         )
 
     def start(self, request: GenerationRequest) -> AbstractAsyncContextManager[Run]:
+        if self._is_draining:
+            raise Unavailable("this router is draining")
         return self._flow.start(request)
 
     def fleet(self) -> Sequence[WorkerView]:
@@ -92,7 +104,7 @@ class FleetBackend:
         return await self._control.change_role(worker_id, role, drain_timeout_s)
 
     def is_ready(self) -> bool:
-        return self._workers.can_serve()
+        return not self._is_draining and self._workers.can_serve()
 
     def is_live(self) -> bool:
         return True
@@ -105,6 +117,7 @@ class FleetBackend:
             "lease_s": self._config.lease_s,
             "workers": len(self._workers.members),
             "planner": None if self._elastic.last is None else self._elastic.last.view(),
+            "waiting": self._flow.waiting,
         }
 
 

@@ -21,6 +21,8 @@ from baton.router.planner.decide import decide
 from baton.router.planner.history import History, Observation, WorkerStatus
 from baton.router.planner.rules import DAY_S, PlannerRules
 
+_AT_WORK = (WorkerState.READY, WorkerState.SUSPECTED)
+"""A heartbeat that is late is no reason to take a worker's place."""
 _log = logging.getLogger(__name__)
 
 
@@ -158,7 +160,7 @@ def status_of(member: Member, monotonic_less_unix_s: float, now_s: float) -> Wor
     return WorkerStatus(
         worker.worker_id,
         worker.role,
-        member.state is WorkerState.READY,
+        member.state in _AT_WORK,
         worker.profile,
         load.queued_tokens,
         load.busy_s,

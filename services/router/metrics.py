@@ -21,6 +21,7 @@ from baton.lifecycle import Transition
 from baton.router.elastic import Decision
 from baton.router.handoff_metrics import HandoffMetrics
 from baton.router.planner_metrics import PlannerMetrics
+from baton.router.slo_metrics import SloMetrics
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TTFT_ERROR_BUCKETS_S = (-10, -2.5, -1, -0.25, -0.1, -0.025, 0, 0.025, 0.1, 0.25, 1, 2.5, 10)
@@ -80,11 +81,18 @@ class RequestMetrics:
             "Mean per later token, less predicted",
             _TPOT_ERROR_BUCKETS_S,
         )
+        self._waited_s = histogram(
+            "baton_queue_wait_seconds",
+            "Arrival to the turn, of requests that had to wait in the router",
+            _LATENCY_BUCKETS_S,
+        )
         self._e2e_s = histogram("baton_request_duration_seconds", "Arrival to last token", _LATENCY_BUCKETS_S)
 
     def on_event(self, event: Event) -> None:
         values = event.attributes
         match event.transition:
+            case Transition.ADMIT:
+                self._waited_s.observe(float(values["waited_s"]))
             case Transition.PLACE:
                 self._placed.inc()
                 self._prompt_tokens.inc(float(values["prompt_tokens"]))
@@ -174,7 +182,8 @@ class RouterMetrics:
     def __init__(self, members: Callable[[], Iterable[Member]], model_name: Callable[[], str]) -> None:
         self._registry = CollectorRegistry()
         self._aliases = CollectorRegistry()
-        self._projections = RequestMetrics(self._registry), HandoffMetrics(self._registry)
+        projections = RequestMetrics, HandoffMetrics, SloMetrics
+        self._projections = [projection(self._registry) for projection in projections]
         self._planner = PlannerMetrics(self._registry)
         self._registry.register(FleetCollector(members))
         self._aliases.register(AliasCollector(self._registry, model_name))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from grpc import aio
@@ -14,6 +14,7 @@ from baton.background import OnCrash, run_forever
 from baton.errors import BatonError, Cancelled, DeadlineExceeded, Unavailable, WorkerFailed
 from baton.fleet import WorkerInfo
 from baton.request import GenerationRequest, TokenOutput
+from baton.router.breaker import Breaker
 from baton.rpc import CONTROL_TIMEOUT_S, STREAM_SILENCE_S, Channel
 from baton.wire import decode_pb2, decode_pb2_grpc, prefill_pb2, prefill_pb2_grpc
 from baton.wire.convert import failure_from_wire, output_from_wire, output_to_wire, request_to_wire
@@ -32,6 +33,7 @@ class PrefillPeer:
 
     def __init__(self, worker: WorkerInfo, secret: bytes) -> None:
         self.worker = worker
+        self.breaker = Breaker()
         self._channel = Channel(worker.address, secret)
         self._stub = prefill_pb2_grpc.PrefillStub(self._channel.grpc)
 
@@ -45,8 +47,10 @@ class PrefillPeer:
         start = prefill_pb2.PrefillStart(request=request_to_wire(request, remaining_s))
         async with self._channel.errors_translated():
             call = self._stub.Run(timeout=remaining_s, metadata=self._channel.metadata)
+            self.breaker.begin()
             try:
-                yield PrefillLeg(call, start, self._channel, self.worker.worker_id)
+                yield PrefillLeg(call, start, self._channel, self)
+                self.breaker.succeed()
             finally:
                 call.cancel()
 
@@ -58,12 +62,13 @@ class PrefillLeg:
     """What happens to one prompt, in this order."""
 
     def __init__(
-        self, call: _RunCall, start: prefill_pb2.PrefillStart, channel: Channel, worker_id: str
+        self, call: _RunCall, start: prefill_pb2.PrefillStart, channel: Channel, peer: PrefillPeer
     ) -> None:
         self._call = call
         self._start = start
         self._channel = channel
-        self._worker_id = worker_id
+        self._worker_id = peer.worker.worker_id
+        self._breaker = peer.breaker
         self._ahead: asyncio.Task[object] | None = None
 
     async def scheduled(self) -> prefill_pb2.PrefillScheduled:
@@ -97,10 +102,12 @@ class PrefillLeg:
         """None where the worker is gone before it has reported; whether its blocks have all arrived by then, the
         decode worker knows."""
         try:
-            return (await self._read("handed_off")).handed_off
+            report = (await self._read("handed_off")).handed_off
         except (Unavailable, WorkerFailed) as error:
             _log.warning("prefill worker %s: %s", self._worker_id, error.message)
             return None
+        self._breaker.succeed()
+        return report
 
     async def _write(self, command: prefill_pb2.PrefillCommand) -> None:
         try:
@@ -120,8 +127,12 @@ class PrefillLeg:
         return event
 
     async def _next(self) -> object:
-        async with self._channel.errors_translated():
-            return await self._call.read()
+        try:
+            async with self._channel.errors_translated():
+                return await self._call.read()
+        except BatonError as error:
+            self._breaker.fail(error)
+            raise
 
 
 def _retrieve(task: asyncio.Task[object]) -> None:
@@ -142,6 +153,7 @@ class DecodePeer:
         on_connected: Callable[[], None],
     ) -> None:
         self.worker = worker
+        self.breaker = Breaker()
         self.is_connected = False
         self._on_connected = on_connected
         self._router_id = router_id
@@ -262,10 +274,13 @@ class DecodeLeg:
 
     async def reserve(self, remaining_s: float, *, is_local: bool) -> decode_pb2.ReserveReply:
         self.is_on_worker = True
-        return await self._peer.reserve(self._request, remaining_s, is_local=is_local)
+        self._peer.breaker.begin()
+        with self._faults_counted():
+            return await self._peer.reserve(self._request, remaining_s, is_local=is_local)
 
     async def start(self, first_outputs: list[TokenOutput]) -> None:
-        await self._peer.start(self._request.request_id, first_outputs)
+        with self._faults_counted():
+            await self._peer.start(self._request.request_id, first_outputs)
 
     async def outputs(self) -> list[TokenOutput]:
         """The next tokens; raises the failure that ended the request on the worker."""
@@ -282,9 +297,22 @@ class DecodeLeg:
 
     def put(self, message: decode_pb2.RequestOutputs) -> None:
         if message.outputs:
-            self._queue.put_nowait([output_from_wire(output) for output in message.outputs])
+            outputs = [output_from_wire(output) for output in message.outputs]
+            self._queue.put_nowait(outputs)
+            if any(output.finish_reason is not None for output in outputs):
+                self._peer.breaker.succeed()
         if message.HasField("failure"):
-            self._queue.put_nowait(failure_from_wire(message.failure))
+            failure = failure_from_wire(message.failure)
+            self._peer.breaker.fail(failure)
+            self._queue.put_nowait(failure)
 
     def fail(self, error: BatonError) -> None:
         self._queue.put_nowait(error)
+
+    @contextmanager
+    def _faults_counted(self) -> Iterator[None]:
+        try:
+            yield
+        except BatonError as error:
+            self._peer.breaker.fail(error)
+            raise

@@ -15,10 +15,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from baton.errors import BatonError, Overloaded, Unavailable, WorkerFailed
+from baton.errors import BatonError, Unavailable, WorkerFailed
 from baton.events import EventStream
 from baton.lifecycle import State, Transition
 from baton.request import GenerationRequest, TokenOutput
+from baton.router.admission import AdmissionLimits, SloPolicy
+from baton.router.entrance import Entrance, EntranceLimits
 from baton.router.handoff_metrics import timeline
 from baton.router.merging import merged
 from baton.router.part import Part
@@ -33,13 +35,16 @@ from baton.router.workers import Lease, Workers
 
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
-    """max_requests: under way at once, more are refused with 429. queue_timeout_s: until a prompt's turn comes.
-    attempts: placements of a request that may fail without a token between them. retry_ratio: further attempts, a
-    request, on average over all. rejoin_timeout_s: of waiting for a decode worker where none is there.
-    local_prefill_tokens: see `snapshot.Demand`. policy: how pairs are chosen, by name. seed: of policies that leave
-    something to chance; another one for each router, lest all draw alike."""
+    """max_requests: at the workers at once. max_waiting: in the router's queue; more are refused with 429.
+    slo_policy: see there. queue_timeout_s: until a request's turn comes, here and again at its worker. attempts:
+    placements of a request that may fail without a token between them. retry_ratio: further attempts, a request,
+    on average over all. rejoin_timeout_s: of waiting for a decode worker where none is there. local_prefill_tokens:
+    see `snapshot.Demand`. policy: how pairs are chosen, by name. seed: of policies that leave something to chance;
+    another one for each router, lest all draw alike."""
 
     max_requests: int = 1024
+    max_waiting: int = 512
+    slo_policy: SloPolicy = SloPolicy.NONE
     queue_timeout_s: float = 60.0
     attempts: int = 4
     retry_ratio: float = 1.0
@@ -59,23 +64,37 @@ class RequestFlow:
         self._policy = load_policy(limits.policy)
         self._retries = RetryBudget(limits.retry_ratio, limits.max_requests)
         self._placements = 0
-        self._under_way = 0
+        self._entrance = Entrance(
+            EntranceLimits(
+                AdmissionLimits(limits.max_requests, limits.max_waiting),
+                limits.queue_timeout_s,
+                limits.slo_policy,
+            ),
+            workers.prompt_capacity,
+            self._predicted_ttft_s,
+            events,
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the router's queue."""
+        return self._entrance.waiting
+
+    @property
+    def under_way(self) -> int:
+        """Requests that have begun and not ended."""
+        return self._under_way
 
     @asynccontextmanager
     async def start(self, request: GenerationRequest) -> AsyncIterator[Run]:
-        """One request; leaving the context ends it wherever it is. Raises Overloaded on entering."""
+        """One request; leaving the context ends it wherever it is. On entering waits for the request's turn, and
+        raises what `Entrance.turn` does."""
         run = Run(request, self._workers.hashes(request), self._events)
-        if self._under_way >= self._limits.max_requests:
-            run.life.move(Transition.REFUSE, code=Overloaded.code)
-            raise Overloaded(f"{self._limits.max_requests} requests are under way, the limit")
-        self._under_way += 1
-        try:
+        async with self._entrance.turn(run) as meter:
             self._retries.earn()
             tries = Tries(self._limits.attempts, self._retries)
-            async with run.over(self._tokens(run, run.whole, tries)):
+            async with run.over(meter.over(self._tokens(run, run.whole, tries))):
                 yield run
-        finally:
-            self._under_way -= 1
 
     async def _tokens(self, run: Run, part: Part, tries: Tries) -> AsyncGenerator[TokenOutput, None]:
         """Every token of a part's choices, from as many workers as that takes, or the BatonError that the client
@@ -130,8 +149,8 @@ class RequestFlow:
     def _place(
         self, request: GenerationRequest, hashes: list[bytes], excluded: frozenset[str]
     ) -> Placement | Refusal:
-        snapshot = self._workers.snapshot(hashes, excluded)
-        if not snapshot.decode:  # better a worker that has just failed than none
+        snapshot = self._workers.snapshot(hashes, excluded | self._workers.doubtful())
+        if not snapshot.decode:  # better a worker that has just failed, or is silent, than none
             snapshot = replace(snapshot, decode=self._workers.snapshot(hashes, ()).decode)
         demand = Demand(
             prompt_tokens=len(request.token_ids),
@@ -144,6 +163,10 @@ class RequestFlow:
         )
         self._placements += 1
         return place(snapshot, demand, self._policy)
+
+    def _predicted_ttft_s(self, run: Run) -> float:
+        placement = self._place(run.request, run.hashes, frozenset())
+        return placement.prediction.ttft_s if isinstance(placement, Placement) else 0.0
 
     async def _disaggregated(
         self, run: Run, part: Part, request: GenerationRequest, lease: Lease

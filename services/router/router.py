@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from baton.discovery import open_registry
 from baton.discovery.base import Membership, Offices
 from baton.discovery.election import Candidacy
 from baton.discovery.embedded import SERVICE, EmbeddedRegistry, OwnOffices, RegistryServicer
+from baton.discovery.preflight import require_reachable
 from baton.discovery.steady import follow
 from baton.errors import Unavailable
 from baton.events import EventStream
@@ -33,6 +35,10 @@ from baton.router.workers import Workers
 from baton.rpc import Server
 
 _GRPC_GRACE_S = 1.0
+_HTTP_GRACE_S = 1
+"""For the last bytes of answers that are complete."""
+
+_DRAIN_POLL_S = 0.05
 _KEEP_ALIVE_S = 75
 """Longer than clients keep idle connections (httpx: 5 s, aiohttp: 15 s, nginx: 60 s), so that it is never the
 server who closes one that a client is just using again."""
@@ -74,7 +80,7 @@ async def run_router(config: RouterConfig) -> None:
             decisions.append(log.on_decision)
         await _plan(config.planner, elastic, candidacy, on_crash, cleanup)
         app = create_app(backend, text, replace(config.api, metrics=metrics.text))
-        http = _HttpServer(app, config)
+        http = _HttpServer(app, backend, config)
         crash.add_done_callback(lambda _: http.stop_at_once())
         await http.serve(sockets=[http_socket])
         if crash.done():
@@ -111,7 +117,7 @@ async def _open_registry(config: RouterConfig, cleanup: AsyncExitStack) -> tuple
         return client, client
     registry = EmbeddedRegistry(config.lease_s)
     server = Server(config.registry_host, config.registry_port, config.secret)
-    server.add(SERVICE, RegistryServicer(registry).mount)
+    server.add(SERVICE, RegistryServicer(registry, require_reachable).mount)
     await server.start()
     cleanup.push_async_callback(server.stop, _GRPC_GRACE_S)
     return registry, OwnOffices(registry)
@@ -128,9 +134,10 @@ def _set_first(crash: asyncio.Future[BaseException], error: BaseException) -> No
 
 
 class _HttpServer(uvicorn.Server):
-    """uvicorn without its own signal handling, which would end the process before the clean-up."""
+    """uvicorn without its own signal handling, which would stop listening at once and end the process before the
+    clean-up. The first signal drains: who asks meanwhile hears 503, and 200 on /live. The second ends it."""
 
-    def __init__(self, app: object, config: RouterConfig) -> None:
+    def __init__(self, app: object, backend: FleetBackend, config: RouterConfig) -> None:
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
@@ -138,9 +145,12 @@ class _HttpServer(uvicorn.Server):
                 access_log=False,
                 lifespan="off",
                 timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=max(1, round(config.drain_timeout_s)),
+                timeout_graceful_shutdown=_HTTP_GRACE_S,
             )
         )
+        self._backend = backend
+        self._drain_timeout_s = config.drain_timeout_s
+        self._drain: asyncio.Task[None] | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -153,8 +163,17 @@ class _HttpServer(uvicorn.Server):
         self.should_exit = self.force_exit = True
 
     def _on_signal(self) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit = True
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._drain_and_exit())
+        else:
+            self.stop_at_once()
+
+    async def _drain_and_exit(self) -> None:
+        self._backend.drain()
+        deadline_s = time.monotonic() + self._drain_timeout_s
+        while not self.should_exit:
+            self.should_exit = not self._backend.under_way or time.monotonic() >= deadline_s
+            await asyncio.sleep(_DRAIN_POLL_S)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -16,6 +16,7 @@ from baton.router.part import Part
 from baton.router.peers import DecodeLeg
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
+from baton.router.slo_metrics import slo_attributes
 
 
 class Run:
@@ -24,7 +25,7 @@ class Run:
     def __init__(self, request: GenerationRequest, hashes: list[bytes], events: EventStream) -> None:
         self.request = request
         self.hashes = hashes
-        self.life = Lifecycle(request.request_id, events)
+        self.life = Lifecycle(request.request_id, events, slo_attributes(request.objectives))
         self.route = Route()
         self.whole = Part(request, {choice: [] for choice in range(request.n)})
         self._parts = dict.fromkeys(range(request.n), self.whole)

@@ -20,6 +20,7 @@ from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
 from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
+from baton.router.admission import Capacity, capacity_of
 from baton.router.peers import DecodePeer, PrefillPeer
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
@@ -149,6 +150,12 @@ class Workers:
         models = [member.worker.model for member in self.members]
         return min(models, key=lambda model: model.max_model_tokens, default=None)
 
+    def prompt_capacity(self) -> Capacity:
+        """Who computes prompts: the prefill workers, or where there are none the decode workers."""
+        usable = {role: [t for t in self._tracked.values() if _is_usable(t, role)] for role in Role}
+        computing = usable[Role.PREFILL] or usable[Role.DECODE]
+        return capacity_of([tracked.worker.profile for tracked in computing])
+
     def can_serve(self) -> bool:
         return any(_is_usable(tracked, Role.DECODE) for tracked in self._tracked.values())
 
@@ -168,6 +175,14 @@ class Workers:
         }
         prefill, decode = ([self._candidate(t, hashes) for t in usable[role]] for role in Role)
         return Snapshot(prefill, decode)
+
+    def doubtful(self) -> frozenset[str]:
+        """Workers for whoever has no others: they have missed heartbeats, or rest after faults of theirs."""
+        return frozenset(
+            worker_id
+            for worker_id, tracked in self._tracked.items()
+            if tracked.member.state is WorkerState.SUSPECTED or not tracked.peer.breaker.allows()
+        )
 
     @contextmanager
     def lease(self, placement: Placement, request: GenerationRequest) -> Iterator[Lease]:
@@ -280,6 +295,6 @@ def _is_usable(tracked: Tracked, role: Role) -> bool:
     return (
         tracked.worker.role is role
         and tracked.is_member
-        and tracked.member.state is WorkerState.READY
+        and tracked.member.state in (WorkerState.READY, WorkerState.SUSPECTED)
         and tracked.peer.is_connected
     )

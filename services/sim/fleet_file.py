@@ -93,6 +93,7 @@ class _FleetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     chunk_tokens: _Count = 512
     max_running: _Count = 256
     max_requests: _Count = 1024
+    max_queue: Annotated[int, msgspec.Meta(ge=0)] = 512
     queue_timeout: _Positive = 60.0
     local_prefill_tokens: Annotated[int, msgspec.Meta(ge=0)] = 64
     planner: _PlannerTable | None = None
@@ -127,6 +128,7 @@ class FleetSpec(msgspec.Struct, frozen=True):
     queue_timeout_s: float
     local_prefill_tokens: int
     elastic: ElasticSpec | None = None
+    max_waiting: int = 512
 
 
 def read_fleet(path: Path) -> FleetSpec:
@@ -146,6 +148,7 @@ def read_fleet(path: Path) -> FleetSpec:
         chunk_tokens=table.chunk_tokens,
         max_running=table.max_running,
         max_requests=table.max_requests,
+        max_waiting=table.max_queue,
         queue_timeout_s=table.queue_timeout,
         local_prefill_tokens=table.local_prefill_tokens,
         elastic=None if table.planner is None else _elastic(table.planner, table.objectives),

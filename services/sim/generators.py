@@ -38,7 +38,8 @@ def _arrivals(random: Random, rate_rps: float) -> Iterator[float]:
         at_s += random.expovariate(rate_rps)
 
 
-def _length(random: Random, median: int, most: int) -> int:
+def length(random: Random, median: int, most: int) -> int:
+    """Tokens, log-normal, from 1 to `most`."""
     return max(1, min(most, round(random.lognormvariate(math.log(median), _SPREAD))))
 
 
@@ -47,8 +48,8 @@ def _single(prompt_median: int, output_median: int) -> _Source:
 
     def source(random: Random, rate_rps: float) -> Iterator[SimRequest]:
         for number, at_s in enumerate(_arrivals(random, rate_rps)):
-            prompt_tokens = _length(random, prompt_median, 32 * prompt_median)
-            output_tokens = _length(random, output_median, 8 * output_median)
+            prompt_tokens = length(random, prompt_median, 32 * prompt_median)
+            output_tokens = length(random, output_median, 8 * output_median)
             yield SimRequest(number, at_s, prompt_tokens, output_tokens, _blocks(number, prompt_tokens))
 
     return source
@@ -60,13 +61,13 @@ def _sessions(turns: int, first: int, added: int, output_median: int, pause_s: f
     def source(random: Random, rate_rps: float) -> Iterator[SimRequest]:
         number = 0
         for session, start_s in enumerate(_arrivals(random, rate_rps / turns)):
-            at_s, tokens = start_s, _length(random, first, 8 * first)
+            at_s, tokens = start_s, length(random, first, 8 * first)
             for _ in range(1 + int(random.expovariate(1 / max(1, turns - 1)))):
-                output_tokens = _length(random, output_median, 8 * output_median)
+                output_tokens = length(random, output_median, 8 * output_median)
                 hashes = _blocks(session, tokens + output_tokens - 1)
                 yield SimRequest(number, at_s, tokens, output_tokens, hashes, f"session-{session}")
                 number += 1
-                tokens += output_tokens + _length(random, added, 8 * added)
+                tokens += output_tokens + length(random, added, 8 * added)
                 at_s += random.expovariate(1 / pause_s)
 
     return source
@@ -80,10 +81,10 @@ def _shared(prefixes: int, prefix_tokens: int, own_median: int, output_median: i
         common = prefix_tokens // BLOCK_TOKENS
         for number, at_s in enumerate(_arrivals(random, rate_rps)):
             prefix = random.choices(range(prefixes), weights)[0]
-            own_tokens = _length(random, own_median, 8 * own_median)
+            own_tokens = length(random, own_median, 8 * own_median)
             own = _blocks(prefixes + number, own_tokens)
             tokens = common * BLOCK_TOKENS + own_tokens
-            output_tokens = _length(random, output_median, 8 * output_median)
+            output_tokens = length(random, output_median, 8 * output_median)
             yield SimRequest(
                 number, at_s, tokens, output_tokens, _blocks(prefix, prefix_tokens)[:common] + own
             )

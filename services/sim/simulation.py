@@ -1,10 +1,10 @@
 """The life of a request in the simulated fleet, top to bottom as in `baton.router.request_flow`:
 
-    arrive -> place -> lease workers -> prefill's turn comes -> decode reserves -> prefill runs and pushes
-           -> decode runs -> ended
+    arrive -> admitted -> place -> lease workers -> prefill's turn comes -> decode reserves
+           -> prefill runs and pushes -> decode runs -> ended
 
-Production code decides: `place` with its policies and predictions, the prefix index, the block managers of both
-sides, and where workers change roles the planner (`elastic.py`). Simulated are clock and compute. Left out:
+Production code decides: admission, `place` with its policies and predictions, the prefix index, the block managers
+of both sides, and where workers change roles the planner (`elastic.py`). Simulated are clock and compute. Left out:
 failures and retries, and the delay of heartbeats: the router knows its workers' pools as they are.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from baton.fleet import Role
+from baton.router.admission import Capacity, capacity_of
 from baton.router.placement import Placement, place
 from baton.router.policies import DEFAULT_POLICY, load_policy
 from baton.router.prefix_index import PrefixIndex
@@ -26,6 +27,7 @@ from baton.sim.fleet_file import FleetSpec, Pool
 from baton.sim.gaps import Gaps
 from baton.sim.prefill_worker import PrefillWorker
 from baton.sim.ride import Outcome, Ride
+from baton.sim.sim_entrance import SimEntrance
 from baton.sim.sim_worker import SimWorker
 from baton.sim.workload import SimRequest, Workload
 
@@ -86,10 +88,10 @@ class Simulation:
         self._prefill: dict[str, PrefillWorker] = {}  # who has the role now, by id
         self._decode: dict[str, DecodeWorker] = {}
         self._placements = 0
-        self._under_way = 0
         self._next_sample_s = 0.0
         self._sample_every_s = workload.requests[-1].arrival_s / _SAMPLES
         self._make_workers()
+        self._entrance = SimEntrance(spec, self._clock, self._capacity, self._place, self._refuse)
         self._max_tokens = min(worker.blocks.num_blocks for worker in self._workers()) * self._block_tokens
 
     def run(self) -> Run:
@@ -138,7 +140,11 @@ class Simulation:
         self._make_worker(worker.worker_id, worker.pool, role).blocks = worker.blocks
 
     def _is_over(self) -> bool:
-        return len(self._run.rides) == len(self._run.workload.requests) and not self._under_way
+        return len(self._run.rides) == len(self._run.workload.requests) and self._entrance.is_empty
+
+    def _capacity(self) -> Capacity:
+        computing: list[SimWorker] = [*_open(self._prefill)] or [*_open(self._decode)]
+        return capacity_of([worker.speeds for worker in computing])
 
     def _arrive(self, request: SimRequest) -> None:
         self._sample()
@@ -146,11 +152,8 @@ class Simulation:
         self._run.rides.append(ride)
         if request.prompt_tokens + request.output_tokens > self._max_tokens:
             self._refuse(ride, Outcome.TOO_LONG)
-        elif self._under_way >= self._spec.max_requests:
-            self._refuse(ride, Outcome.OVERLOADED)
         else:
-            self._under_way += 1
-            self._place(ride)
+            self._entrance.arrive(ride)
 
     def _place(self, ride: Ride) -> None:
         request = ride.request
@@ -181,6 +184,7 @@ class Simulation:
         assert ride.decode is not None
         computing = ride.prefill or ride.decode
         computing.lease(ride.placement.prediction)
+        self._entrance.placed(ride)
         ride.decode.leased_sequences += 1
         self._clock.after(self._spec.queue_timeout_s, lambda: self._queue_timeout(ride))
         if ride.prefill is None:
@@ -212,6 +216,7 @@ class Simulation:
         assert computing is not None
         computing.prefill_done(ride.placement.prediction)
         self._note_cached(computing, ride)
+        self._entrance.computed(ride)
         if ride.prefill is None:
             return
         ride.output_tokens = 1
@@ -233,7 +238,7 @@ class Simulation:
         assert ride.decode is not None
         ride.outcome = Outcome.FINISHED
         ride.decode.leased_sequences -= 1
-        self._under_way -= 1
+        self._entrance.end(ride)
         self._on_ended()
 
     def _push(self, ride: Ride) -> None:
@@ -260,8 +265,8 @@ class Simulation:
         computing = ride.prefill or ride.decode
         computing.prefill_done(ride.placement.prediction)
         ride.decode.leased_sequences -= 1
-        self._under_way -= 1
         self._release_both(ride)
+        self._entrance.end(ride)
         self._refuse(ride, Outcome.QUEUE_TIMEOUT)
 
     def _release_both(self, ride: Ride) -> None:

@@ -9,6 +9,7 @@ from baton.discovery.base import RegistryAccess
 from baton.engine.engine import EngineConfig
 from baton.fleet import Role
 from baton.prefill.scheduler import PrefillLimits
+from baton.worker.notices import NoticeSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,8 @@ class WorkerConfig:
     `baton.discovery.open_registry` takes it. secret: shared by the whole fleet. schemes: KV transports, in order of
     preference; empty for all that work here. drain_timeout_s: how long SIGTERM lets requests finish.
     step_timeout_s: how long one step of the engine may take before the process ends itself (see `watchdog`).
-    cost_per_hour: in the fleet's currency, for its reports."""
+    cost_per_hour: in the fleet's currency, for its reports. spot_notice: where the end of this machine would be
+    told, upon which the worker drains."""
 
     role: Role
     worker_id: str
@@ -35,6 +37,7 @@ class WorkerConfig:
     step_timeout_s: float = 120.0
     heartbeat_s: float = 0.25
     cost_per_hour: float = 0.0
+    spot_notice: NoticeSource | None = None
     registry_access: RegistryAccess = field(default_factory=RegistryAccess)
     prefill: PrefillLimits = field(default_factory=PrefillLimits)
     decode: DecodeLimits = field(default_factory=DecodeLimits)

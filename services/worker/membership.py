@@ -10,13 +10,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from baton.discovery.base import Registration
-from baton.errors import BatonError, Unauthorized
+from baton.errors import BatonError, DuplicateWorker, Unauthorized
 from baton.fleet import Role, WorkerInfo, WorkerLoad, WorkerProfile, WorkerState
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 0.25
 _ROLE_CHANGES_TOLD = 32
 """More than a planner's cooldown lets one worker make in an hour."""
+_PREDECESSOR_S = 6.0
+"""Longer than any lease: by then a process that is dead has lost the id that this one has inherited."""
 
 
 class Membership:
@@ -65,8 +67,10 @@ class Membership:
 
     async def keep(self) -> None:
         """Runs until cancelled. A registry that cannot be reached is asked again; serving goes on. Raises
-        Unauthorized where the very first registration is refused for its secret: asking again cannot help."""
+        Unauthorized where the very first registration is refused for its secret, and DuplicateWorker where it is
+        for longer than a dead predecessor's lease lasts: asking again cannot help."""
         was_member = False
+        began_at_s = time.monotonic()
         while True:
             worker = self._worker = replace(self._worker, profile=self._profile())
             try:
@@ -81,7 +85,11 @@ class Membership:
                         self._has_joined.set()
                     self._on_registered()
             except BatonError as error:
-                if isinstance(error, Unauthorized) and not was_member:
+                waited_s = time.monotonic() - began_at_s
+                if not was_member and (
+                    isinstance(error, Unauthorized)
+                    or (isinstance(error, DuplicateWorker) and waited_s > _PREDECESSOR_S)
+                ):
                     raise
                 self._complain(error)
                 self._joined_as = None

@@ -29,6 +29,7 @@ from baton.worker.control import SERVICE as CONTROL
 from baton.worker.control import ControlServicer, until_idle
 from baton.worker.live_profile import LiveProfile
 from baton.worker.membership import Membership
+from baton.worker.notices import wait_for_notice
 from baton.worker.profile import measure_profile
 from baton.worker.ranks import RankGroup, RankProcess
 from baton.worker.roles import MountedRole
@@ -68,6 +69,8 @@ async def run_worker(config: WorkerConfig) -> None:
         keeper = run_forever(membership.keep(), "membership", stop.crash)
         watchdog = _watch(config, loop, server, membership)
         run_forever(watchdog, "watchdog", stop.crash)  # to the very end, for a hung engine could prevent it
+        if config.spot_notice is not None:
+            run_forever(wait_for_notice(config.spot_notice, stop.first.set), "spot notices", stop.crash)
         await stop.first.wait()
         await server.set_serving(False)
         await control.close()

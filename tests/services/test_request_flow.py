@@ -17,7 +17,6 @@ from baton.errors import (
     BatonError,
     DeadlineExceeded,
     HandoffFailed,
-    Overloaded,
     QueueTimeout,
     Unavailable,
     WorkerFailed,
@@ -326,18 +325,6 @@ async def _assert_workers_were_told(script: Script, has_prefill: bool = True) ->
             await script.has_prefill_ended.wait()
         for request_id in script.reserved:
             assert await script.released.get() == request_id
-
-
-async def test_more_requests_than_the_limit_are_refused() -> None:
-    script = Script("scheduled")
-    async with scripted(script, FlowLimits(max_requests=1)) as router:
-        first = asyncio.create_task(router.collect(request(prompt_ids(9))))
-        async with asyncio.timeout(WAIT_S):
-            await script.has_halted.wait()
-        with pytest.raises(Overloaded):
-            await router.collect(request(prompt_ids(9)))
-        first.cancel()
-        await asyncio.wait([first])
 
 
 async def test_without_a_decode_worker_a_request_is_refused_by_name() -> None:

@@ -45,6 +45,7 @@ def fleet(
         "chunk_tokens": 128,
         "max_running": 8,
         "max_requests": 1000,
+        "max_waiting": 512,
         "queue_timeout_s": 1000.0,
         "local_prefill_tokens": 0,
     }
@@ -136,7 +137,9 @@ def test_without_prefill_workers_decode_computes_prompts_a_chunk_a_step() -> Non
 
 def test_what_the_limits_refuse_is_counted_by_reason() -> None:
     too_long = request(9, 100 * BLOCK, 1)
-    refused = simulated(fleet(max_requests=2), too_long, *(request(n, 64, 2) for n in range(3)))
+    refused = simulated(
+        fleet(max_requests=2, max_waiting=0), too_long, *(request(n, 64, 2) for n in range(3))
+    )
     late = simulated(fleet(queue_timeout_s=0.2), *(request(number, 128, 2) for number in range(4)))
     assert report_of(refused).outcomes == {"finished": 2, "overloaded": 1, "too_long": 1}
     assert report_of(late).outcomes == {"finished": 2, "queue_timeout": 2}

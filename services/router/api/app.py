@@ -18,8 +18,8 @@ OpenAI's API over a disaggregated fleet, with vLLM's extensions. Fields that are
 those that would change the result: these are refused. Errors have OpenAI's shape and `param` names the field.
 
 Headers that requests may carry: `X-Session-ID` (requests of one session go to the same workers), `X-Request-ID`
-(echoed), `x-slo-ttft-ms` and `x-slo-tpot-ms` (objectives). Answers tell in `x-baton-prefill` and
-`x-baton-decode` which workers they come from.
+(echoed), `X-Tenant-ID` (whose share of the fleet it takes), `x-slo-ttft-ms` and `x-slo-tpot-ms` (objectives).
+Answers tell in `x-baton-prefill` and `x-baton-decode` which workers they come from.
 """
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from starlette.datastructures import Headers
 
@@ -31,6 +32,19 @@ def session_of(headers: Headers, body: GenerationBody) -> str | None:
                 raise invalid(name, f"at most {_MAX_ID_CHARS} characters, not {len(value)}")
             return value
     return body.session_id or body.user
+
+
+def tenant_of(headers: Headers, body: GenerationBody, api_keys: Sequence[str]) -> str:
+    """Whose share of the fleet the request takes: where several keys tell clients apart, the key's owner; else whom
+    a header names, as a gateway sets it; else the cache salt; else all are one."""
+    if len(api_keys) > 1:
+        key = headers.get("authorization", "").partition(" ")[2].strip()
+        return f"key-{hashlib.sha256(key.encode('latin-1')).hexdigest()[:16]}"
+    if name := headers.get("x-tenant-id"):
+        if len(name) > _MAX_ID_CHARS:
+            raise invalid("x-tenant-id", f"at most {_MAX_ID_CHARS} characters, not {len(name)}")
+        return name
+    return body.cache_salt or ""
 
 
 def objectives_of(headers: Headers, defaults: Objectives) -> Objectives:

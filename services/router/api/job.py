@@ -15,7 +15,7 @@ from baton.router.api.answers import OptionalUsage, PromptTokensDetails, Usage
 from baton.router.api.backend import Backend
 from baton.router.api.context import ApiContext
 from baton.router.api.errors import invalid
-from baton.router.api.headers import objectives_of, session_of
+from baton.router.api.headers import objectives_of, session_of, tenant_of
 from baton.router.api.limits import OutputLength
 from baton.router.api.prompt_run import ChoiceDelta, PromptRun
 from baton.router.api.schema import GenerationBody
@@ -116,6 +116,7 @@ def prompt_runs(
     stops = StopStrings(limits.stop_strings(body.stop))
     session_id = session_of(headers, body)
     objectives = objectives_of(headers, context.settings.objectives)
+    tenant = tenant_of(headers, body, context.settings.api_keys)
     runs = []
     for position, prompt in enumerate(prompts):
         limits.check_prompt(prompt.token_ids, prompt.field)
@@ -129,6 +130,7 @@ def prompt_runs(
             priority=body.priority,
             deadline_s=context.settings.request_deadline_s,
             objectives=objectives,
+            tenant=tenant,
         )
         streams = [
             context.text.stream(

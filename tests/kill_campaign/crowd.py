@@ -1,0 +1,122 @@
+"""Clients that never stop asking, and hold every answer against the tokens of an undisturbed run."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from model_folders import prompt_ids
+
+DEADLINE_S = 60.0
+"""Of one request, retries on other routers included: whatever takes longer counts as a hang."""
+
+_RETRY_PAUSE_S = 0.1
+_SAMPLED = {"temperature": 1.0, "top_p": 0.95}
+
+Tokens = list[list[int]]
+
+
+def bodies(count: int, max_tokens: int) -> list[dict[str, Any]]:
+    """Requests of all kinds: greedy and seeded, short and long prompts, now and then several choices."""
+    made = []
+    for number in range(count):
+        sampling = {"temperature": 0.0} if number % 2 else {**_SAMPLED, "seed": number}
+        body = {
+            "prompt": prompt_ids(20 + 37 * (number % 9), seed=number),
+            "max_tokens": max_tokens // 2 + 7 * number % max_tokens,
+            "n": 2 if number % 6 == 0 else 1,
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
+        made.append(body | sampling)
+    return made
+
+
+@dataclass
+class Crowd:
+    """`faults`: whatever a client should never see. `counts`: what else happened."""
+
+    urls: Sequence[str]
+    requests: Sequence[Mapping[str, Any]]
+    expected: list[Tokens] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    router_ends_s: dict[int, list[float]] = field(default_factory=dict)
+    _is_over: bool = False
+
+    async def learn(self) -> None:
+        """The undisturbed answers, one after the other."""
+        async with httpx.AsyncClient(timeout=DEADLINE_S, trust_env=False) as client:
+            for body in self.requests:
+                self.expected.append(_tokens(await client.post(f"{self.urls[0]}/v1/completions", json=body)))
+
+    async def ask(self, clients: int, rng: random.Random) -> None:
+        """`clients` at a time, each with its next request as soon as the last is answered, until `stop`."""
+        limits = httpx.Limits(max_connections=4 * clients)
+        async with httpx.AsyncClient(timeout=DEADLINE_S, limits=limits, trust_env=False) as client:
+            await asyncio.gather(*(self._one_client(client, rng.randrange(2**31)) for _ in range(clients)))
+
+    def stop(self) -> None:
+        """No new requests; those under way go on to their ends."""
+        self._is_over = True
+
+    async def _one_client(self, client: httpx.AsyncClient, seed: int) -> None:
+        rng = random.Random(seed)
+        while not self._is_over:
+            number = rng.randrange(len(self.requests))
+            try:
+                async with asyncio.timeout(DEADLINE_S):
+                    await self._one_request(client, rng, number)
+            except TimeoutError:
+                self.faults.append(f"request {number} had no answer within {DEADLINE_S:g} s")
+
+    async def _one_request(self, client: httpx.AsyncClient, rng: random.Random, number: int) -> None:
+        """A salt of its own for every other request, so that prefixes are found and are not."""
+        salt = {"cache_salt": f"{rng.random()}"} if rng.random() < 0.5 else {}
+        body = {**self.requests[number], **salt}
+        router = rng.randrange(len(self.urls))
+        while True:
+            began_at_s = time.monotonic()
+            try:
+                answer = await client.post(f"{self.urls[router]}/v1/completions", json=body)
+            except httpx.TransportError as error:
+                self._note_hang_up(router, began_at_s, error)
+            else:
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or not self._is_new(
+                    router, began_at_s
+                ):
+                    self._check(number, answer)
+                    return
+                self.counts["turned away by a router that had just begun"] += 1
+            router = (router + 1) % len(self.urls)
+            await asyncio.sleep(_RETRY_PAUSE_S)
+
+    def _note_hang_up(self, router: int, began_at_s: float, error: httpx.TransportError) -> None:
+        """A router that has died owes no answer; any other does."""
+        if self._is_new(router, began_at_s):
+            self.counts["asked again, for their router had died"] += 1
+        else:
+            self.faults.append(f"router {router} hung up: {error!r}")
+
+    def _is_new(self, router: int, began_at_s: float) -> bool:
+        """Whether the router died during a request, or so shortly before that it may still be starting."""
+        return any(began_at_s - DEADLINE_S < end_s for end_s in self.router_ends_s.get(router, []))
+
+    def _check(self, number: int, answer: httpx.Response) -> None:
+        if answer.status_code != httpx.codes.OK:
+            self.faults.append(f"request {number}: {answer.status_code} {answer.text[:300]}")
+        elif (tokens := _tokens(answer)) != self.expected[number]:
+            self.faults.append(f"request {number}: {tokens} instead of {self.expected[number]}")
+        else:
+            self.counts["answered exactly"] += 1
+
+
+def _tokens(answer: httpx.Response) -> Tokens:
+    choices = sorted(answer.raise_for_status().json()["choices"], key=lambda choice: choice["index"])
+    return [choice["token_ids"] for choice in choices]
