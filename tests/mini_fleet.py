@@ -17,7 +17,7 @@ from stepped_pair import BLOCK_SIZE, SECRET, make_agent
 from baton.decode import servicer as decode_servicer
 from baton.engine.engine import Engine
 from baton.engine.loop import EngineLoop
-from baton.errors import BatonError
+from baton.errors import BatonError, HandoffFailed
 from baton.fleet import (
     Fleet,
     KVBlocks,
@@ -198,6 +198,11 @@ class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
     ) -> decode_pb2.StartReply:
         self._started.put_nowait(request)
         return decode_pb2.StartReply()
+
+    async def HandOver(
+        self, request: decode_pb2.HandOverRequest, context: aio.ServicerContext[Any, Any]
+    ) -> decode_pb2.HandOverReply:
+        raise HandoffFailed("a scripted worker has no blocks")
 
     async def Release(
         self, request: decode_pb2.ReleaseRequest, context: aio.ServicerContext[Any, Any]

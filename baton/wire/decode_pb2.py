@@ -25,33 +25,37 @@ _sym_db = _symbol_database.Default()
 from baton.wire import types_pb2 as baton_dot_wire_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62\x61ton/wire/decode.proto\x12\x08\x62\x61ton.v1\x1a\x16\x62\x61ton/wire/types.proto\"\"\n\rStreamRequest\x12\x11\n\trouter_id\x18\x01 \x01(\t\"9\n\x0bStepOutputs\x12*\n\x08requests\x18\x01 \x03(\x0b\x32\x18.baton.v1.RequestOutputs\"p\n\x0eRequestOutputs\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.baton.v1.TokenOutput\x12\"\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x11.baton.v1.Failure\"v\n\x0eReserveRequest\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\"\n\x07request\x18\x02 \x01(\x0b\x32\x11.baton.v1.Request\x12-\n\rlocal_prefill\x18\x03 \x01(\x0e\x32\x16.baton.v1.LocalPrefill\"_\n\x0cReserveReply\x12\x15\n\rcached_tokens\x18\x01 \x01(\r\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x16\n\x0emissing_blocks\x18\x03 \x01(\r\x12\x10\n\x08waited_s\x18\x04 \x01(\x01\"P\n\x0cStartRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\rfirst_outputs\x18\x02 \x03(\x0b\x32\x15.baton.v1.TokenOutput\"\x0c\n\nStartReply\"5\n\x0eReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63hoices\x18\x02 \x03(\r\"\x0e\n\x0cReleaseReply*`\n\x0cLocalPrefill\x12\x1d\n\x19LOCAL_PREFILL_UNSPECIFIED\x10\x00\x12\x17\n\x13LOCAL_PREFILL_NEVER\x10\x01\x12\x18\n\x14LOCAL_PREFILL_ALWAYS\x10\x02\x32\xf5\x01\n\x06\x44\x65\x63ode\x12:\n\x06Stream\x12\x17.baton.v1.StreamRequest\x1a\x15.baton.v1.StepOutputs0\x01\x12;\n\x07Reserve\x12\x18.baton.v1.ReserveRequest\x1a\x16.baton.v1.ReserveReply\x12\x35\n\x05Start\x12\x16.baton.v1.StartRequest\x1a\x14.baton.v1.StartReply\x12;\n\x07Release\x12\x18.baton.v1.ReleaseRequest\x1a\x16.baton.v1.ReleaseReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62\x61ton/wire/decode.proto\x12\x08\x62\x61ton.v1\x1a\x16\x62\x61ton/wire/types.proto\"\"\n\rStreamRequest\x12\x11\n\trouter_id\x18\x01 \x01(\t\"9\n\x0bStepOutputs\x12*\n\x08requests\x18\x01 \x03(\x0b\x32\x18.baton.v1.RequestOutputs\"\x85\x01\n\x0eRequestOutputs\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.baton.v1.TokenOutput\x12\"\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x11.baton.v1.Failure\x12\x13\n\x0bhanded_over\x18\x04 \x03(\r\"v\n\x0eReserveRequest\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\"\n\x07request\x18\x02 \x01(\x0b\x32\x11.baton.v1.Request\x12-\n\rlocal_prefill\x18\x03 \x01(\x0e\x32\x16.baton.v1.LocalPrefill\"_\n\x0cReserveReply\x12\x15\n\rcached_tokens\x18\x01 \x01(\r\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x16\n\x0emissing_blocks\x18\x03 \x01(\r\x12\x10\n\x08waited_s\x18\x04 \x01(\x01\"P\n\x0cStartRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\rfirst_outputs\x18\x02 \x03(\x0b\x32\x15.baton.v1.TokenOutput\"\x0c\n\nStartReply\"U\n\x0fHandOverRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\r\x12\x0e\n\x06ticket\x18\x04 \x01(\x0c\"\x0f\n\rHandOverReply\"5\n\x0eReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63hoices\x18\x02 \x03(\r\"\x0e\n\x0cReleaseReply*`\n\x0cLocalPrefill\x12\x1d\n\x19LOCAL_PREFILL_UNSPECIFIED\x10\x00\x12\x17\n\x13LOCAL_PREFILL_NEVER\x10\x01\x12\x18\n\x14LOCAL_PREFILL_ALWAYS\x10\x02\x32\xb5\x02\n\x06\x44\x65\x63ode\x12:\n\x06Stream\x12\x17.baton.v1.StreamRequest\x1a\x15.baton.v1.StepOutputs0\x01\x12;\n\x07Reserve\x12\x18.baton.v1.ReserveRequest\x1a\x16.baton.v1.ReserveReply\x12\x35\n\x05Start\x12\x16.baton.v1.StartRequest\x1a\x14.baton.v1.StartReply\x12>\n\x08HandOver\x12\x19.baton.v1.HandOverRequest\x1a\x17.baton.v1.HandOverReply\x12;\n\x07Release\x12\x18.baton.v1.ReleaseRequest\x1a\x16.baton.v1.ReleaseReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.wire.decode_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOCALPREFILL']._serialized_start=654
-  _globals['_LOCALPREFILL']._serialized_end=750
+  _globals['_LOCALPREFILL']._serialized_start=780
+  _globals['_LOCALPREFILL']._serialized_end=876
   _globals['_STREAMREQUEST']._serialized_start=61
   _globals['_STREAMREQUEST']._serialized_end=95
   _globals['_STEPOUTPUTS']._serialized_start=97
   _globals['_STEPOUTPUTS']._serialized_end=154
-  _globals['_REQUESTOUTPUTS']._serialized_start=156
-  _globals['_REQUESTOUTPUTS']._serialized_end=268
-  _globals['_RESERVEREQUEST']._serialized_start=270
-  _globals['_RESERVEREQUEST']._serialized_end=388
-  _globals['_RESERVEREPLY']._serialized_start=390
-  _globals['_RESERVEREPLY']._serialized_end=485
-  _globals['_STARTREQUEST']._serialized_start=487
-  _globals['_STARTREQUEST']._serialized_end=567
-  _globals['_STARTREPLY']._serialized_start=569
-  _globals['_STARTREPLY']._serialized_end=581
-  _globals['_RELEASEREQUEST']._serialized_start=583
-  _globals['_RELEASEREQUEST']._serialized_end=636
-  _globals['_RELEASEREPLY']._serialized_start=638
-  _globals['_RELEASEREPLY']._serialized_end=652
-  _globals['_DECODE']._serialized_start=753
-  _globals['_DECODE']._serialized_end=998
+  _globals['_REQUESTOUTPUTS']._serialized_start=157
+  _globals['_REQUESTOUTPUTS']._serialized_end=290
+  _globals['_RESERVEREQUEST']._serialized_start=292
+  _globals['_RESERVEREQUEST']._serialized_end=410
+  _globals['_RESERVEREPLY']._serialized_start=412
+  _globals['_RESERVEREPLY']._serialized_end=507
+  _globals['_STARTREQUEST']._serialized_start=509
+  _globals['_STARTREQUEST']._serialized_end=589
+  _globals['_STARTREPLY']._serialized_start=591
+  _globals['_STARTREPLY']._serialized_end=603
+  _globals['_HANDOVERREQUEST']._serialized_start=605
+  _globals['_HANDOVERREQUEST']._serialized_end=690
+  _globals['_HANDOVERREPLY']._serialized_start=692
+  _globals['_HANDOVERREPLY']._serialized_end=707
+  _globals['_RELEASEREQUEST']._serialized_start=709
+  _globals['_RELEASEREQUEST']._serialized_end=762
+  _globals['_RELEASEREPLY']._serialized_start=764
+  _globals['_RELEASEREPLY']._serialized_end=778
+  _globals['_DECODE']._serialized_start=879
+  _globals['_DECODE']._serialized_end=1188
 # @@protoc_insertion_point(module_scope)

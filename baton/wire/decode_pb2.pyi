@@ -90,6 +90,7 @@ class RequestOutputs(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TokenOutput]: ...
@@ -97,16 +98,21 @@ class RequestOutputs(_message.Message):
     def failure(self) -> _types_pb2.Failure:
         """the request is over, unsuccessfully; absent otherwise"""
 
+    @_builtins.property
+    def handed_over(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """choices that have stopped here, after the outputs above, and go on elsewhere"""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         outputs: _abc.Iterable[_types_pb2.TokenOutput] | None = ...,
         failure: _types_pb2.Failure | None = ...,
+        handed_over: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outputs", b"outputs", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "handed_over", b"handed_over", "outputs", b"outputs", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -179,7 +185,7 @@ class StartRequest(_message.Message):
     request_id: _builtins.str
     @_builtins.property
     def first_outputs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TokenOutput]:
-        """one for each choice that goes on; the others need no decoding"""
+        """the tokens after those reserved for, of each choice that goes on"""
 
     def __init__(
         self,
@@ -209,6 +215,51 @@ class StartReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartReply: _TypeAlias = StartReply  # noqa: Y015
+
+@_typing.final
+class HandOverRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    choice: _builtins.int
+    tokens: _builtins.int
+    """leading tokens that the ticket is for; a multiple of this worker's block size"""
+    ticket: _builtins.bytes
+    """sealed by the receiving decode worker"""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        choice: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        ticket: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "request_id", b"request_id", "ticket", b"ticket", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOverRequest: _TypeAlias = HandOverRequest  # noqa: Y015
+
+@_typing.final
+class HandOverReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOverReply: _TypeAlias = HandOverReply  # noqa: Y015
 
 @_typing.final
 class ReleaseRequest(_message.Message):

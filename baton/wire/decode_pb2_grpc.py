@@ -50,6 +50,11 @@ class DecodeStub:
                 request_serializer=baton_dot_wire_dot_decode__pb2.StartRequest.SerializeToString,
                 response_deserializer=baton_dot_wire_dot_decode__pb2.StartReply.FromString,
                 _registered_method=True)
+        self.HandOver = channel.unary_unary(
+                '/baton.v1.Decode/HandOver',
+                request_serializer=baton_dot_wire_dot_decode__pb2.HandOverRequest.SerializeToString,
+                response_deserializer=baton_dot_wire_dot_decode__pb2.HandOverReply.FromString,
+                _registered_method=True)
         self.Release = channel.unary_unary(
                 '/baton.v1.Decode/Release',
                 request_serializer=baton_dot_wire_dot_decode__pb2.ReleaseRequest.SerializeToString,
@@ -84,6 +89,15 @@ class DecodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HandOver(self, request, context):
+        """Sends the KV of one choice to the ticket of another decode worker, while the choice goes on. Once that worker has
+        all of it, the choice stops here between two steps, and the stream tells so after its last token. A failure
+        leaves the choice as it was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Release(self, request, context):
         """Forgets a request or some of its choices, wherever they are in this worker's hands. Unknown ones are fine.
         """
@@ -108,6 +122,11 @@ def add_DecodeServicer_to_server(servicer, server):
                     servicer.Start,
                     request_deserializer=baton_dot_wire_dot_decode__pb2.StartRequest.FromString,
                     response_serializer=baton_dot_wire_dot_decode__pb2.StartReply.SerializeToString,
+            ),
+            'HandOver': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandOver,
+                    request_deserializer=baton_dot_wire_dot_decode__pb2.HandOverRequest.FromString,
+                    response_serializer=baton_dot_wire_dot_decode__pb2.HandOverReply.SerializeToString,
             ),
             'Release': grpc.unary_unary_rpc_method_handler(
                     servicer.Release,
@@ -197,6 +216,33 @@ class Decode:
             '/baton.v1.Decode/Start',
             baton_dot_wire_dot_decode__pb2.StartRequest.SerializeToString,
             baton_dot_wire_dot_decode__pb2.StartReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandOver(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Decode/HandOver',
+            baton_dot_wire_dot_decode__pb2.HandOverRequest.SerializeToString,
+            baton_dot_wire_dot_decode__pb2.HandOverReply.FromString,
             options,
             channel_credentials,
             insecure,

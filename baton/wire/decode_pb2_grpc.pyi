@@ -43,6 +43,11 @@ class DecodeStub:
     """
     Start: _grpc.UnaryUnaryMultiCallable[_decode_pb2.StartRequest, _decode_pb2.StartReply]
     """Hands over the first tokens of a reserved request; it joins the batch as soon as its blocks are in."""
+    HandOver: _grpc.UnaryUnaryMultiCallable[_decode_pb2.HandOverRequest, _decode_pb2.HandOverReply]
+    """Sends the KV of one choice to the ticket of another decode worker, while the choice goes on. Once that worker has
+    all of it, the choice stops here between two steps, and the stream tells so after its last token. A failure
+    leaves the choice as it was.
+    """
     Release: _grpc.UnaryUnaryMultiCallable[_decode_pb2.ReleaseRequest, _decode_pb2.ReleaseReply]
     """Forgets a request or some of its choices, wherever they are in this worker's hands. Unknown ones are fine."""
 
@@ -61,6 +66,11 @@ class DecodeAsyncStub(DecodeStub):
     """
     Start: _aio.UnaryUnaryMultiCallable[_decode_pb2.StartRequest, _decode_pb2.StartReply]  # type: ignore[assignment]
     """Hands over the first tokens of a reserved request; it joins the batch as soon as its blocks are in."""
+    HandOver: _aio.UnaryUnaryMultiCallable[_decode_pb2.HandOverRequest, _decode_pb2.HandOverReply]  # type: ignore[assignment]
+    """Sends the KV of one choice to the ticket of another decode worker, while the choice goes on. Once that worker has
+    all of it, the choice stops here between two steps, and the stream tells so after its last token. A failure
+    leaves the choice as it was.
+    """
     Release: _aio.UnaryUnaryMultiCallable[_decode_pb2.ReleaseRequest, _decode_pb2.ReleaseReply]  # type: ignore[assignment]
     """Forgets a request or some of its choices, wherever they are in this worker's hands. Unknown ones are fine."""
 
@@ -94,6 +104,17 @@ class DecodeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_decode_pb2.StartReply, _abc.Awaitable[_decode_pb2.StartReply]]:
         """Hands over the first tokens of a reserved request; it joins the batch as soon as its blocks are in."""
+
+    @_abc_1.abstractmethod
+    def HandOver(
+        self,
+        request: _decode_pb2.HandOverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_decode_pb2.HandOverReply, _abc.Awaitable[_decode_pb2.HandOverReply]]:
+        """Sends the KV of one choice to the ticket of another decode worker, while the choice goes on. Once that worker has
+        all of it, the choice stops here between two steps, and the stream tells so after its last token. A failure
+        leaves the choice as it was.
+        """
 
     @_abc_1.abstractmethod
     def Release(

@@ -18,6 +18,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from baton.decode.batch import Batch
+from baton.decode.handover import Handover, Handovers
 from baton.decode.reservations import Post, Reservations
 from baton.decode.work import Grant, OnReports, Report, Work
 from baton.engine.batch import Chunk
@@ -36,6 +37,7 @@ from baton.errors import (
     Unavailable,
 )
 from baton.fleet import WorkerLoad
+from baton.kvtransfer.base import TransferResult
 from baton.kvtransfer.group import Handoffs
 from baton.request import TokenOutput
 
@@ -71,6 +73,7 @@ class DecodeScheduler:
         self._reservations = Reservations(engine, agent, limits.handoff_timeout_s, post)
         self._works: dict[str, Work] = {}
         self._asking: deque[Work] = deque()
+        self._handovers = Handovers(engine)
         self._batch = Batch(engine, limits.max_running, limits.prefill_chunk_tokens)
         self._load = self._measure_load()
 
@@ -102,6 +105,38 @@ class DecodeScheduler:
             return
         work.first_outputs = first_outputs
         self._start_if_complete(work)
+
+    def hand_over(self, handover: Handover) -> None:
+        sequence = self._decoding(handover)
+        if sequence is None:
+            handover.fence("the sequence is not decoded here")
+            handover.on_settled(HandoffFailed(f"{handover.request_id} is not decoded here"))
+            return
+        self._handovers.begin(sequence, handover)
+        if handover.result is not None:
+            self.handover_ended(handover, handover.result)
+
+    def handover_ended(self, handover: Handover, result: TransferResult) -> None:
+        sequence = self._decoding(handover)
+        if sequence is not None and self._handovers.ended(sequence, handover, result):
+            router_id = self._works[handover.request_id].router_id
+            self._end_choice(sequence)
+            report = Report(router_id, handover.request_id, [], handed_over=(handover.choice,))
+            self._on_reports([report])
+
+    def keep(self, handover: Handover) -> None:
+        """The router no longer waits for this hand-over: the sequence stays."""
+        sequence = self._decoding(handover)
+        if sequence is not None:
+            self._handovers.give_up(sequence, "given up by the router")
+
+    def _decoding(self, handover: Handover) -> Sequence | None:
+        """The sequence meant, where it is running or preempted here."""
+        work = self._works.get(handover.request_id)
+        if work is None or handover.choice >= len(work.choices):
+            return None
+        sequence = work.choices[handover.choice]
+        return sequence if sequence.output_tokens > 0 and self._batch.holds(sequence) else None
 
     def release(self, request_id: str, choices: list[int]) -> None:
         """Ends some choices of a request, or with none named all of it, wherever they are."""
@@ -189,11 +224,19 @@ class DecodeScheduler:
         return None
 
     def _refusal_of_start(self, work: Work, first_outputs: list[TokenOutput]) -> BatonError | None:
-        choices = [output.choice for output in first_outputs]
-        if not choices or len(set(choices)) < len(choices) or max(choices) >= len(work.choices):
-            return InvalidRequest(
-                f"first_outputs name the choices {choices} of {len(work.choices)}", field="first_outputs"
-            )
+        told: dict[int, int] = {}
+        for output in first_outputs:
+            first = work.request.generated_tokens
+            is_next = output.token.index == told.get(output.choice, first)
+            if output.choice >= len(work.choices) or not is_next:
+                return InvalidRequest(
+                    f"first_outputs have token {output.token.index} of choice {output.choice}, which is not the "
+                    f"next of {len(work.choices)} choices that have {first}",
+                    field="first_outputs",
+                )
+            told[output.choice] = output.token.index + 1
+        if not told:
+            return InvalidRequest("first_outputs are empty", field="first_outputs")
         largest, vocab_size = max(o.token.token_id for o in first_outputs), self._engine.model.vocab_size
         if largest >= vocab_size:
             return InvalidRequest(f"token id {largest} is not below {vocab_size}", field="first_outputs")
@@ -269,6 +312,7 @@ class DecodeScheduler:
         self._on_reports(list(reports.values()))
 
     def _end_choice(self, sequence: Sequence) -> None:
+        self._handovers.give_up(sequence, "the sequence has ended")
         self._engine.free(sequence)
         self._batch.leave(sequence)
         work = self._works[sequence.request_id]
@@ -296,5 +340,6 @@ class DecodeScheduler:
             self._asking.remove(work)
             work.on_grant(error)
         for sequence in work.choices:
+            self._handovers.give_up(sequence, error.message)
             self._engine.free(sequence)
             self._batch.leave(sequence)

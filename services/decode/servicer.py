@@ -9,11 +9,15 @@ from typing import Any
 
 from grpc import aio
 
+from baton.decode.handover import Handover
 from baton.decode.scheduler import DecodeScheduler
 from baton.decode.work import Grant, Report, Work
 from baton.engine.engine import Engine
 from baton.engine.loop import EngineLoop
-from baton.errors import BatonError, Cancelled, InvalidRequest, Overloaded, Unavailable
+from baton.errors import BatonError, Cancelled, HandoffFailed, InvalidRequest, Overloaded, Unavailable
+from baton.kvtransfer.base import TransferResult
+from baton.kvtransfer.errors import TransferError
+from baton.kvtransfer.group import Handoffs
 from baton.rpc import STREAM_BEAT_S
 from baton.wire import decode_pb2, decode_pb2_grpc
 from baton.wire.convert import (
@@ -34,9 +38,10 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
     """Takes calls between `attach`, which gives it the scheduler, and `detach`, in which the worker decodes; at
     other times they are Unavailable. The scheduler in turn reports to `on_reports`."""
 
-    def __init__(self, engine: Engine, loop: EngineLoop) -> None:
+    def __init__(self, engine: Engine, loop: EngineLoop, agent: Handoffs) -> None:
         self._engine = engine
         self._loop = loop
+        self._agent = agent
         self._event_loop = asyncio.get_running_loop()
         self._streams: dict[str, _RouterStream] = {}
         self._scheduler: DecodeScheduler | None = None
@@ -129,6 +134,39 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
         self._loop.post(lambda: scheduler.start(request.request_id, outputs))
         return decode_pb2.StartReply()
 
+    async def HandOver(
+        self, request: decode_pb2.HandOverRequest, context: aio.ServicerContext[Any, Any]
+    ) -> decode_pb2.HandOverReply:
+        scheduler = self._scheduler
+        if scheduler is None:
+            raise _not_decoding()
+        settled: asyncio.Future[BatonError | None] = self._event_loop.create_future()
+
+        def settle(outcome: BatonError | None) -> None:
+            if not settled.done():
+                settled.set_result(outcome)
+
+        def on_settled(outcome: BatonError | None) -> None:
+            self._event_loop.call_soon_threadsafe(settle, outcome)
+
+        def on_done(result: TransferResult) -> None:
+            self._loop.post(lambda: scheduler.handover_ended(handover, result))
+
+        handover = Handover(request.request_id, request.choice, request.tokens, on_settled)
+        try:
+            handover.session = self._agent.open(request.ticket, on_done)
+        except TransferError as error:
+            raise HandoffFailed(f"request {request.request_id}: {error}") from error
+        self._loop.post(lambda: scheduler.hand_over(handover))
+        try:
+            outcome = await settled
+        except asyncio.CancelledError:
+            self._loop.post(lambda: scheduler.keep(handover))
+            raise
+        if outcome is not None:
+            raise outcome
+        return decode_pb2.HandOverReply()
+
     async def Release(
         self, request: decode_pb2.ReleaseRequest, context: aio.ServicerContext[Any, Any]
     ) -> decode_pb2.ReleaseReply:
@@ -198,4 +236,5 @@ def _report_to_wire(report: Report) -> decode_pb2.RequestOutputs:
         request_id=report.request_id,
         outputs=[output_to_wire(output) for output in report.outputs],
         failure=None if report.failure is None else failure_to_wire(report.failure),
+        handed_over=report.handed_over,
     )

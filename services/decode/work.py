@@ -70,12 +70,14 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one step means for one request: new tokens, or the failure that ended it."""
+    """What one step means for one request: new tokens, the failure that ended it, or choices that went on from here
+    to another worker."""
 
     router_id: str
     request_id: str
     outputs: list[TokenOutput]
     failure: BatonError | None = None
+    handed_over: tuple[int, ...] = ()
 
 
 OnReports = Callable[[list[Report]], None]

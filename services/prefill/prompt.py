@@ -49,8 +49,7 @@ class Tail(NamedTuple):
 
 
 class PromptListener(Protocol):
-    """Hears of a prompt's progress, on the engine's thread, of a hand-off's end on any: hand over and return at
-    once."""
+    """Hears of a prompt's progress, on the engine's thread, and of a hand-off's end on any: return at once."""
 
     def on_scheduled(self, cached_tokens: int) -> None: ...
 

@@ -56,15 +56,6 @@ class FleetControl:
             await channel.close()
         return RoleChange(worker_id, role.value, reply.drained_s, reply.switched_s)
 
-    async def ensure_decode(self) -> RoleChange | None:
-        """Makes a decode worker of one prefill worker where no decode worker is left; None where there is one, or
-        nobody to become one. Several routers choose the same."""
-        members = self._workers.members
-        if any(member.worker.role is Role.DECODE for member in members):
-            return None
-        ready = [member.worker.worker_id for member in members if member.state is WorkerState.READY]
-        return await self.change_role(min(ready), Role.DECODE, drain_timeout_s=0.0) if ready else None
-
     def _member(self, worker_id: str) -> Member:
         for member in self._workers.members:
             if member.worker.worker_id == worker_id:

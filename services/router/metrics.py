@@ -61,6 +61,7 @@ class RequestMetrics:
         self._resumed = counter(
             "baton_request_resumes", "Streams that went on elsewhere after a failure", "code"
         )
+        self._migrations = counter("baton_request_migrations", "Streams that moved with their KV")
         self._local = counter("baton_local_prefills", "Prompts computed on their decode worker")
         self._prompt_tokens = counter("baton_prompt_tokens", "Prompt tokens placed")
         self._cached_tokens = counter("baton_cached_prompt_tokens", "Prompt tokens found in a prefix cache")
@@ -103,6 +104,8 @@ class RequestMetrics:
                 self._cached_tokens.inc(float(values["cached_tokens"]))
             case Transition.RETRY:
                 self._retries.labels(values["code"]).inc()
+            case Transition.MIGRATE:
+                self._migrations.inc()
             case Transition.RESUME:
                 self._resumed.labels(values["code"]).inc()
         if event.state.is_terminal:

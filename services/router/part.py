@@ -46,12 +46,15 @@ class Part:
     def is_single(self) -> bool:
         return len(self._choices) == 1
 
-    def attempt(self, attempt_id: str) -> GenerationRequest:
-        """What the next workers are asked for: all of it, or to go on after the tokens that are here."""
+    def attempt(self, attempt_id: str, tokens: int | None = None) -> GenerationRequest:
+        """What the next workers are asked for: all of it, or to go on after the tokens that are here, or after the
+        first `tokens` of prompt and output."""
         if not self.has_begun:
             return replace(self._request, request_id=attempt_id)
         assert self.is_single, "choices that have begun go on one by one"
         [(choice, generated)] = self._generated.items()
+        if tokens is not None:
+            generated = generated[: tokens - len(self._request.token_ids)]
         sampling = self._request.sampling
         return replace(
             self._request,
@@ -66,6 +69,14 @@ class Part:
         """What the only choice has generated from `index` on, as a worker numbers it."""
         [generated] = self._generated.values()
         return [TokenOutput(0, Token(index + i, token_id)) for i, token_id in enumerate(generated[index:])]
+
+    def movable_tokens(self, multiple: int) -> int:
+        """Leading tokens of the only choice that are worth moving: a multiple of `multiple`, all with their KV, and
+        beyond the prompt; 0 where it is too early."""
+        [generated] = self._generated.values()
+        prompt_tokens = len(self._request.token_ids)
+        tokens = (prompt_tokens + len(generated) - 1) // multiple * multiple
+        return tokens if tokens > prompt_tokens else 0
 
     def split(self) -> list[Part]:
         """Each open choice by itself."""

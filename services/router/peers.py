@@ -155,6 +155,7 @@ class DecodePeer:
         self.worker = worker
         self.breaker = Breaker()
         self.is_connected = False
+        self.is_leaving = False
         self._on_connected = on_connected
         self._router_id = router_id
         self._channel = Channel(worker.address, secret)
@@ -198,6 +199,20 @@ class DecodePeer:
                 await self._stub.Start(message, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata)
         except DeadlineExceeded as error:  # the call's own, which says nothing of the request's
             raise WorkerFailed(error.message) from error
+
+    async def hand_over(self, request_id: str, tokens: int, ticket: bytes, timeout_s: float) -> None:
+        """Has the worker send the KV of a request's only choice to `ticket`; its leg tells when it has stopped
+        there. Raises what kept it from that."""
+        message = decode_pb2.HandOverRequest(request_id=request_id, choice=0, tokens=tokens, ticket=ticket)
+        async with self._channel.errors_translated():
+            await self._stub.HandOver(message, timeout=timeout_s, metadata=self._channel.metadata)
+
+    def note_leaving(self, is_leaving: bool) -> None:
+        """The worker drains, or does so no more: what it decodes is to move."""
+        if is_leaving and not self.is_leaving:
+            for leg in self._legs.values():
+                leg.wake()
+        self.is_leaving = is_leaving
 
     def release(self, request_id: str, *choices: int) -> None:
         """Tells the worker, in the background, to forget a request or some of its choices. A worker that
@@ -263,14 +278,28 @@ class DecodePeer:
             leg.fail(error)
 
 
+class _MovedOn:
+    """In a leg's queue: another worker goes on from here."""
+
+
 class DecodeLeg:
-    """The tokens of one request from a decode worker. Bounded by the request's own max_tokens."""
+    """The tokens of one request from a decode worker. Bounded by the request's own max_tokens. has_moved_on: these
+    were all that come from there, and another worker has the KV."""
 
     def __init__(self, peer: DecodePeer, request: GenerationRequest) -> None:
         self.is_on_worker = False
+        self.has_moved_on = False
         self._peer = peer
         self._request = request
-        self._queue: asyncio.Queue[list[TokenOutput] | BatonError] = asyncio.Queue()
+        self._queue: asyncio.Queue[list[TokenOutput] | BatonError | _MovedOn] = asyncio.Queue()
+
+    @property
+    def worker(self) -> WorkerInfo:
+        return self._peer.worker
+
+    @property
+    def is_to_move(self) -> bool:
+        return self._peer.is_leaving and self.is_on_worker
 
     async def reserve(self, remaining_s: float, *, is_local: bool) -> decode_pb2.ReserveReply:
         self.is_on_worker = True
@@ -288,12 +317,22 @@ class DecodeLeg:
         if isinstance(outputs, BatonError):
             self.is_on_worker = False
             raise outputs
+        if isinstance(outputs, _MovedOn):
+            self.is_on_worker, self.has_moved_on = False, True
+            return []
         return outputs
+
+    async def hand_over(self, tokens: int, ticket: bytes, timeout_s: float) -> None:
+        await self._peer.hand_over(self._request.request_id, tokens, ticket, timeout_s)
 
     def end_choice(self, choice: int) -> None:
         if self.is_on_worker:
             self._peer.release(self._request.request_id, choice)
-        self._queue.put_nowait([])  # who waits for this choice alone waits in vain
+        self.wake()  # who waits for this choice alone waits in vain
+
+    def wake(self) -> None:
+        """Lets `outputs` return, with nothing."""
+        self._queue.put_nowait([])
 
     def put(self, message: decode_pb2.RequestOutputs) -> None:
         if message.outputs:
@@ -305,6 +344,8 @@ class DecodeLeg:
             failure = failure_from_wire(message.failure)
             self._peer.breaker.fail(failure)
             self._queue.put_nowait(failure)
+        if message.handed_over:
+            self._queue.put_nowait(_MovedOn())
 
     def fail(self, error: BatonError) -> None:
         self._queue.put_nowait(error)

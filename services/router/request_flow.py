@@ -23,7 +23,9 @@ from baton.router.admission import AdmissionLimits, SloPolicy
 from baton.router.entrance import Entrance, EntranceLimits
 from baton.router.handoff_metrics import timeline
 from baton.router.merging import merged
+from baton.router.moving import Mover
 from baton.router.part import Part
+from baton.router.peers import DecodeLeg
 from baton.router.placement import Placement, Refusal, place
 from baton.router.policies import DEFAULT_POLICY, load_policy
 from baton.router.retry_budget import RetryBudget
@@ -83,7 +85,7 @@ class RequestFlow:
     @property
     def under_way(self) -> int:
         """Requests that have begun and not ended."""
-        return self._under_way
+        return self._entrance.waiting + self._entrance.running
 
     @asynccontextmanager
     async def start(self, request: GenerationRequest) -> AsyncIterator[Run]:
@@ -199,8 +201,8 @@ class RequestFlow:
                 self._workers.note_cached(lease.decode.worker.worker_id, run.hashes)
                 for output in outputs:
                     yield output
-                while part.is_open:
-                    for output in await run.next_outputs(part, decode):
+                async with aclosing(self._stream(run, part, lease, decode)) as stream:
+                    async for output in stream:
                         yield output
 
     async def _local(
@@ -217,6 +219,22 @@ class RequestFlow:
             self._workers.note_cached(lease.decode.worker.worker_id, run.hashes)
             for output in first_outputs:
                 yield output
-            while part.is_open:
-                for output in await run.next_outputs(part, decode):
+            async with aclosing(self._stream(run, part, lease, decode)) as stream:
+                async for output in stream:
                     yield output
+
+    async def _stream(
+        self, run: Run, part: Part, lease: Lease, leg: DecodeLeg
+    ) -> AsyncGenerator[TokenOutput, None]:
+        """The tokens of a part that decodes, through all its moves."""
+        async with Mover.at(run, part, lease, leg, self._workers, self._another) as mover:
+            while part.is_open:
+                await mover.advance()
+                for output in await run.next_outputs(part, mover.leg):
+                    yield output
+
+    def _another(self, run: Run, worker_id: str) -> Placement | None:
+        placement = self._place(run.request, run.hashes, frozenset({worker_id}))
+        if isinstance(placement, Refusal) or placement.decode == worker_id:
+            return None
+        return replace(placement, prefill=None)

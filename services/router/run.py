@@ -67,6 +67,11 @@ class Run:
             self.life.move(transition, **attributes)
             self.route.cached_tokens = int(attributes.get("cached_tokens", self.route.cached_tokens))
 
+    def moved(self, source: str, target: str, generated_tokens: int) -> None:
+        """A sequence has changed its decode worker, and took its KV along."""
+        self.route.decode_worker = target
+        self.life.move(Transition.MIGRATE, source=source, decode=target, generated_tokens=generated_tokens)
+
     async def pause(self, seconds: float) -> None:
         if seconds:
             async with self.deadline():
@@ -101,10 +106,10 @@ class Run:
         """Stops one choice early, for a stop string was found in its text."""
         self._parts[choice].end_choice(choice)
 
-    def attempt(self, part: Part) -> GenerationRequest:
+    def attempt(self, part: Part, tokens: int | None = None) -> GenerationRequest:
         """What the next workers of `part` are asked for; what is left of attempts before cannot be taken for it."""
         self._attempts += 1
-        return part.attempt(f"{self.request.request_id}.{self._attempts}")
+        return part.attempt(f"{self.request.request_id}.{self._attempts}", tokens)
 
     def split(self, part: Part) -> list[Part]:
         parts = part.split()

@@ -57,6 +57,10 @@ class Tracked:
     def worker(self) -> WorkerInfo:
         return self.member.worker
 
+    def note_state(self) -> None:
+        if isinstance(self.peer, DecodePeer):
+            self.peer.note_leaving(self.member.state is WorkerState.DRAINING)
+
 
 class Lease:
     """A request's hold on its two workers, which are one where the prefill is local."""
@@ -81,6 +85,11 @@ class Lease:
         prefill.prefill_tokens -= self._prefill_tokens
         prefill.prefill_s = prefill.prefill_s - self._prefill_s if prefill.prefill_tokens else 0.0
         self._prefill_tokens, self._prefill_s = 0, 0.0
+
+    def moved_on(self) -> None:
+        """The sequences decode elsewhere now."""
+        self.tracked[1].sequences -= self._sequences
+        self._sequences = 0
 
     def end(self) -> None:
         self.prefill_done()
@@ -123,6 +132,7 @@ class Workers:
             if worker_id in self._tracked:
                 self._tracked[worker_id].member = member
                 self._tracked[worker_id].is_member = True
+                self._tracked[worker_id].note_state()
             elif (mismatch := self._mismatch(member.worker)) is not None:
                 self._refuse(member.worker, mismatch)
             else:
@@ -158,6 +168,10 @@ class Workers:
 
     def can_serve(self) -> bool:
         return any(_is_usable(tracked, Role.DECODE) for tracked in self._tracked.values())
+
+    def worker(self, worker_id: str) -> WorkerInfo:
+        """Of a worker that was placed on just now."""
+        return self._tracked[worker_id].worker
 
     def has_ready(self, worker_id: str, role: Role) -> bool:
         tracked = self._tracked.get(worker_id)

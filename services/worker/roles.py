@@ -33,7 +33,7 @@ class MountedRole:
         self._loop = loop
         self._agent = agent
         self._prefill = prefill_servicer.PrefillServicer(engine, loop, agent)
-        self._decode = decode_servicer.DecodeServicer(engine, loop)
+        self._decode = decode_servicer.DecodeServicer(engine, loop, agent)
         self._scheduler = self._make_scheduler(self.role)
         loop.start(self._timed(self._scheduler))
         self._attach()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
-from cluster import Cluster
+import pytest
+from cluster import Cluster, wait_until
 from load import Load
 from model_folders import prompt_ids
 
@@ -19,6 +24,7 @@ BODIES: list[Mapping[str, Any]] = [
     {"prompt": prompt_ids(300, seed=4), "max_tokens": 20},
 ]
 CLIENTS = 6
+LEAVE_S = 20.0
 
 
 def flip(cluster: Cluster, worker_id: str, role: str, drain_timeout_s: float = 20.0) -> dict[str, Any]:
@@ -30,7 +36,15 @@ def flip(cluster: Cluster, worker_id: str, role: str, drain_timeout_s: float = 2
     return change
 
 
-def test_workers_change_roles_under_load_and_no_request_notices(llama: Path, tmp_path: Path) -> None:
+def leave(cluster: Cluster, worker_id: str) -> None:
+    """Scales down by a worker, as an orchestrator does it."""
+    os.kill(cluster.pids()[worker_id], signal.SIGTERM)
+    wait_until(lambda: worker_id not in cluster.workers(), LEAVE_S, cluster.workers)
+
+
+def test_workers_change_roles_and_leave_under_load_and_no_request_notices(
+    llama: Path, tmp_path: Path
+) -> None:
     options = {"prefill": 2, "decode": 2, "kv_blocks": 1024, "event_log": tmp_path / "events.jsonl"}
     with Cluster(model=llama, **options) as cluster:
         pids = cluster.pids()
@@ -40,12 +54,55 @@ def test_workers_change_roles_under_load_and_no_request_notices(llama: Path, tmp
                 ("decode-0", "prefill"),
                 ("decode-1", "prefill"),
                 ("decode-0", "decode"),
-                ("prefill-1", "prefill"),
             ):
                 flip(cluster, worker_id, role)
                 load.check()
+            assert cluster.pids() == pids
+            leave(cluster, "prefill-1")
         cluster.wait_for_baseline()
-        assert cluster.pids() == pids
+        transitions = [event["transition"] for event in cluster.events()]
+        assert "migrate" in transitions
+        assert "fail" not in transitions
         refused = cluster.client.post("/workers/decode-0/role", json={"role": "prefill"})
         assert refused.status_code == httpx.codes.BAD_REQUEST
         assert "last decode worker" in refused.json()["error"]["message"]
+
+
+@pytest.mark.soak
+def test_a_hundred_role_changes_under_load(llama: Path) -> None:
+    with Cluster(model=llama, prefill=2, decode=2, kv_blocks=1024) as cluster:
+        with Load(cluster, BODIES, CLIENTS) as load:
+            for number in range(50):
+                worker_id = ("decode-0", "decode-1", "prefill-0", "prefill-1")[number % 4]
+                role = cluster.workers()[worker_id]["role"]
+                for changed in ({"prefill": "decode", "decode": "prefill"}[role], role):
+                    flip(cluster, worker_id, changed)
+                    load.check()
+        cluster.wait_for_baseline()
+
+
+@pytest.mark.soak
+def test_a_hundred_departures_under_load(llama: Path) -> None:
+    for _ in range(10):
+        with Cluster(model=llama, prefill=1, decode=11, kv_blocks=512) as cluster:
+            with Load(cluster, BODIES, CLIENTS) as load:
+                for number in range(10):
+                    leave(cluster, f"decode-{number}")
+                    load.check()
+            cluster.wait_for_baseline()
+
+
+def test_baton_flip_changes_a_role_from_the_command_line_and_says_why_not(llama: Path) -> None:
+    with Cluster(model=llama, prefill=1, decode=1, kv_blocks=256, api_key="k") as cluster:
+        cluster.client.headers["authorization"] = "Bearer k"
+        for arguments, status, said in (
+            (["prefill-0", "decode", "--api-key=k"], 0, "prefill-0 is a decode worker"),
+            (["decode-0", "prefill", "--api-key=k"], 0, "decode-0 is a prefill worker"),
+            (["prefill-0", "prefill", "--api-key=k"], 2, "the last decode worker"),
+            (["nobody", "decode", "--api-key=k"], 2, "not in the fleet"),
+            (["decode-0", "decode"], 2, "key is required"),
+        ):
+            command = [sys.executable, "-P", "-m", "baton.cli", "flip", *arguments, f"--url={cluster.url}"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == status, done.stderr
+            assert said in done.stdout + done.stderr
