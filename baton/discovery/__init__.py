@@ -10,7 +10,7 @@ from baton.discovery.base import Registry, RegistryAccess, RegistryAddress
 from baton.errors import ConfigError
 
 BACKENDS = {
-    "embedded": "baton.discovery.embedded:EmbeddedRegistryClient",
+    "embedded": "baton.discovery.embedded_client:EmbeddedRegistryClient",
     "consul": "baton.discovery.consul:ConsulRegistry",
     "consul+https": "baton.discovery.consul:ConsulRegistry",
 }

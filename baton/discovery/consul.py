@@ -98,7 +98,9 @@ class ConsulRegistry:
             await announced.lease.end()
 
     async def watch(self) -> AsyncGenerator[Fleet, None]:
-        """Another's or an unreadable entry is passed over, and named in the log."""
+        """Another's or an unreadable entry is passed over, and named in the log. Raises Unauthorized for a token
+        that may not see the workers."""
+        await self._api.require_readable(f"{self._prefix}-workers")
         roster = _Roster(self._secret)
         index = 0
         fleet: Fleet | None = None

@@ -68,8 +68,23 @@ class ConsulApi:
         except (httpx.HTTPError, ssl.SSLError) as error:  # TLS may be refused late, which httpx passes on
             raise Unavailable(f"{self._where}: {type(error).__name__}: {error}") from error
 
+    async def require_readable(self, service: str) -> None:
+        """Raises Unauthorized where the token may not read `service`: asked for it, Consul would say that nobody is
+        there. A Consul without ACLs, or that does not tell, is believed."""
+        if not await self.ask(self._may_read(service)):
+            raise Unauthorized(
+                f"{self._where}: the token may not read the service {service}, so nobody could be seen there; its "
+                "policy needs service:read",
+                field="registry_token",
+            )
+
     async def close(self) -> None:
         await self._http.aclose()
+
+    async def _may_read(self, service: str) -> bool:
+        question = [{"Resource": "service", "Access": "read", "Segment": service}]
+        answer = await self._http.post("/v1/internal/acl/authorize", json=question)
+        return answer.status_code != httpx.codes.OK or all(each["Allow"] for each in answer.json())
 
 
 class _Consul(Consul):  # type: ignore[misc] # py-consul has no types

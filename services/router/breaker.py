@@ -10,7 +10,8 @@ A worker that cannot be reached at all is the connection's to notice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from baton.errors import BatonError, HandoffFailed, Unavailable, WorkerFailed
 
@@ -59,6 +60,15 @@ class Breaker:
             self._open()
         elif self.is_closed and self._faults >= FAULTS:
             self._open()
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Counts what is raised inside."""
+        try:
+            yield
+        except BatonError as error:
+            self.fail(error)
+            raise
 
     def _open(self) -> None:
         """What was under way before the rest and fails during it changes nothing."""

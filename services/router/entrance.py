@@ -52,10 +52,6 @@ class Entrance:
     def waiting(self) -> int:
         return self._admission.waiting
 
-    @property
-    def running(self) -> int:
-        return self._admission.running
-
     @asynccontextmanager
     async def turn(self, run: Run) -> AsyncIterator[Meter]:
         """Entered when it is the request's turn; its place is taken until the context is left.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from grpc import aio
@@ -127,12 +127,9 @@ class PrefillLeg:
         return event
 
     async def _next(self) -> object:
-        try:
+        with self._breaker.counting():
             async with self._channel.errors_translated():
                 return await self._call.read()
-        except BatonError as error:
-            self._breaker.fail(error)
-            raise
 
 
 def _retrieve(task: asyncio.Task[object]) -> None:
@@ -304,11 +301,11 @@ class DecodeLeg:
     async def reserve(self, remaining_s: float, *, is_local: bool) -> decode_pb2.ReserveReply:
         self.is_on_worker = True
         self._peer.breaker.begin()
-        with self._faults_counted():
+        with self._peer.breaker.counting():
             return await self._peer.reserve(self._request, remaining_s, is_local=is_local)
 
     async def start(self, first_outputs: list[TokenOutput]) -> None:
-        with self._faults_counted():
+        with self._peer.breaker.counting():
             await self._peer.start(self._request.request_id, first_outputs)
 
     async def outputs(self) -> list[TokenOutput]:
@@ -349,11 +346,3 @@ class DecodeLeg:
 
     def fail(self, error: BatonError) -> None:
         self._queue.put_nowait(error)
-
-    @contextmanager
-    def _faults_counted(self) -> Iterator[None]:
-        try:
-            yield
-        except BatonError as error:
-            self._peer.breaker.fail(error)
-            raise

@@ -66,6 +66,7 @@ class RequestFlow:
         self._policy = load_policy(limits.policy)
         self._retries = RetryBudget(limits.retry_ratio, limits.max_requests)
         self._placements = 0
+        self._under_way = 0
         self._entrance = Entrance(
             EntranceLimits(
                 AdmissionLimits(limits.max_requests, limits.max_waiting),
@@ -84,19 +85,23 @@ class RequestFlow:
 
     @property
     def under_way(self) -> int:
-        """Requests that have begun and not ended."""
-        return self._entrance.waiting + self._entrance.running
+        """Requests that have not ended, those in the queue included."""
+        return self._under_way
 
     @asynccontextmanager
     async def start(self, request: GenerationRequest) -> AsyncIterator[Run]:
         """One request; leaving the context ends it wherever it is. On entering waits for the request's turn, and
         raises what `Entrance.turn` does."""
         run = Run(request, self._workers.hashes(request), self._events)
-        async with self._entrance.turn(run) as meter:
-            self._retries.earn()
-            tries = Tries(self._limits.attempts, self._retries)
-            async with run.over(meter.over(self._tokens(run, run.whole, tries))):
-                yield run
+        self._under_way += 1
+        try:
+            async with self._entrance.turn(run) as meter:
+                self._retries.earn()
+                tries = Tries(self._limits.attempts, self._retries)
+                async with run.over(meter.over(self._tokens(run, run.whole, tries))):
+                    yield run
+        finally:
+            self._under_way -= 1
 
     async def _tokens(self, run: Run, part: Part, tries: Tries) -> AsyncGenerator[TokenOutput, None]:
         """Every token of a part's choices, from as many workers as that takes, or the BatonError that the client

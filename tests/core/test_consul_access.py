@@ -69,6 +69,19 @@ async def test_a_wrong_token_is_refused_with_the_reason(guarded_agent: ConsulAge
         await client.close()
 
 
+@pytest.mark.parametrize(
+    "rules", ['service_prefix "other-" { policy = "write" }', 'session_prefix "" { policy = "read" }']
+)
+async def test_a_token_that_may_not_see_the_workers_is_told_so_not_that_nobody_is_there(
+    guarded_agent: ConsulAgent, rules: str
+) -> None:
+    blind = registry(guarded_agent, token=policy_token(guarded_agent, rules))
+    with pytest.raises(Unauthorized, match="may not read the service fleet-workers") as error:
+        await anext(follow(blind))
+    assert error.value.field == "registry_token"
+    await blind.close()
+
+
 async def test_the_documented_policy_is_enough(guarded_agent: ConsulAgent) -> None:
     client = registry(guarded_agent, token=policy_token(guarded_agent, documented_rules()))
     await client.register(WORKER, WorkerState.READY, WorkerLoad())

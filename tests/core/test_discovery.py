@@ -15,7 +15,8 @@ from baton.discovery.base import Registry, RegistryAccess, RegistryAddress
 from baton.discovery.consul import ConsulRegistry
 from baton.discovery.consul_api import ConsulApi
 from baton.discovery.election import Candidacy
-from baton.discovery.embedded import SERVICE, EmbeddedRegistry, EmbeddedRegistryClient, RegistryServicer
+from baton.discovery.embedded import SERVICE, EmbeddedRegistry, RegistryServicer
+from baton.discovery.embedded_client import EmbeddedRegistryClient
 from baton.errors import ConfigError, InvalidRequest, Unauthorized, Unavailable
 from baton.fleet import (
     Fleet,

@@ -10,13 +10,8 @@ from dataclasses import replace
 import pytest
 from consul_fleet import WORKER
 
-from baton.discovery.embedded import (
-    SERVICE,
-    SUSPECTED_SHARE,
-    EmbeddedRegistry,
-    EmbeddedRegistryClient,
-    RegistryServicer,
-)
+from baton.discovery.embedded import SERVICE, SUSPECTED_SHARE, EmbeddedRegistry, RegistryServicer
+from baton.discovery.embedded_client import EmbeddedRegistryClient
 from baton.discovery.preflight import TIMEOUT_S, require_reachable
 from baton.errors import BatonError, DuplicateWorker, InvalidRequest
 from baton.fleet import KVBlocks, WorkerInfo, WorkerLoad, WorkerState
