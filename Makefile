@@ -65,11 +65,13 @@ proto: $(VENV)/requirements.stamp  ## Generate baton/wire from proto/
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc $(PROTO_FLAGS) proto/*.proto
 
 # Their requirements are complete lists: NIXL would otherwise bring a CUDA build of torch that it does not need here.
+# Torch alone comes with what it depends on, which differs from build to build.
 bench-peers: $(patsubst benchmarks/peers/%.txt,.venv-peers/%/stamp,$(wildcard benchmarks/peers/*.txt))  ## Install what the benchmarks compare with, each into an environment of its own
 
 .venv-peers/%/stamp: benchmarks/peers/%.txt
 	$(PYTHON) -m venv .venv-peers/$*
 	.venv-peers/$*/bin/pip install --quiet --upgrade "pip>=24"
+	@grep '^torch==' $< | xargs -r .venv-peers/$*/bin/pip install --quiet
 	.venv-peers/$*/bin/pip install --quiet --no-deps -r $<
 	@touch $@
 

@@ -1,43 +1,20 @@
-"""What the engines of `engine.py` are asked to do, and the loop in which each answers from its own process."""
+"""What the engines of `engine.py` are asked to do, and the loop in which each answers from its own process.
+
+Peers run this in environments of their own, so it imports nothing but the standard library.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import torch
-from safetensors.torch import save_file
-
-from baton.engine.architecture import read_architecture
-from baton.engine.hf_files import ConfigFile, read_json
-from baton.engine.weights import expected_shapes
-
 VOCAB = 49152
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 576,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "head_dim": 64,
-    "intermediate_size": 1536,
-    "vocab_size": VOCAB,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "hidden_act": "silu",
-    "dtype": "bfloat16",
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-}
-"""A Llama of 135 million parameters (SmolLM's shape)."""
-
 REALTIME_PRIORITY = 1
 
 
@@ -65,25 +42,10 @@ class Contender(Protocol):
         ...
 
 
-def make_folder(folder: Path) -> None:
-    """A model folder with random bfloat16 weights, the same ones each time."""
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    generator = torch.Generator().manual_seed(0)
-    architecture = read_architecture(folder, read_json(folder / "config.json", ConfigFile))
-    weights = {
-        name: torch.ones(shape, dtype=torch.bfloat16)
-        if len(shape) == 1
-        else (0.02 * torch.randn(shape, generator=generator)).bfloat16()
-        for name, shape in expected_shapes(architecture).items()
-    }
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-
-
 def prompts(work: Work) -> list[list[int]]:
     """Token ids, the same for every contender."""
-    generator = torch.Generator().manual_seed(1)
-    ids: list[list[int]] = torch.randint(VOCAB, (work.batch, work.tokens), generator=generator).tolist()
-    return ids
+    generator = random.Random(1)
+    return [[generator.randrange(VOCAB) for _ in range(work.tokens)] for _ in range(work.batch)]
 
 
 def answer(contender: Contender) -> None:
