@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def knows_exactly(cluster: Cluster, worker_id: str) -> bool:
 def test_the_router_credits_no_block_that_was_evicted(llama: Path) -> None:
     with Cluster(model=llama, kv_blocks=64, local_prefill_tokens=0) as cluster:
         for worker_id in ("prefill-0", "decode-0"):
-            wait_until(lambda worker_id=worker_id: knows_exactly(cluster, worker_id), WAIT_S, cluster.workers)
+            wait_until(partial(knows_exactly, cluster, worker_id), WAIT_S, cluster.workers)
         first = prompt_ids(320, seed=1)
         cluster.complete(prompt=first, max_tokens=2)
         assert cluster.complete(prompt=first, max_tokens=2).cached_tokens > 0
