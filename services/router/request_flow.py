@@ -30,7 +30,7 @@ from baton.router.placement import Placement, Refusal, place
 from baton.router.policies import DEFAULT_POLICY, load_policy
 from baton.router.retry_budget import RetryBudget
 from baton.router.run import Run
-from baton.router.snapshot import Demand, Disaggregation, prefix_key
+from baton.router.snapshot import Demand, Disaggregation
 from baton.router.tries import Tries
 from baton.router.workers import Lease, Workers
 
@@ -169,7 +169,6 @@ class RequestFlow:
             ttft_s=request.objectives.ttft_s,
             tpot_s=request.objectives.tpot_s,
             disaggregation=self._limits.disaggregation,
-            prefix_key=prefix_key(hashes, self._workers.blocks_for(snapshot.most_cached_tokens())),
             ordinal=self._placements,
             seed=self._limits.seed,
         )
