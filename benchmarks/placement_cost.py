@@ -31,7 +31,7 @@ class Fleet:
         self._index = PrefixIndex()
         self._ids = [f"{'prefill' if n % 2 else 'decode'}-{n}" for n in range(workers)]
         pools = {role: [self._worker(i) for i in self._ids if i.startswith(role.value)] for role in Role}
-        self._columns = FleetColumns(pools, self._index, BLOCK_TOKENS)
+        self._columns = FleetColumns(pools, self._index.slot)
         self._prompts = [self._random.randbytes(PROMPT_BLOCKS * HASH_BYTES) for _ in range(PROMPTS)]
         for prompt in self._prompts:
             for worker_id in self._random.sample(self._ids, HOLDERS):
@@ -55,7 +55,8 @@ class Fleet:
         return wall_s, thread_s
 
     def _place(self, prompt: bytes, session: str | None, number: int) -> None:
-        snapshot = self._columns.snapshot(prompt, number * 0.001)
+        matched_tokens = self._index.match_all(prompt) * BLOCK_TOKENS
+        snapshot = self._columns.snapshot(matched_tokens, number * 0.001)
         tokens = PROMPT_BLOCKS * BLOCK_TOKENS
         demand = Demand(tokens, PROMPT_BLOCKS, session_key=session, ordinal=number)
         place(snapshot, demand, self._policy)

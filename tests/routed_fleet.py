@@ -52,7 +52,7 @@ class Router:
 
 @asynccontextmanager
 async def routed(fleet: FleetOfTest, limits: FlowLimits | None = None) -> AsyncIterator[Router]:
-    router = Router(fleet, limits or FlowLimits())
+    router = Router(fleet, limits or FlowLimits(policy="round_robin"))
     await until(router.workers.can_serve)
     yield router
     router.assert_nothing_under_way()

@@ -34,9 +34,9 @@ class OutOfBlocks(Overloaded):
 
 
 class CacheListener(Protocol):
-    """Hears what the prefix cache gains and loses, as it happens."""
+    """Hears what the prefix cache gains and loses, right after it happened."""
 
-    def on_stored(self, block_hash: bytes, block_id: int) -> None: ...
+    def on_stored(self, block_hash: bytes, parent_hash: bytes | None, token_ids: Sequence[int]) -> None: ...
 
     def on_removed(self, block_hash: bytes) -> None: ...
 
@@ -51,12 +51,12 @@ class BlockManager:
     caller and trips an assertion that names the block.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, listener: CacheListener | None = None) -> None:
+    def __init__(self, num_blocks: int, block_size: int) -> None:
         assert num_blocks >= 1, f"num_blocks is {num_blocks}, needs at least 1"
         assert block_size >= 1, f"block_size is {block_size}, needs at least 1"
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._listener = listener
+        self._listener: CacheListener | None = None
         self._references = [0] * num_blocks
         self._hash_by_block: list[bytes | None] = [None] * num_blocks
         self._block_by_hash: dict[bytes, int] = {}
@@ -68,6 +68,15 @@ class BlockManager:
     def available(self) -> int:
         """Blocks that `allocate` can give: free and evictable ones."""
         return len(self._free) + len(self._evictable)
+
+    def listen(self, listener: CacheListener) -> None:
+        """From now on `listener` hears of every change; there is one at most."""
+        assert self._listener is None, "somebody listens already"
+        self._listener = listener
+
+    def cached_hashes(self) -> list[bytes]:
+        """Of all published blocks, held or not."""
+        return list(self._block_by_hash)
 
     def usage(self) -> KVBlocks:
         free, cached, reserved = len(self._free), len(self._evictable), len(self._reserved)
@@ -131,8 +140,15 @@ class BlockManager:
                 else:
                     self._evictable[block_id] = None
 
-    def publish(self, block_id: int, block_hash: bytes) -> None:
-        """The contents of the full, held block are valid from now on and may be reused under `block_hash`.
+    def publish(
+        self,
+        block_id: int,
+        block_hash: bytes,
+        parent_hash: bytes | None = None,
+        token_ids: Sequence[int] = (),
+    ) -> None:
+        """The contents of the full, held block are valid from now on and may be reused under `block_hash`. The
+        rest is for the listener: the hash of the block before, None for a first one, and this block's tokens.
 
         Where another block is published under this hash already, that one stays and this one is not reused.
         """
@@ -144,7 +160,7 @@ class BlockManager:
         self._hash_by_block[block_id] = block_hash
         self._block_by_hash[block_hash] = block_id
         if self._listener is not None:
-            self._listener.on_stored(block_hash, block_id)
+            self._listener.on_stored(block_hash, parent_hash, token_ids)
 
     def mark_reserved(self, block_ids: Sequence[int]) -> None:
         """Counts held blocks as reserved instead of used, until unmarked or released for good."""

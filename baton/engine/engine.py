@@ -140,9 +140,11 @@ class Engine:
         reusable."""
         sequence.computed_tokens = tokens
         sequence.extend_hashes(self.block_size, tokens)
-        full = tokens // self.block_size
+        full, hashes = tokens // self.block_size, sequence.block_hashes
         for index in range(sequence.published_blocks, full):
-            self.blocks.publish(sequence.block_ids[index], sequence.block_hashes[index])
+            parent_hash = hashes[index - 1] if index else None
+            token_ids = sequence.token_ids[index * self.block_size : (index + 1) * self.block_size]
+            self.blocks.publish(sequence.block_ids[index], hashes[index], parent_hash, token_ids)
         sequence.published_blocks = max(sequence.published_blocks, full)
 
     def clear_tail(self, sequence: Sequence, tokens: int) -> None:

@@ -14,6 +14,7 @@ from baton.request import GenerationRequest
 from baton.router.api.backend import ServedModel
 from baton.router.config import RouterConfig
 from baton.router.control import FleetControl, RoleChange
+from baton.router.elastic import Elastic
 from baton.router.generation_config import sampling_defaults
 from baton.router.request_flow import RequestFlow
 from baton.router.run import Run
@@ -22,7 +23,8 @@ from baton.router.workers import Workers
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One worker in the answer of /workers."""
+    """One worker in the answer of /workers. kv_events: where it publishes them, empty where it does not.
+    prefix_knowledge: what the router has of its prefix cache, "exact" from these or "approximate" from routing."""
 
     id: str
     role: str
@@ -43,16 +45,26 @@ class WorkerView:
     block_size: int
     epoch: str
     version: str
+    kv_events: str
+    prefix_knowledge: str
 
 
 class FleetBackend:
     """Serves one model, the one that the first worker brought; remembers it while no worker is there."""
 
-    def __init__(self, workers: Workers, flow: RequestFlow, config: RouterConfig) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        flow: RequestFlow,
+        config: RouterConfig,
+        control: FleetControl,
+        elastic: Elastic,
+    ) -> None:
         self._workers = workers
         self._flow = flow
         self._config = config
-        self._control = FleetControl(workers, config.secret)
+        self._control = control
+        self._elastic = elastic
         self._created = int(time.time())
         self._sampling_defaults = sampling_defaults(config.model)
         self._last_model: ModelInfo | None = None
@@ -89,7 +101,8 @@ class FleetBackend:
         return self._flow.start(request)
 
     def fleet(self) -> Sequence[WorkerView]:
-        return [_view(member) for member in self._workers.members]
+        caches = self._workers.caches
+        return [_view(member, caches.is_exact(member.worker.worker_id)) for member in self._workers.members]
 
     async def change_role(self, worker_id: str, role: Role, drain_timeout_s: float) -> RoleChange:
         return await self._control.change_role(worker_id, role, drain_timeout_s)
@@ -107,11 +120,12 @@ class FleetBackend:
             "limits": asdict(self._config.flow),
             "lease_s": self._config.lease_s,
             "workers": len(self._workers.members),
+            "planner": None if self._elastic.last is None else self._elastic.last.view(),
             "waiting": self._flow.waiting,
         }
 
 
-def _view(member: Member) -> WorkerView:
+def _view(member: Member, is_exact: bool) -> WorkerView:
     worker, load = member.worker, member.load
     return WorkerView(
         id=worker.worker_id,
@@ -133,4 +147,6 @@ def _view(member: Member) -> WorkerView:
         block_size=worker.block_size,
         epoch=worker.epoch.hex(),
         version=worker.version,
+        kv_events=worker.kv_events_address,
+        prefix_knowledge="exact" if is_exact else "approximate",
     )

@@ -106,9 +106,9 @@ class BlockTable:
         for slot in candidates or ():
             leading[slot] = count
 
-    def held(self, slot: int) -> int:
-        """How many blocks the worker holds."""
-        return len(self._claims.get(slot, ()))
+    def stored(self, slot: int) -> int:
+        """How many blocks the worker stores, whatever is expected."""
+        return sum(claims & _STORED for claims in self._claims.get(slot, {}).values())
 
     def stats(self) -> tuple[int, int, int, int]:
         """Pairs, blocks, bytes that they take, blocks evicted so far."""

@@ -4,13 +4,13 @@ row is written when its load changes, and what a prompt finds cached is written 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from baton.fleet import Role
 from baton.router.candidates import Candidate, Candidates
-from baton.router.prefix_index import Hashes, PrefixIndex
 from baton.router.snapshot import Snapshot
 
 LOCAL_MEMORY_S = 4.0
@@ -20,12 +20,8 @@ LOCAL_MEMORY_S = 4.0
 class FleetColumns:
     """Made anew when a worker joins, leaves, or can be used no longer."""
 
-    def __init__(
-        self, workers: Mapping[Role, Sequence[Candidate]], prefixes: PrefixIndex, block_tokens: int
-    ) -> None:
-        """block_tokens: what a hash of the index stands for."""
-        self._prefixes = prefixes
-        self._block_tokens = block_tokens
+    def __init__(self, workers: Mapping[Role, Sequence[Candidate]], slot_of: Callable[[str], int]) -> None:
+        """slot_of: where a worker stands in what `snapshot` is given."""
         self._pools = {role: Candidates.of(workers.get(role, ())) for role in Role}
         self._rows = {
             worker_id: (pool, row)
@@ -34,7 +30,7 @@ class FleetColumns:
         }
         self._faded_at_s = 0.0
         self._slots = {
-            role: np.array([prefixes.slot(worker_id) for worker_id in pool.worker_ids], np.intp)
+            role: np.array([slot_of(worker_id) for worker_id in pool.worker_ids], np.intp)
             for role, pool in self._pools.items()
         }
 
@@ -50,14 +46,16 @@ class FleetColumns:
         if pool is not None:
             pool.local_prefill_s[row] += prefill_s
 
-    def snapshot(self, hashes: Hashes, now_s: float, excluded: frozenset[str] = frozenset()) -> Snapshot:
-        """For a prompt with these block hashes, without the workers `excluded`. Good until the next one is taken:
-        both look at the same columns. now_s: on any clock that does not go backwards."""
+    def snapshot(
+        self, matched_tokens: NDArray[np.int32], now_s: float, excluded: frozenset[str] = frozenset()
+    ) -> Snapshot:
+        """For a prompt of which so many tokens are cached at each worker, by slot, without the workers `excluded`.
+        Good until the next one is taken: both look at the same columns. now_s: on any clock that does not go
+        backwards."""
         self._pools[Role.DECODE].local_prefill_s *= math.exp((self._faded_at_s - now_s) / LOCAL_MEMORY_S)
         self._faded_at_s = now_s
-        matched_blocks = self._prefixes.match_all(hashes)
         for role, pool in self._pools.items():
-            pool.write_cached(matched_blocks[self._slots[role]] * self._block_tokens)
+            pool.write_cached(matched_tokens[self._slots[role]])
         prefill, decode = self._pools[Role.PREFILL], self._pools[Role.DECODE]
         if excluded:
             prefill, decode = prefill.without(excluded), decode.without(excluded)

@@ -100,7 +100,7 @@ class Mover:
         """Has the target take the KV of the first `tokens` tokens from the source, which stops then."""
         request = self._run.attempt(self._part, tokens)
         async with AsyncExitStack() as hold:
-            lease = hold.enter_context(self._workers.lease(placement, request))
+            lease = hold.enter_context(self._workers.lease(placement, request, self._run.hashes))
             lease.prefill_done()
             leg = await hold.enter_async_context(lease.decode.attach(request))
             async with asyncio.timeout(MOVE_TIMEOUT_S):

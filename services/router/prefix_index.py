@@ -102,10 +102,10 @@ class PrefixIndex:
         self._table.match_all(_packed(hashes), leading)
         return leading
 
-    def held(self, worker_id: str) -> int:
-        """How many blocks `worker_id` is credited with."""
+    def stored(self, worker_id: str) -> int:
+        """How many blocks `worker_id` is credited with, without those that are merely expected."""
         slot = self._slots.get(worker_id)
-        return 0 if slot is None else self._table.held(slot)
+        return 0 if slot is None else self._table.stored(slot)
 
     def clear(self, worker_id: str) -> None:
         """The worker's pool is empty."""

@@ -28,6 +28,7 @@ from baton.router.part import Part
 from baton.router.peers import DecodeLeg
 from baton.router.placement import Placement, Refusal, place
 from baton.router.policies import DEFAULT_POLICY, load_policy
+from baton.router.prompt_hashes import PromptHashes
 from baton.router.retry_budget import RetryBudget
 from baton.router.run import Run
 from baton.router.snapshot import Demand, Disaggregation
@@ -93,7 +94,7 @@ class RequestFlow:
     async def start(self, request: GenerationRequest) -> AsyncIterator[Run]:
         """One request; leaving the context ends it wherever it is. On entering waits for the request's turn, and
         raises what `Entrance.turn` does."""
-        run = Run(request, self._workers.hashes(request), self._events)
+        run = Run(request, PromptHashes(request.token_ids, request.cache_salt), self._events)
         self._under_way += 1
         try:
             async with self._entrance.turn(run) as meter:
@@ -109,9 +110,10 @@ class RequestFlow:
         has to see."""
         while True:
             request = run.attempt(part)
-            placement = await self._placed(run, part, request, tries)
+            hashes = PromptHashes(request.token_ids, request.cache_salt) if part.has_begun else run.hashes
+            placement = await self._placed(run, part, request, hashes, tries)
             try:
-                with self._workers.lease(placement, request) as lease:
+                with self._workers.lease(placement, request, hashes) as lease:
                     serve = self._local if lease.prefill is None else self._disaggregated
                     async with aclosing(serve(run, part, request, lease)) as legs:
                         async for output in legs:
@@ -131,9 +133,10 @@ class RequestFlow:
             async for output in outputs:
                 yield output
 
-    async def _placed(self, run: Run, part: Part, request: GenerationRequest, tries: Tries) -> Placement:
+    async def _placed(
+        self, run: Run, part: Part, request: GenerationRequest, hashes: PromptHashes, tries: Tries
+    ) -> Placement:
         """A pair of workers; where no decode worker is there, the first that comes in time."""
-        hashes = self._workers.hashes(request) if part.has_begun else run.hashes
         limit = asyncio.timeout(self._limits.rejoin_timeout_s)
         try:
             async with run.deadline(), limit:
@@ -144,8 +147,6 @@ class RequestFlow:
             if not limit.expired():
                 raise
             raise self._refused(run, refusal) from None
-        if placement.prefill is not None:  # who queues behind it will find it computed
-            self._workers.note_cached(placement.prefill, hashes)
         run.placed(part, request, placement, tries.last)
         return placement
 
@@ -155,7 +156,7 @@ class RequestFlow:
         return Unavailable(refusal.reason)
 
     def _place(
-        self, request: GenerationRequest, hashes: list[bytes], excluded: frozenset[str]
+        self, request: GenerationRequest, hashes: PromptHashes, excluded: frozenset[str]
     ) -> Placement | Refusal:
         snapshot = self._workers.snapshot(hashes, excluded | self._workers.doubtful())
         if not len(snapshot.decode):  # better a worker that has just failed, or is silent, than none
@@ -195,7 +196,7 @@ class RequestFlow:
                 first_outputs = await prompt.first_tokens()
             lease.prefill_done()
             run.progress(request, Transition.FIRST_TOKENS, cached_tokens=scheduled.cached_tokens)
-            self._workers.note_cached(prefill.worker.worker_id, run.hashes)
+            self._workers.caches.note_cached(prefill.worker.worker_id, run.hashes)
             for output in first_outputs:
                 yield output
             going_on = [output for output in first_outputs if part.goes_on(output)]
@@ -207,7 +208,7 @@ class RequestFlow:
                     [] if report else await run.next_outputs(part, decode)
                 )  # its word that all has arrived
                 run.progress(request, Transition.HAND_OFF, **timeline(grant, report))
-                self._workers.note_cached(lease.decode.worker.worker_id, run.hashes)
+                self._workers.caches.note_cached(lease.decode.worker.worker_id, run.hashes)
                 for output in outputs:
                     yield output
                 async with aclosing(self._stream(run, part, lease, decode)) as stream:
@@ -225,7 +226,7 @@ class RequestFlow:
             first_outputs = await run.next_outputs(part, decode)
             lease.prefill_done()
             run.progress(request, Transition.DECODE_LOCALLY, cached_tokens=grant.cached_tokens)
-            self._workers.note_cached(lease.decode.worker.worker_id, run.hashes)
+            self._workers.caches.note_cached(lease.decode.worker.worker_id, run.hashes)
             for output in first_outputs:
                 yield output
             async with aclosing(self._stream(run, part, lease, decode)) as stream:

@@ -16,13 +16,14 @@ from baton.router.part import Part
 from baton.router.peers import DecodeLeg
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
+from baton.router.prompt_hashes import PromptHashes
 from baton.router.slo_metrics import slo_attributes
 
 
 class Run:
     """Implements `baton.router.api.backend.Generation`. `whole` has all choices, until they go separate ways."""
 
-    def __init__(self, request: GenerationRequest, hashes: list[bytes], events: EventStream) -> None:
+    def __init__(self, request: GenerationRequest, hashes: PromptHashes, events: EventStream) -> None:
         self.request = request
         self.hashes = hashes
         self.life = Lifecycle(request.request_id, events, slo_attributes(request.objectives))

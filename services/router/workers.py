@@ -9,25 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
 
 from baton.background import OnCrash
-from baton.block_hash import block_hashes, namespace
 from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
 from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
 from baton.router.admission import Capacity, capacity_of
+from baton.router.caches import Caches, Expectation
 from baton.router.candidates import Candidate
 from baton.router.fleet_columns import FleetColumns
 from baton.router.peers import DecodePeer, PrefillPeer
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
-from baton.router.prefix_index import PrefixIndex
+from baton.router.prompt_hashes import PromptHashes
 from baton.router.snapshot import Snapshot
 
 _DEFAULT_BLOCK_SIZE = 16
@@ -60,6 +60,9 @@ class Tracked:
     def worker(self) -> WorkerInfo:
         return self.member.worker
 
+    def pool_blocks(self) -> int:
+        return self.member.load.kv_blocks.total
+
     def note_state(self) -> None:
         if isinstance(self.peer, DecodePeer):
             self.peer.note_leaving(self.member.state is WorkerState.DRAINING)
@@ -74,9 +77,11 @@ class Lease:
         decode: Tracked,
         prediction: Prediction,
         sequences: int,
+        expectation: Expectation | None,
         on_change: Callable[[Tracked], None],
     ) -> None:
-        """on_change: hears of each worker whose load this lease has changed."""
+        """expectation: that the prompt will be cached on its prefill worker. on_change: hears of each worker whose
+        load this lease has changed."""
         assert isinstance(decode.peer, DecodePeer), f"{decode.worker.worker_id} is no decode worker"
         self.decode = decode.peer
         self.prefill = prefill.peer if isinstance(prefill.peer, PrefillPeer) else None
@@ -84,6 +89,7 @@ class Lease:
         self._prefill_tokens = prediction.prefill_tokens
         self._prefill_s = prediction.prefill_s
         self._sequences = sequences
+        self._expectation = expectation
         self._on_change = on_change
         prefill.prefill_tokens += self._prefill_tokens
         prefill.prefill_s += self._prefill_s
@@ -98,6 +104,8 @@ class Lease:
         prefill.prefill_tokens -= self._prefill_tokens
         prefill.prefill_s = prefill.prefill_s - self._prefill_s if prefill.prefill_tokens else 0.0
         self._prefill_tokens, self._prefill_s = 0, 0.0
+        if self._expectation is not None:
+            self._expectation.end()
         self._on_change(prefill)
 
     def moved_on(self) -> None:
@@ -122,7 +130,7 @@ class Workers:
         self._secret = secret
         self._router_id = router_id
         self._tracked: dict[str, Tracked] = {}
-        self._prefixes = PrefixIndex()
+        self.caches = Caches(secret, on_crash)
         self._columns: FleetColumns | None = None
         self._connected: list[bool] = []
         self._refused: dict[str, bytes] = {}
@@ -156,7 +164,9 @@ class Workers:
             else:
                 peer = self._connect(member.worker)
                 kv_bytes = _kv_bytes_per_token(member.worker)
-                self._tracked[worker_id] = Tracked(member, peer, kv_bytes_per_token=kv_bytes)
+                tracked = Tracked(member, peer, kv_bytes_per_token=kv_bytes)
+                self._tracked[worker_id] = tracked
+                self.caches.add(member.worker, tracked.pool_blocks)
                 self._columns = None
         self._notify()
 
@@ -175,7 +185,7 @@ class Workers:
     async def close(self) -> None:
         for worker_id in list(self._tracked):
             self._drop(worker_id)
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self._closing, self.caches.close())
 
     @property
     def members(self) -> list[Member]:
@@ -204,14 +214,14 @@ class Workers:
         tracked = self._tracked.get(worker_id)
         return tracked is not None and _is_usable(tracked, role)
 
-    def snapshot(self, hashes: Sequence[bytes], excluded: Collection[str]) -> Snapshot:
+    def snapshot(self, hashes: PromptHashes, excluded: Collection[str]) -> Snapshot:
         """The candidates for a prompt with these block hashes, without those that have just failed it."""
         now_s = time.monotonic()
         connected = [tracked.peer.is_connected for tracked in self._tracked.values()]
         if self._columns is None or connected != self._connected:
             self._connected = connected
             self._columns = self._made_columns()
-        return self._columns.snapshot(hashes, now_s, frozenset(excluded))
+        return self._columns.snapshot(self.caches.matched_tokens(hashes), now_s, frozenset(excluded))
 
     def doubtful(self) -> frozenset[str]:
         """Workers for whoever has no others: they have missed heartbeats, or rest after faults of theirs."""
@@ -222,13 +232,17 @@ class Workers:
         )
 
     @contextmanager
-    def lease(self, placement: Placement, request: GenerationRequest) -> Iterator[Lease]:
-        """Counts `request` as under way on its workers for as long as the context is open."""
+    def lease(
+        self, placement: Placement, request: GenerationRequest, hashes: PromptHashes
+    ) -> Iterator[Lease]:
+        """Counts `request` as under way on its workers for as long as the context is open, and its prompt as
+        cached on the prefill worker: who queues behind it will find it computed."""
         decode = self._tracked[placement.decode]
         prefill = decode if placement.prefill is None else self._tracked[placement.prefill]
         if placement.prefill is None and self._columns is not None:
             self._columns.note_local_prefill(placement.decode, placement.prediction.prefill_s)
-        lease = Lease(prefill, decode, placement.prediction, request.n, self._note_load)
+        expectation = None if placement.prefill is None else self.caches.expect(placement.prefill, hashes)
+        lease = Lease(prefill, decode, placement.prediction, request.n, expectation, self._note_load)
         try:
             yield lease
         finally:
@@ -236,20 +250,8 @@ class Workers:
             for tracked in lease.tracked:
                 self._drop_if_idle(tracked)
 
-    def note_cached(self, worker_id: str, hashes: Sequence[bytes]) -> None:
-        """`worker_id` has just held these blocks."""
-        tracked = self._tracked.get(worker_id)
-        if tracked is not None:
-            total = tracked.member.load.kv_blocks.total
-            self._prefixes.add(worker_id, hashes, self._in_own_blocks(total, tracked.worker))
-
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self._block_size)
-
-    def hashes(self, request: GenerationRequest) -> list[bytes]:
-        """Hashes of the prompt's full blocks, in this router's own namespace."""
-        seed = namespace("router", cache_salt=request.cache_salt)
-        return block_hashes(seed, request.token_ids, self._block_size)
 
     @property
     def _block_size(self) -> int:
@@ -264,7 +266,7 @@ class Workers:
         usable = {
             role: [self._candidate(t) for t in self._tracked.values() if _is_usable(t, role)] for role in Role
         }
-        return FleetColumns(usable, self._prefixes, self._block_size)
+        return FleetColumns(usable, self.caches.index.slot)
 
     def _note_load(self, tracked: Tracked) -> None:
         if self._columns is not None:
@@ -320,7 +322,7 @@ class Workers:
 
     def _drop(self, worker_id: str) -> None:
         _log.info("worker %s has left", worker_id)
-        self._prefixes.forget(worker_id)
+        self.caches.remove(worker_id)
         self._disconnect(worker_id)
 
     def _disconnect(self, worker_id: str) -> None:

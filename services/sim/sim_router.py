@@ -37,14 +37,15 @@ class SimRouter:
         self._index = PrefixIndex()
         self._pools = {Role.PREFILL: prefill, Role.DECODE: decode}
         self._open: list[SimWorker] = []
-        self._columns = FleetColumns({}, self._index, block_tokens)
+        self._columns = FleetColumns({}, self._index.slot)
 
     def place(self, request: SimRequest, now_s: float) -> Placement:
         self._follow()
         if now_s >= self._next_heartbeat_s:
             self._hear(now_s)
         hashes = request.hashes[: request.prompt_tokens // self._block_tokens]
-        snapshot = self._columns.snapshot(hashes, now_s)
+        matched_tokens = self._index.match_all(hashes) * self._block_tokens
+        snapshot = self._columns.snapshot(matched_tokens, now_s)
         demand = Demand(
             prompt_tokens=request.prompt_tokens,
             blocks=-(-request.prompt_tokens // self._block_tokens),
@@ -73,7 +74,7 @@ class SimRouter:
         if is_open != self._open:
             self._open = is_open
             candidates = {role: [worker.candidate() for worker in pool] for role, pool in pools.items()}
-            self._columns = FleetColumns(candidates, self._index, self._block_tokens)
+            self._columns = FleetColumns(candidates, self._index.slot)
 
     def _hear(self, now_s: float) -> None:
         self._next_heartbeat_s = now_s + self._spec.heartbeat_s

@@ -17,7 +17,8 @@ class WorkerConfig:
     """host, port: where gRPC listens (port 0: chosen by the system). kv_port: where the tcp transport does.
     advertise_host: what others dial, empty for `host`. registry: URI or host:port, as
     `baton.discovery.open_registry` takes it. secret: shared by the whole fleet. schemes: KV transports, in order of
-    preference; empty for all that work here. drain_timeout_s: how long SIGTERM lets requests finish.
+    preference; empty for all that work here. kv_events: whether changes of the prefix cache are published, from
+    kv_events_port on (0: from free ports). drain_timeout_s: how long SIGTERM lets requests finish.
     step_timeout_s: how long one step of the engine may take before the process ends itself (see `watchdog`).
     cost_per_hour: in the fleet's currency, for its reports. spot_notice: where the end of this machine would be
     told, upon which the worker drains."""
@@ -33,6 +34,8 @@ class WorkerConfig:
     kv_port: int = 0
     advertise_host: str = ""
     schemes: tuple[str, ...] = ()
+    kv_events: bool = True
+    kv_events_port: int = 0
     drain_timeout_s: float = 30.0
     step_timeout_s: float = 120.0
     heartbeat_s: float = 0.25

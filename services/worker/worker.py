@@ -27,6 +27,7 @@ from baton.rpc import Server, host_port
 from baton.worker.config import WorkerConfig
 from baton.worker.control import SERVICE as CONTROL
 from baton.worker.control import ControlServicer, until_idle
+from baton.worker.kv_publisher import KvEventsConfig, KvPublisher
 from baton.worker.live_profile import LiveProfile
 from baton.worker.membership import Membership
 from baton.worker.notices import wait_for_notice
@@ -56,11 +57,15 @@ async def run_worker(config: WorkerConfig) -> None:
         cleanup.callback(agent.close)
         handoffs = TransferGroup([agent, *ranks])
         loop = EngineLoop(stop.crash)
+        epoch = secrets.token_bytes(8)
+        publisher = _publish_events(config, engine, epoch, stop, cleanup)
         role = MountedRole(config, engine, loop, handoffs, profile)
         cleanup.push_async_callback(asyncio.to_thread, loop.stop)
         server = Server(config.host, config.port, config.secret)
         role.mount(server)
-        worker = _describe(config, engine, agent, server.port, profile.published())
+        worker = _announce_events(
+            _describe(config, engine, agent, server.port, profile.published(), epoch), config, publisher
+        )
         membership = _make_membership(config, registry, worker, role, profile)
         control = ControlServicer(role, membership)
         server.add(CONTROL, control.mount)
@@ -137,12 +142,42 @@ def _make_agent(config: WorkerConfig, engine: Engine) -> TransferAgent:
     return make_agent(engine.model, engine.pool, shard, config.secret, config.schemes, host, config.kv_port)
 
 
+def _publish_events(
+    config: WorkerConfig, engine: Engine, epoch: bytes, stop: _StopSignal, cleanup: AsyncExitStack
+) -> KvPublisher | None:
+    """Before the engine's thread starts, so that no change of its cache is missed."""
+    if not config.kv_events:
+        return None
+    own = KvEventsConfig(
+        config.host, config.kv_events_port, config.secret, config.worker_id, epoch, config.model_name
+    )
+    publisher = KvPublisher(own, engine.blocks, stop.crash)
+    cleanup.push_async_callback(asyncio.to_thread, publisher.close)
+    return publisher
+
+
+def _announce_events(worker: WorkerInfo, config: WorkerConfig, publisher: KvPublisher | None) -> WorkerInfo:
+    if publisher is None:
+        return worker
+    host = config.advertise_host or config.host
+    return replace(
+        worker,
+        kv_events_address=host_port(host, publisher.port),
+        kv_replay_address=host_port(host, publisher.replay_port),
+    )
+
+
 def _describe(
-    config: WorkerConfig, engine: Engine, agent: TransferAgent, port: int, profile: WorkerProfile
+    config: WorkerConfig,
+    engine: Engine,
+    agent: TransferAgent,
+    port: int,
+    profile: WorkerProfile,
+    epoch: bytes,
 ) -> WorkerInfo:
     return WorkerInfo(
         worker_id=config.worker_id,
-        epoch=secrets.token_bytes(8),
+        epoch=epoch,
         role=config.role,
         address=host_port(config.advertise_host or config.host, port),
         pid=os.getpid(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from baton.engine.block_manager import BlockManager, OutOfBlocks
@@ -16,8 +18,8 @@ class Recorder:
     def __init__(self) -> None:
         self.heard: list[tuple[str, bytes]] = []
 
-    def on_stored(self, block_hash: bytes, block_id: int) -> None:
-        self.heard.append((f"stored {block_id}", block_hash))
+    def on_stored(self, block_hash: bytes, parent_hash: bytes | None, token_ids: Sequence[int]) -> None:
+        self.heard.append((f"stored after {parent_hash!r}: {list(token_ids)}", block_hash))
 
     def on_removed(self, block_hash: bytes) -> None:
         self.heard.append(("removed", block_hash))
@@ -146,16 +148,23 @@ def test_clearing_the_cache_leaves_held_blocks_to_their_holders_alone() -> None:
 
 def test_the_listener_hears_what_is_stored_removed_and_cleared() -> None:
     recorder = Recorder()
-    manager = BlockManager(2, 16, recorder)
-    first, second = cache(manager, HASHES[:2])
+    manager = BlockManager(2, 2)
+    manager.listen(recorder)
+    held = manager.allocate(2)
+    manager.publish(held[0], HASHES[0], None, [1, 2])
+    manager.publish(held[1], HASHES[1], HASHES[0], [3, 4])
+    assert manager.cached_hashes() == HASHES[:2]
+    manager.release(held)
     manager.release(manager.allocate(1))
+    assert manager.cached_hashes() == HASHES[:1]
     manager.clear_cache()
     assert recorder.heard == [
-        (f"stored {first}", HASHES[0]),
-        (f"stored {second}", HASHES[1]),
+        ("stored after None: [1, 2]", HASHES[0]),
+        (f"stored after {HASHES[0]!r}: [3, 4]", HASHES[1]),
         ("removed", HASHES[1]),
         ("cleared", b""),
     ]
+    assert manager.cached_hashes() == []
 
 
 @pytest.mark.parametrize("misuse", ["release", "share", "mark_reserved"])

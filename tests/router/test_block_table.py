@@ -41,7 +41,7 @@ def answers(table: Table) -> object:
         table.match_all(b"".join(HASHES[start:]), row)
         leading.append(row.tolist())
     single = [table.match(slot, b"".join(HASHES)) for slot in SLOTS]
-    return leading, single, [table.held(slot) for slot in SLOTS], table.stats()[:2], table.stats()[3]
+    return leading, single, [table.stored(slot) for slot in SLOTS], table.stats()[:2], table.stats()[3]
 
 
 @needs_native
@@ -81,7 +81,7 @@ def test_a_table_with_room_holds_what_is_claimed(make: Callable[[int], Table], s
     for slot in SLOTS:
         leading = next((i for i, h in enumerate(HASHES) if (slot, h) not in held), len(HASHES))
         assert table.match(slot, b"".join(HASHES)) == leading
-        assert table.held(slot) == sum(pair[0] == slot for pair in held)
+        assert table.stored(slot) == sum(pair[0] == slot for pair in stored)
     assert table.stats()[0] == len(held)
 
 

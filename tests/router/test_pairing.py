@@ -7,9 +7,19 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerLoad, WorkerProfile, WorkerState
+from baton.fleet import (
+    Fleet,
+    KVBlocks,
+    Member,
+    ModelInfo,
+    Role,
+    WorkerInfo,
+    WorkerLoad,
+    WorkerProfile,
+    WorkerState,
+)
 from baton.kvtransfer.layout import KVLayout
-from baton.request import GenerationRequest, SamplingParams
+from baton.router.prompt_hashes import PromptHashes
 from baton.router.workers import Workers
 
 LAYOUT = KVLayout(model="m", dtype="bfloat16", block_size=16, layers=2, kv_heads=4, head_dim=8)
@@ -36,7 +46,7 @@ def member(worker_id: str, layout: bytes | KVLayout, block_size: int = 16) -> Me
         profile=WorkerProfile(),
         version="",
     )
-    return Member(worker, WorkerState.READY, WorkerLoad())
+    return Member(worker, WorkerState.READY, WorkerLoad(kv_blocks=KVBlocks(total=64, free=64)))
 
 
 def changed(**fields: object) -> KVLayout:
@@ -79,6 +89,17 @@ async def test_a_worker_whose_layout_cannot_be_read_is_refused(workers: Workers)
 
 async def test_the_router_counts_in_the_smallest_blocks(workers: Workers) -> None:
     workers.update(Fleet((member("prefill", changed(block_size=48), 48), member("decode", LAYOUT))))
-    request = GenerationRequest("r", tuple(range(100)), SamplingParams(max_tokens=1))
-    hashes = workers.hashes(request)
-    assert (workers.blocks_for(100), len(hashes)) == (7, 6)
+    assert workers.blocks_for(100) == 7
+
+
+async def test_workers_of_unlike_blocks_are_each_credited_in_their_own(workers: Workers) -> None:
+    members = member("prefill", changed(block_size=48), 48), member("decode", LAYOUT)
+    workers.update(Fleet(members))
+    hashes = PromptHashes(range(100), "")
+    for worker in members:
+        workers.caches.note_cached(worker.worker.worker_id, hashes)
+    slots = [workers.caches.index.slot(worker_id) for worker_id in ("prefill", "decode")]
+    assert workers.caches.matched_tokens(hashes)[slots].tolist() == [96, 96]
+    shorter = PromptHashes(range(60), "")
+    assert workers.caches.matched_tokens(shorter)[slots].tolist() == [48, 48]
+    assert not workers.caches.matched_tokens(PromptHashes(range(100), "another tenant")).any()

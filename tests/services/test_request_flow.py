@@ -23,6 +23,7 @@ from baton.errors import (
 )
 from baton.fleet import Fleet, Role
 from baton.lifecycle import Transition
+from baton.router.prompt_hashes import PromptHashes
 from baton.router.request_flow import FlowLimits
 from baton.router.retry_budget import RetryBudget
 
@@ -141,7 +142,7 @@ async def test_a_dead_prefill_worker_is_passed_over_while_its_lease_runs() -> No
     async with fleet.scripted_worker("p0", Role.PREFILL, Script()):
         pass
     async with fleet.scripted_worker("d", Role.DECODE, script), routed(fleet) as router:
-        await until(lambda: not router.workers.snapshot([], ()).prefill)
+        await until(lambda: not router.workers.snapshot(PromptHashes((), ""), ()).prefill)
 
 
 async def test_a_prefill_worker_that_dies_while_decode_memory_is_awaited_is_replaced_at_once() -> None:

@@ -124,9 +124,9 @@ static PyObject *match_all(PyObject *self, PyObject *const *args, Py_ssize_t giv
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
-static PyObject *held(PyObject *self, PyObject *value) {
+static PyObject *stored(PyObject *self, PyObject *value) {
     uint32_t slot;
-    return read_slot(value, &slot) ? PyLong_FromUnsignedLong(TABLE(self)->workers[slot].count) : NULL;
+    return read_slot(value, &slot) ? PyLong_FromUnsignedLong(TABLE(self)->workers[slot].stored) : NULL;
 }
 
 static PyObject *stats(PyObject *self, PyObject *unused) {
@@ -140,7 +140,7 @@ static PyObject *stats(PyObject *self, PyObject *unused) {
 
 static PyMethodDef methods[] = {
     {"store", FAST(store)},   {"remove", FAST(remove_)}, {"expect", FAST(expect)},       {"settle", FAST(settle)},
-    {"shrink", FAST(shrink)}, {"match", FAST(match)},    {"match_all", FAST(match_all)}, {"held", held, METH_O, NULL},
+    {"shrink", FAST(shrink)}, {"match", FAST(match)},    {"match_all", FAST(match_all)}, {"stored", stored, METH_O, NULL},
     {"stats", stats, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL},
 };
 

@@ -61,6 +61,7 @@ static void drop_pair(Table *t, uint32_t id) {
     uint32_t block = p->block;
     unlink_pair(t, p);
     t->workers[p->slot].count--;
+    t->workers[p->slot].stored -= p->claims & STORED;
     drop_holder(b, p->slot, &t->set_bytes);
     give_back(&t->pairs, id);
     if (!b->holders) give_back(&t->blocks, block);
@@ -118,7 +119,7 @@ int table_claim(Table *t, uint32_t slot, const uint8_t *hashes, size_t count, en
         if (!id) return 0;
         link_newest(t, id);
         Pair *p = pair_at(t, id);
-        if (claim == STORED) p->claims |= STORED;
+        if (claim == STORED) t->workers[slot].stored += !(p->claims & STORED), p->claims |= STORED;
         else if (p->claims + EXPECTED <= UINT16_MAX) p->claims += EXPECTED;
     }
     return 1;
@@ -133,7 +134,7 @@ void table_disclaim(Table *t, uint32_t slot, const uint8_t *hashes, size_t count
         if (!block || !is_held(block_at(t, block), slot)) continue;
         uint32_t id = find_pair(t, block, slot);
         Pair *p = pair_at(t, id);
-        if (claim == STORED) p->claims &= ~STORED;
+        if (claim == STORED) t->workers[slot].stored -= p->claims & STORED, p->claims &= ~STORED;
         else if (p->claims >= EXPECTED) p->claims -= EXPECTED;
         if (!p->claims) drop_pair(t, id);
     }

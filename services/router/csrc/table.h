@@ -18,6 +18,7 @@ typedef struct {
 
 typedef struct {
     uint32_t oldest, newest, count;
+    uint32_t stored; /* of `count`; the others are only expected */
 } Worker;
 
 typedef struct {

@@ -1,0 +1,52 @@
+"""A real cluster whose router knows what each worker caches from the worker itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster import Cluster, wait_until
+from model_folders import prompt_ids
+
+WAIT_S = 20.0
+
+
+def worker(cluster: Cluster, worker_id: str) -> Mapping[str, Any]:
+    workers: Mapping[str, Mapping[str, Any]] = cluster.workers()
+    return workers.get(worker_id, {})
+
+
+def knows_exactly(cluster: Cluster, worker_id: str) -> bool:
+    return worker(cluster, worker_id).get("prefix_knowledge") == "exact"
+
+
+def test_the_router_credits_no_block_that_was_evicted(llama: Path) -> None:
+    with Cluster(model=llama, kv_blocks=64, local_prefill_tokens=0) as cluster:
+        for worker_id in ("prefill-0", "decode-0"):
+            wait_until(lambda worker_id=worker_id: knows_exactly(cluster, worker_id), WAIT_S, cluster.workers)
+        first = prompt_ids(320, seed=1)
+        cluster.complete(prompt=first, max_tokens=2)
+        assert cluster.complete(prompt=first, max_tokens=2).cached_tokens > 0
+        for seed in range(2, 8):
+            cluster.complete(prompt=prompt_ids(320, seed=seed), max_tokens=2)
+        cluster.wait_for_baseline()
+        cached = sum(worker(cluster, w)["kv_blocks"]["cached"] for w in ("prefill-0", "decode-0"))
+        wait_until(lambda: cluster.metric("baton_kv_index_entries") == cached, WAIT_S, cluster.workers)
+        assert cached <= 2 * 64
+        assert cluster.complete(prompt=first, max_tokens=2).cached_tokens == 0
+        assert cluster.metric("baton_kv_index_rejections_total") == 0
+
+
+def test_a_killed_worker_leaves_no_credit_behind(llama: Path) -> None:
+    with Cluster(model=llama, kv_blocks=256, prefill=2, policy="prefix", local_prefill_tokens=0) as cluster:
+        prompt = prompt_ids(320, seed=1)
+        served = cluster.complete(prompt=prompt, max_tokens=2).prefill
+        assert cluster.complete(prompt=prompt, max_tokens=2).prefill == served, "where it is cached"
+        entries = cluster.metric("baton_kv_index_entries")
+        os.kill(cluster.pids()[served], signal.SIGKILL)
+        other = cluster.complete(prompt=prompt, max_tokens=2)
+        assert other.prefill != served
+        wait_until(lambda: cluster.metric("baton_kv_index_entries") <= entries, WAIT_S, cluster.workers)
