@@ -74,6 +74,7 @@ class WorkerLoad:
     kv_bytes_received: int = 0
     preemptions: int = 0
     handoffs: HandoffTotals = field(default_factory=HandoffTotals)
+    busy_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class WorkerInfo:
     epoch: 8 random bytes made at each start of its process. address: host:port of its gRPC server.
     kv_layout: msgpack of `baton.kvtransfer.layout.KVLayout`, of rank 0. block_size: tokens a block.
     schemes: KV transports that are open there, fastest first. kv_events_address, kv_replay_address: host:port of
-    the sockets of `baton.kv_events`; empty where these are off.
+    the sockets of `baton.kv_events`; empty where these are off. role_changes_unix_s: its latest, the last one last.
     """
 
     worker_id: str
@@ -163,6 +164,7 @@ class WorkerInfo:
     schemes: tuple[str, ...] = ()
     kv_events_address: str = ""
     kv_replay_address: str = ""
+    role_changes_unix_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from baton.sim.fleet_file import ElasticSpec, FleetSpec, Objectives, Pool, read_
 from baton.sim.generators import BLOCK_TOKENS, generate
 from baton.sim.report import meets_objectives
 from baton.sim.simulation import Run, Simulation
-from baton.sim.workload import Workload
+from baton.sim.workload import SimRequest, Workload
 
 EXAMPLES = """
 examples:
@@ -88,7 +88,7 @@ class Setting:
 
 def joined(phases: list[Workload], phase_s: float) -> Workload:
     """One phase after the other; equal hashes in two of them do not mean equal prompts."""
-    requests = []
+    requests: list[SimRequest] = []
     for number, phase in enumerate(phases):
         for request in phase.requests:
             hashes = tuple(block[:7] + bytes([number]) + block[8:] for block in request.hashes)
@@ -102,15 +102,17 @@ def good(run: Run) -> int:
 
 
 def best_split(setting: Setting, phase: Workload, progress: Progress) -> tuple[int, int]:
-    """(good requests, prefill workers)."""
+    """(good requests, prefill workers); of equals the split whose requests end soonest."""
     task = progress.add_task(f"splits, {phase.name}", total=len(setting.splits()))
 
-    def tried() -> Iterator[tuple[int, int]]:
+    def tried() -> Iterator[tuple[int, float, int]]:
         for prefill in setting.splits():
-            yield good(Simulation(setting.fleet(prefill, None), phase).run()), prefill
+            run = Simulation(setting.fleet(prefill, None), phase).run()
+            yield good(run), -sum(ride.last_token_at_s - ride.arrived_at_s for ride in run.rides), prefill
             progress.advance(task)
 
-    return max(tried())
+    count, _, prefill = max(tried())
+    return count, prefill
 
 
 def soonest_return_s(run: Run) -> float | None:

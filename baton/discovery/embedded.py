@@ -223,3 +223,16 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
     ) -> registry_pb2.ResignReply:
         self._registry.resign(request.office, request.candidate)
         return registry_pb2.ResignReply()
+
+
+class OwnOffices:
+    """The offices of the registry that this very process serves."""
+
+    def __init__(self, registry: EmbeddedRegistry) -> None:
+        self._registry = registry
+
+    async def elect(self, office: str, candidate: str) -> float:
+        return self._registry.elect(office, candidate)
+
+    async def resign(self, office: str, candidate: str) -> None:
+        self._registry.resign(office, candidate)

@@ -37,6 +37,7 @@ class EngineLoop:
         self._wake = threading.Condition()
         self._stopping = False
         self._turn_began_at_s: float | None = None
+        self.busy_s = 0.0
 
     def start(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -82,7 +83,9 @@ class EngineLoop:
                 self._turn_began_at_s = time.monotonic()
                 for command in commands:
                     command()
+                stepped_at_s = time.monotonic()
                 busy = self._scheduler.step()
+                self.busy_s += time.monotonic() - stepped_at_s if busy else 0.0
                 self._turn_began_at_s = None
             self._scheduler.close()
         except BaseException as error:

@@ -167,6 +167,7 @@ def load_to_wire(load: WorkerLoad) -> types_pb2.WorkerLoad:
         kv_bytes_received=load.kv_bytes_received,
         preemptions=load.preemptions,
         handoffs=types_pb2.HandoffTotals(**asdict(load.handoffs)),
+        busy_s=load.busy_s,
     )
 
 
@@ -182,6 +183,7 @@ def load_from_wire(wire: types_pb2.WorkerLoad) -> WorkerLoad:
         wire.kv_bytes_received,
         wire.preemptions,
         HandoffTotals(**{each.name: getattr(wire.handoffs, each.name) for each in fields(HandoffTotals)}),
+        wire.busy_s,
     )
     require_sound_load(load)
     return load
@@ -209,6 +211,7 @@ def worker_to_wire(worker: WorkerInfo) -> registry_pb2.WorkerInfo:
         schemes=worker.schemes,
         kv_events_address=worker.kv_events_address,
         kv_replay_address=worker.kv_replay_address,
+        role_changes_unix_s=worker.role_changes_unix_s,
     )
 
 
@@ -238,6 +241,7 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
         tuple(wire.schemes),
         wire.kv_events_address,
         wire.kv_replay_address,
+        tuple(wire.role_changes_unix_s),
     )
     require_sound(worker)
     return worker

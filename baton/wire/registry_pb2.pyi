@@ -85,6 +85,7 @@ class WorkerInfo(_message.Message):
     SCHEMES_FIELD_NUMBER: _builtins.int
     KV_EVENTS_ADDRESS_FIELD_NUMBER: _builtins.int
     KV_REPLAY_ADDRESS_FIELD_NUMBER: _builtins.int
+    ROLE_CHANGES_UNIX_S_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.bytes
     """8 random bytes made at each start of the process"""
@@ -110,6 +111,10 @@ class WorkerInfo(_message.Message):
     def schemes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """KV transports that are open here, fastest first"""
 
+    @_builtins.property
+    def role_changes_unix_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """when it changed its role, the latest last"""
+
     def __init__(
         self,
         *,
@@ -126,10 +131,11 @@ class WorkerInfo(_message.Message):
         schemes: _abc.Iterable[_builtins.str] | None = ...,
         kv_events_address: _builtins.str = ...,
         kv_replay_address: _builtins.str = ...,
+        role_changes_unix_s: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_size", b"block_size", "epoch", b"epoch", "kv_events_address", b"kv_events_address", "kv_layout", b"kv_layout", "kv_replay_address", b"kv_replay_address", "model", b"model", "pid", b"pid", "profile", b"profile", "role", b"role", "schemes", b"schemes", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_size", b"block_size", "epoch", b"epoch", "kv_events_address", b"kv_events_address", "kv_layout", b"kv_layout", "kv_replay_address", b"kv_replay_address", "model", b"model", "pid", b"pid", "profile", b"profile", "role", b"role", "role_changes_unix_s", b"role_changes_unix_s", "schemes", b"schemes", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -353,6 +353,7 @@ class WorkerLoad(_message.Message):
     KV_BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     HANDOFFS_FIELD_NUMBER: _builtins.int
+    BUSY_S_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     """sequences in the batch (decode) or prompts being computed (prefill)"""
     waiting: _builtins.int
@@ -365,6 +366,8 @@ class WorkerLoad(_message.Message):
     """since start, by hand-offs"""
     preemptions: _builtins.int
     """sequences pushed out of the batch, since start"""
+    busy_s: _builtins.float
+    """spent in steps that computed something, since start"""
     @_builtins.property
     def kv_blocks(self) -> Global___KVBlocks: ...
     @_builtins.property
@@ -380,10 +383,11 @@ class WorkerLoad(_message.Message):
         kv_bytes_received: _builtins.int = ...,
         preemptions: _builtins.int = ...,
         handoffs: Global___HandoffTotals | None = ...,
+        busy_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["handoffs", b"handoffs", "kv_blocks", b"kv_blocks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handoffs", b"handoffs", "kv_blocks", b"kv_blocks", "kv_bytes_received", b"kv_bytes_received", "kv_bytes_sent", b"kv_bytes_sent", "preemptions", b"preemptions", "queued_tokens", b"queued_tokens", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "handoffs", b"handoffs", "kv_blocks", b"kv_blocks", "kv_bytes_received", b"kv_bytes_received", "kv_bytes_sent", b"kv_bytes_sent", "preemptions", b"preemptions", "queued_tokens", b"queued_tokens", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

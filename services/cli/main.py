@@ -15,6 +15,8 @@ from baton import __version__
 from baton.cli import options as opt
 from baton.cli.cores import available_cores, share_out
 from baton.cli.measure import profile
+from baton.cli.plan import plan
+from baton.cli.planner_rules import planner_settings
 from baton.cli.process_setup import (
     checked_policy,
     checked_secret,
@@ -27,6 +29,7 @@ from baton.cli.sim import sim
 from baton.cli.worker import worker_command
 from baton.errors import BatonError
 from baton.router.admission import SloPolicy
+from baton.router.elastic import PlannerMode
 from baton.router.policies import DEFAULT_POLICY
 from baton.router.snapshot import Disaggregation
 
@@ -106,6 +109,14 @@ def up(
     cost_per_hour: opt.CostPerHour = 0.0,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
+    planner: opt.Planner = PlannerMode.OFF,
+    planner_ttft: opt.PlannerTtft = 2.0,
+    planner_tpot: opt.PlannerTpot = 0.1,
+    planner_prefill: opt.PlannerPrefill = "1-",
+    planner_decode: opt.PlannerDecode = "1-",
+    planner_flips_per_hour: opt.PlannerFlips = 30,
+    planner_cooldown: opt.PlannerCooldown = 120.0,
+    planner_window: opt.PlannerWindow = None,
     max_restarts: opt.MaxRestarts = 5,
     restart_window: opt.RestartWindow = 300.0,
     step_timeout: opt.StepTimeout = 120.0,
@@ -121,6 +132,16 @@ def up(
     from baton.cli.supervision import RestartLimits
 
     folder = model_folder(model)
+    objectives_s = planner_ttft, planner_tpot
+    planner_settings(  # to be refused here rather than by the router
+        planner,
+        objectives_s,
+        planner_prefill,
+        planner_decode,
+        planner_flips_per_hour,
+        planner_cooldown,
+        planner_window,
+    )
     router_args = {
         "model": folder,
         "host": host,
@@ -138,6 +159,14 @@ def up(
         "policy": checked_policy(policy),
         "api-key": api_key,
         "event-log": event_log,
+        "planner": planner.value,
+        "planner-ttft": planner_ttft,
+        "planner-tpot": planner_tpot,
+        "planner-prefill": planner_prefill,
+        "planner-decode": planner_decode,
+        "planner-flips-per-hour": planner_flips_per_hour,
+        "planner-cooldown": planner_cooldown,
+        "planner-window": planner_window,
         "log-level": log_level.value,
     }
     ranks = {f"prefill-{number}": prefill_tp or tp for number in range(prefill)}
@@ -202,6 +231,14 @@ def router(
     policy: opt.Policy = DEFAULT_POLICY,
     api_key: opt.ApiKey = None,
     event_log: opt.EventLog = None,
+    planner: opt.Planner = PlannerMode.OFF,
+    planner_ttft: opt.PlannerTtft = 2.0,
+    planner_tpot: opt.PlannerTpot = 0.1,
+    planner_prefill: opt.PlannerPrefill = "1-",
+    planner_decode: opt.PlannerDecode = "1-",
+    planner_flips_per_hour: opt.PlannerFlips = 30,
+    planner_cooldown: opt.PlannerCooldown = 120.0,
+    planner_window: opt.PlannerWindow = None,
     drain_timeout: opt.DrainTimeout = 30.0,
     secret: opt.Secret = "",
     log_level: opt.LogLevelOption = opt.LogLevel.INFO,
@@ -232,6 +269,15 @@ def router(
         served_model_names=tuple(served_names(served_model_name, folder)),
         drain_timeout_s=drain_timeout,
         event_log=event_log,
+        planner=planner_settings(
+            planner,
+            (planner_ttft, planner_tpot),
+            planner_prefill,
+            planner_decode,
+            planner_flips_per_hour,
+            planner_cooldown,
+            planner_window,
+        ),
         api=ApiSettings(
             api_keys=tuple(api_key or ()),
             request_deadline_s=request_timeout,
@@ -259,6 +305,7 @@ app.command(
 )(worker_command("decode"))
 
 app.command()(sim)
+app.command()(plan)
 app.command()(profile)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from baton.router.admission import SloPolicy
+from baton.router.elastic import PlannerMode
 from baton.router.snapshot import Disaggregation
 
 
@@ -295,6 +296,51 @@ ApiKey = Annotated[
 EventLog = Annotated[
     Path | None,
     _option(help="Append every request's transitions as JSON lines.", envvar="BATON_EVENT_LOG"),
+]
+Planner = Annotated[
+    PlannerMode,
+    _option(
+        help="Whether workers change roles as traffic does: off; advise (decides and tells, changes nothing); on.",
+        envvar="BATON_PLANNER",
+    ),
+]
+PlannerTtft = Annotated[
+    float,
+    _option(
+        help="Seconds to the first token that the planner plans for.", envvar="BATON_PLANNER_TTFT", min=0.001
+    ),
+]
+PlannerTpot = Annotated[
+    float,
+    _option(
+        help="Seconds for each later token that the planner plans for.",
+        envvar="BATON_PLANNER_TPOT",
+        min=0.0001,
+    ),
+]
+PlannerPrefill = Annotated[
+    str, _option(help="Fewest and most prefill workers, as 1-4 or 1-.", envvar="BATON_PLANNER_PREFILL")
+]
+PlannerDecode = Annotated[
+    str, _option(help="Fewest and most decode workers, as 1-4 or 1-.", envvar="BATON_PLANNER_DECODE")
+]
+PlannerFlips = Annotated[
+    int, _option(help="Role changes in any hour at most.", envvar="BATON_PLANNER_FLIPS_PER_HOUR", min=0)
+]
+PlannerCooldown = Annotated[
+    float,
+    _option(
+        help="Seconds after a role change in which none goes the other way.",
+        envvar="BATON_PLANNER_COOLDOWN",
+        min=1.0,
+    ),
+]
+PlannerWindow = Annotated[
+    list[str] | None,
+    _option(
+        help="Other bounds at a time of day (UTC), as '22:00-06:00 prefill=1-2 decode=4-'; repeat for more.",
+        envvar="BATON_PLANNER_WINDOW",
+    ),
 ]
 MaxRestarts = Annotated[
     int,

@@ -14,6 +14,7 @@ from baton.request import GenerationRequest
 from baton.router.api.backend import ServedModel
 from baton.router.config import RouterConfig
 from baton.router.control import FleetControl, RoleChange
+from baton.router.elastic import Elastic
 from baton.router.generation_config import sampling_defaults
 from baton.router.request_flow import RequestFlow
 from baton.router.run import Run
@@ -51,11 +52,19 @@ class WorkerView:
 class FleetBackend:
     """Serves one model, the one that the first worker brought; remembers it while no worker is there."""
 
-    def __init__(self, workers: Workers, flow: RequestFlow, config: RouterConfig) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        flow: RequestFlow,
+        config: RouterConfig,
+        control: FleetControl,
+        elastic: Elastic,
+    ) -> None:
         self._workers = workers
         self._flow = flow
         self._config = config
-        self._control = FleetControl(workers, config.secret)
+        self._control = control
+        self._elastic = elastic
         self._created = int(time.time())
         self._sampling_defaults = sampling_defaults(config.model)
         self._last_model: ModelInfo | None = None
@@ -111,6 +120,7 @@ class FleetBackend:
             "limits": asdict(self._config.flow),
             "lease_s": self._config.lease_s,
             "workers": len(self._workers.members),
+            "planner": None if self._elastic.last is None else self._elastic.last.view(),
             "waiting": self._flow.waiting,
         }
 

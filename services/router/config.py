@@ -8,6 +8,7 @@ from pathlib import Path
 
 from baton.discovery.base import RegistryAccess
 from baton.router.api.settings import ApiSettings
+from baton.router.elastic import PlannerSettings
 from baton.router.request_flow import FlowLimits
 
 
@@ -32,4 +33,5 @@ class RouterConfig:
     event_log: Path | None = None
     api: ApiSettings = field(default_factory=ApiSettings)
     flow: FlowLimits = field(default_factory=FlowLimits)
+    planner: PlannerSettings = field(default_factory=PlannerSettings)
     router_id: str = field(default_factory=lambda: f"router-{secrets.token_hex(4)}")

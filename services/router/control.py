@@ -14,6 +14,8 @@ from baton.wire.convert import role_to_wire
 
 DEFAULT_DRAIN_TIMEOUT_S = 30.0
 
+_MAY_SERVE = (WorkerState.READY, WorkerState.SUSPECTED)
+
 
 @dataclass(frozen=True, slots=True)
 class RoleChange:
@@ -67,7 +69,7 @@ class FleetControl:
         others = [
             other
             for other in self._workers.members
-            if other.worker.role is Role.DECODE and other.state is WorkerState.READY and other is not member
+            if other.worker.role is Role.DECODE and other.state in _MAY_SERVE and other is not member
         ]
         if member.worker.role is Role.DECODE and role is not Role.DECODE and not others:
             raise InvalidRequest(

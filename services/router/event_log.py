@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from baton.errors import ConfigError
 from baton.events import Event
+from baton.router.elastic import Decision
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +34,14 @@ class EventLog:
             "state": event.state.value,
             **event.attributes,
         }
+        self._append(line)
+
+    def on_decision(self, decision: Decision) -> None:
+        """Only those that differ from the one before: where it acts, or something else keeps it from that."""
+        if decision.is_news:
+            self._append({"time": decision.unix_s, "planner": decision.view()})
+
+    def _append(self, line: Mapping[str, object]) -> None:
         try:
             os.write(self._fd, json.dumps(line).encode() + b"\n")
         except OSError as error:

@@ -18,7 +18,9 @@ from prometheus_client.samples import Sample
 from baton.events import Event
 from baton.fleet import Member
 from baton.lifecycle import Transition
+from baton.router.elastic import Decision
 from baton.router.handoff_metrics import HandoffMetrics
+from baton.router.planner_metrics import PlannerMetrics
 from baton.router.slo_metrics import SloMetrics
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -191,6 +193,7 @@ class RouterMetrics:
         self._aliases = CollectorRegistry()
         projections = RequestMetrics, HandoffMetrics, SloMetrics
         self._projections = [projection(self._registry) for projection in projections]
+        self._planner = PlannerMetrics(self._registry)
         for collector in (FleetCollector(members), *others):
             self._registry.register(collector)
         self._aliases.register(AliasCollector(self._registry, model_name))
@@ -198,6 +201,9 @@ class RouterMetrics:
     def on_event(self, event: Event) -> None:
         for projection in self._projections:
             projection.on_event(event)
+
+    def on_decision(self, decision: Decision) -> None:
+        self._planner.on_decision(decision)
 
     def text(self) -> bytes:
         """The Prometheus exposition format."""

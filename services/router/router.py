@@ -6,17 +6,18 @@ import asyncio
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 
 import uvicorn
 
-from baton.background import run_forever
+from baton.background import OnCrash, run_forever
 from baton.discovery import open_registry
-from baton.discovery.base import Membership
-from baton.discovery.embedded import SERVICE, EmbeddedRegistry, RegistryServicer
+from baton.discovery.base import Membership, Offices
+from baton.discovery.election import Candidacy
+from baton.discovery.embedded import SERVICE, EmbeddedRegistry, OwnOffices, RegistryServicer
 from baton.discovery.preflight import require_reachable
 from baton.discovery.steady import follow
 from baton.errors import Unavailable
@@ -24,6 +25,8 @@ from baton.events import EventStream
 from baton.router.api.app import create_app
 from baton.router.backend import FleetBackend
 from baton.router.config import RouterConfig
+from baton.router.control import FleetControl
+from baton.router.elastic import Decision, Elastic, PlannerMode, PlannerSettings
 from baton.router.event_log import EventLog
 from baton.router.kv_index_metrics import KvIndexCollector
 from baton.router.metrics import RouterMetrics
@@ -49,7 +52,7 @@ async def run_router(config: RouterConfig) -> None:
     http_socket = _bind(config.host, config.port)
     async with AsyncExitStack() as cleanup:
         cleanup.callback(http_socket.close)
-        registry = await _open_registry(config, cleanup)
+        registry, offices = await _open_registry(config, cleanup)
         crash: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         on_crash = partial(_set_first, crash)
         workers = Workers(config.secret, config.router_id, on_crash)
@@ -57,17 +60,30 @@ async def run_router(config: RouterConfig) -> None:
         follower = run_forever(workers.follow(follow(registry)), "the registry's watcher", on_crash)
         cleanup.callback(follower.cancel)
         events = EventStream()
-        backend = FleetBackend(workers, RequestFlow(workers, events, config.flow), config)
+        control = FleetControl(workers, config.secret)
+        candidacy = Candidacy(offices, "planner", config.router_id)
+        decisions: list[Callable[[Decision], None]] = []
+        elastic = Elastic(
+            config.planner,
+            lambda: workers.members,
+            control,
+            lambda: candidacy.is_leader,
+            lambda decision: _tell(decisions, decision),
+        )
+        backend = FleetBackend(workers, RequestFlow(workers, events, config.flow), config, control, elastic)
         metrics = RouterMetrics(
             lambda: workers.members,
             lambda: config.served_model_names[0],
             KvIndexCollector(lambda: workers.caches.stats),
         )
         events.subscribe(metrics.on_event)
+        decisions.append(metrics.on_decision)
         if config.event_log is not None:
             log = EventLog(config.event_log)
             cleanup.callback(log.close)
             events.subscribe(log.on_event)
+            decisions.append(log.on_decision)
+        await _plan(config.planner, elastic, candidacy, on_crash, cleanup)
         app = create_app(backend, text, replace(config.api, metrics=metrics.text))
         http = _HttpServer(app, backend, config)
         crash.add_done_callback(lambda _: http.stop_at_once())
@@ -76,18 +92,45 @@ async def run_router(config: RouterConfig) -> None:
             raise crash.result()
 
 
-async def _open_registry(config: RouterConfig, cleanup: AsyncExitStack) -> Membership:
+async def _plan(
+    settings: PlannerSettings,
+    elastic: Elastic,
+    candidacy: Candidacy,
+    on_crash: OnCrash,
+    cleanup: AsyncExitStack,
+) -> None:
+    """Starts the planner, and where it may act the campaign for its office, which comes first at the end."""
+    if settings.mode is PlannerMode.OFF:
+        return
+    tasks = [run_forever(elastic.run(), "the planner", on_crash)]
+    if settings.mode is PlannerMode.ON:
+        tasks.append(run_forever(candidacy.run(), "the planner's election", on_crash))
+    for task in tasks:
+        cleanup.push_async_callback(_cancelled, task)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def _open_registry(config: RouterConfig, cleanup: AsyncExitStack) -> tuple[Membership, Offices]:
     """A client of the registry that the configuration names, or the router's own, served to its workers."""
     if config.registry:
         client = open_registry(config.registry, config.secret, config.registry_access)
         cleanup.push_async_callback(client.close)
-        return client
+        return client, client
     registry = EmbeddedRegistry(config.lease_s)
     server = Server(config.registry_host, config.registry_port, config.secret)
     server.add(SERVICE, RegistryServicer(registry, require_reachable).mount)
     await server.start()
     cleanup.push_async_callback(server.stop, _GRPC_GRACE_S)
-    return registry
+    return registry, OwnOffices(registry)
+
+
+def _tell(subscribers: list[Callable[[Decision], None]], decision: Decision) -> None:
+    for subscriber in subscribers:
+        subscriber(decision)
 
 
 def _set_first(crash: asyncio.Future[BaseException], error: BaseException) -> None:

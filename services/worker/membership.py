@@ -15,6 +15,8 @@ from baton.fleet import Role, WorkerInfo, WorkerLoad, WorkerProfile, WorkerState
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 0.25
+_ROLE_CHANGES_TOLD = 32
+"""More than a planner's cooldown lets one worker make in an hour."""
 _PREDECESSOR_S = 6.0
 """Longer than any lease: by then a process that is dead has lost the id that this one has inherited."""
 
@@ -50,7 +52,8 @@ class Membership:
 
     async def rejoin(self, role: Role) -> None:
         """Announces the new role, ready for work; returns once the registry has it."""
-        self._worker = replace(self._worker, role=role)
+        changes_s = (*self._worker.role_changes_unix_s, time.time())[-_ROLE_CHANGES_TOLD:]
+        self._worker = replace(self._worker, role=role, role_changes_unix_s=changes_s)
         self.state = WorkerState.READY
         self._has_joined.clear()
         self._beat_now.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from baton.decode import servicer as decode_servicer
 from baton.decode.scheduler import DecodeScheduler
@@ -44,7 +45,7 @@ class MountedRole:
 
     def load(self) -> WorkerLoad:
         """Readable from any thread."""
-        return self._scheduler.load()
+        return replace(self._scheduler.load(), busy_s=self._loop.busy_s)
 
     async def switch(self, role: Role) -> None:
         """Ends what the role has left, by Unavailable, and mounts `role`."""

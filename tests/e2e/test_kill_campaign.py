@@ -57,7 +57,7 @@ def run(
     print(story)
     assert not crowd.faults, story
     assert crowd.counts["answered exactly"] > CLIENTS, story
-    wait_until(lambda: is_whole(cluster), WHOLE_AGAIN_S, lambda: story)
+    wait_until(lambda: is_whole(cluster), WHOLE_AGAIN_S, lambda: f"{story}\n{cluster.stderr[-4000:]}")
     cluster.processes = descendants(cluster.process.pid)
     cluster.wait_for_baseline()
     return crowd.counts

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baton.fleet import Role, WorkerProfile
-from baton.router.planner.actions import Flip, Plan, Scale
+from baton.router.planner.actions import Flip, Plan
 from baton.router.planner.decide import decide
 from baton.router.planner.history import HOUR_S, History, Observation, WorkerStatus
 from baton.router.planner.rules import Bounds, PlannerRules, Window
@@ -51,7 +51,7 @@ class Fluid:
         before = len(self.plans)
         for _ in range(int(seconds / TICK_S)):
             self.tick(prompt_tokens_per_s, sequences)
-        return [a for _, plan in self.plans[before:] for a in plan.actions if isinstance(a, Flip)]
+        return [flip for _, plan in self.plans[before:] for flip in plan.actions]
 
     def tick(self, prompt_tokens_per_s: float, sequences: float) -> None:
         self.now_s += TICK_S
@@ -65,11 +65,8 @@ class Fluid:
         plan = decide(self.history, self.rules, self.now_s)
         self.plans.append((self.now_s, plan))
         for action in plan.actions:
-            if isinstance(action, Flip):
-                self.history.flip_ordered(action.worker_id, action.role, self.now_s)
-                self.ready_at_s[action.worker_id] = self.now_s + self.flip_s, action.role
-            else:
-                self.history.scaled(action.role, self.now_s)
+            self.history.flip_ordered(action.worker_id, action.role, self.now_s)
+            self.ready_at_s[action.worker_id] = self.now_s + self.flip_s, action.role
 
     def ready(self, role: Role) -> list[str]:
         return [w for w, own in self.roles.items() if own is role and w not in self.ready_at_s]
@@ -121,7 +118,7 @@ def any_status(random: Random, worker_id: str, role: Role, busy_s: float) -> Wor
 
 
 SMALL_RULES = PlannerRules(
-    prefill=Bounds(1, 3), decode=Bounds(1, 3), window_s=6.0, cooldown_s=20.0, flips_per_hour=3, scales=True
+    prefill=Bounds(1, 3), decode=Bounds(1, 3), window_s=6.0, cooldown_s=20.0, flips_per_hour=3
 )
 
 
@@ -159,9 +156,6 @@ def test_no_load_whatever_makes_it_break_bounds_budget_or_cooldown(
         }
         is_rescue = not members[D]
         for action in plan.actions:
-            if isinstance(action, Scale):
-                assert 1 <= action.workers <= max(3, members[action.role] - 1)
-                continue
             donor = P if action.role is D else D
             if not is_rescue:
                 assert members[donor] - 1 >= 1
@@ -299,30 +293,6 @@ def test_a_maintenance_window_sets_other_bounds(day_s: float, prefill: int) -> N
     fleet.now_s = day_s
     fleet.run(60.0, 10.0, 10.0)
     assert fleet.count(P) == prefill
-
-
-SCALING = replace(RULES, scales=True, prefill=Bounds(1, 8), decode=Bounds(1, 8), scale_cooldown_s=30.0)
-
-
-def scales(fleet: Fluid) -> list[Scale]:
-    return [action for _, plan in fleet.plans for action in plan.actions if isinstance(action, Scale)]
-
-
-def test_where_no_flip_helps_more_workers_are_asked_for() -> None:
-    fleet = Fluid(4, 4, SCALING)
-    fleet.run(60.0, 5 * ONE_WORKER, 1700.0)
-    first = scales(fleet)[0]
-    assert first.workers > 4
-    assert first.retire is None
-
-
-def test_a_worker_is_taken_only_where_the_others_bear_its_load() -> None:
-    fleet = Fluid(4, 4, SCALING)
-    fleet.run(28.0, 2.4 * ONE_WORKER, 100.0)
-    assert [(scale.role, scale.workers) for scale in scales(fleet)] == [(D, 3)]
-    fleet = Fluid(2, 1, SCALING)
-    fleet.run(60.0, 0.6 * ONE_WORKER, 50.0)
-    assert scales(fleet) == [], "0.6 on one worker would be above the threshold, 0.3 on two is below"
 
 
 def test_every_plan_tells_what_it_is_based_on() -> None:

@@ -1,2 +1,2 @@
-"""Which workers should have which role, and how many there should be. Pure: a history of observations and a time
-in, a plan with its reasons out (`decide.py`); no clock, no I/O. `baton.sim.elastic` acts on it on virtual time."""
+"""Which workers should have which role. Pure: a history of observations and a time in, a plan with its reasons out
+(`decide.py`); no clock, no I/O. `baton.router.elastic` acts on it, and `baton.sim.elastic` on virtual time."""

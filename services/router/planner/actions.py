@@ -18,23 +18,11 @@ class Flip:
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """The pool of `role` is to have `workers`. retire: who should leave where these are fewer than now."""
-
-    role: Role
-    workers: int
-    retire: str | None = None
-
-
-Action = Flip | Scale
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """One decision. reason: for people. held_by: the rule that stands against acting, in one word; empty where
     there are actions. pools: what it was decided on; empty where nothing was known yet."""
 
     reason: str
-    actions: tuple[Action, ...] = ()
+    actions: tuple[Flip, ...] = ()
     held_by: str = ""
     pools: Mapping[Role, PoolLoad] = field(default_factory=dict)

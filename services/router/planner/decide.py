@@ -3,7 +3,6 @@
     rescue     no decode worker is left: one prefill worker flips at once, whatever the rules say
     bounds     a pool has fewer workers than it must have: flips within the hour's budget
     rebalance  one pool is pressed and the other can spare workers: flips, if these help enough for certain
-    scale      no flip helps: more workers, or fewer where the rest bears the load
 
 Flips of one decision go one way. What keeps the planner steady: it flips only if the higher of the two pressures
 falls by a margin even if both estimates are wrong by a standard error, so with traffic as it is the way back
@@ -16,7 +15,7 @@ import math
 from collections.abc import Sequence
 
 from baton.fleet import Role
-from baton.router.planner.actions import Flip, Plan, Scale
+from baton.router.planner.actions import Flip, Plan
 from baton.router.planner.history import History, WorkerStatus
 from baton.router.planner.rules import PlannerRules
 from baton.router.planner.situation import OTHER, Situation
@@ -25,7 +24,6 @@ _ERRORS = 1.0
 """Standard errors that an estimate is taken to be wrong by, against acting."""
 _DECLINE_S = 20.0
 """How far ahead the pool that gives workers is looked at, where what runs there is ending."""
-_DOUBLE = 2
 
 
 def decide(history: History, rules: PlannerRules, now_s: float) -> Plan:
@@ -37,8 +35,7 @@ def decide(history: History, rules: PlannerRules, now_s: float) -> Plan:
         return _hold(
             situation, "warming up", f"less than {rules.window_s / 2:g} s of the fleet were seen so far"
         )
-    plan = _keep_bounds(situation) or _rebalance(situation)
-    return plan if plan.actions else _scale(situation) or plan
+    return _keep_bounds(situation) or _rebalance(situation)
 
 
 def _rescue(situation: Situation) -> Plan | None:
@@ -119,59 +116,6 @@ def _best_count(
         if worst < best[1]:
             best = count, worst
     return best
-
-
-def _scale(situation: Situation) -> Plan | None:
-    rules, history = situation.rules, situation.history
-    last_s = max(history.scaled_at_s.values(), default=-math.inf)
-    if not rules.scales or situation.now_s - last_s < rules.scale_cooldown_s:
-        return None
-    if any(history.is_under_way(worker.worker_id) for pool in situation.members.values() for worker in pool):
-        return None
-    return _scale_up(situation) or _scale_down(situation)
-
-
-def _scale_up(situation: Situation) -> Plan | None:
-    rules = situation.rules
-    pressures = {role: _soon(situation, role) for role in Role}
-    role = max(Role, key=lambda role: pressures[role])
-    now = len(situation.members[role])
-    most = situation.bounds[role].most
-    if pressures[role] < rules.scale_up or (most is not None and now >= most):
-        return None
-    wanted = now + 1 if not now else min(_DOUBLE * now, math.ceil(now * pressures[role] / rules.comfort))
-    workers = wanted if most is None else min(most, wanted)
-    reason = (
-        f"{role.value} is or soon will be pressed {pressures[role]:.2f}, and {OTHER[role].value} cannot help"
-    )
-    return Plan(reason, (Scale(role, workers),), pools=situation.loads())
-
-
-def _scale_down(situation: Situation) -> Plan | None:
-    """Takes one worker where the others, loaded N / (N - 1) as much, stay below `scale_down` for certain."""
-    for role, members in situation.members.items():
-        leaving = situation.may_leave(role)
-        if len(members) <= max(1, situation.bounds[role].least) or not leaving:
-            continue
-        retire = leaving[0]
-        staying = [worker for worker in members if worker is not retire]
-        worst = max(
-            situation.pressure(role, staying, _ERRORS),
-            situation.pressure(role, staying, ahead_s=situation.rules.lead_s),
-        )
-        if worst < situation.rules.scale_down:
-            reason = f"{len(staying)} workers would bear the load of {role.value} at {worst:.2f}"
-            return Plan(reason, (Scale(role, len(staying), retire.worker_id),), pools=situation.loads())
-    return None
-
-
-def _soon(situation: Situation, role: Role) -> float:
-    """The pressure now or when a worker started now would be there, whichever is higher."""
-    members = situation.members[role]
-    return max(
-        situation.pressure(role, members),
-        situation.pressure(role, members, ahead_s=situation.rules.lead_s),
-    )
 
 
 def _flip(situation: Situation, going: Sequence[WorkerStatus], role: Role, reason: str) -> Plan:

@@ -68,7 +68,6 @@ class History:
         self.seen_roles: set[Role] = set()
         self.observations: deque[Observation] = deque()
         self.changes: list[RoleChange] = []
-        self.scaled_at_s: dict[Role, float] = {}
 
     def observe(self, observation: Observation) -> None:
         at_s = observation.at_s
@@ -94,9 +93,6 @@ class History:
         """The worker keeps its role. The change goes on counting: it may have begun."""
         self._under_way.pop(worker_id, None)
         self._roles.pop(worker_id, None)
-
-    def scaled(self, role: Role, at_s: float) -> None:
-        self.scaled_at_s[role] = at_s
 
     def role_of(self, worker: WorkerStatus) -> Role:
         """The role that `worker` has or is on its way to."""

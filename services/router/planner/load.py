@@ -87,7 +87,6 @@ class PoolLoad:
     workers: int
     arriving: int
     pressure: float
-    pressure_ahead: float
     attainment: float
     worst_s: float
     waiting: int
@@ -121,10 +120,10 @@ def pool_load(
     role: Role,
     history: History,
     members: Sequence[WorkerStatus],
-    pressures: tuple[float, float],
+    pressure: float,
     rules: PlannerRules,
 ) -> PoolLoad:
-    """members: ready in `role`, or on their way to it. pressures: now and ahead."""
+    """members: ready in `role`, or on their way to it."""
     arriving = sum(history.is_under_way(worker.worker_id) for worker in members)
     there = [worker for worker in members if worker.role is role]
     predict_s = predicted_ttft_s if role is Role.PREFILL else predicted_tpot_s
@@ -133,8 +132,7 @@ def pool_load(
     return PoolLoad(
         workers=len(members),
         arriving=arriving,
-        pressure=pressures[0],
-        pressure_ahead=pressures[1],
+        pressure=pressure,
         attainment=sum(value_s <= objective_s for value_s in predicted_s) / max(1, len(there)),
         worst_s=max(predicted_s, default=0.0),
         waiting=sum(w.queued_tokens if role is Role.PREFILL else w.waiting for w in there),

@@ -44,10 +44,6 @@ class PlannerRules:
     relatively, the higher of the two pressures has to fall for a flip. cooldown_s: after a flip, for which no flip
     goes the other way and its worker stays. flips_per_hour: at most, in any hour. draining: the share of a pool
     that may be on its way out at once.
-
-    scales: whether workers can be added and taken. scale_up, scale_down: pressures at which workers are added, or
-    taken where the others would stay below it. scale_cooldown_s: between two changes of a pool's size. lead_s: how
-    far ahead the trend is looked at there, for workers take time to start.
     """
 
     ttft_s: float = 2.0
@@ -61,11 +57,6 @@ class PlannerRules:
     cooldown_s: float = 120.0
     flips_per_hour: int = 30
     draining: float = 0.25
-    scales: bool = False
-    scale_up: float = 0.9
-    scale_down: float = 0.5
-    scale_cooldown_s: float = 300.0
-    lead_s: float = 60.0
 
     def bounds(self, day_s: float) -> dict[Role, Bounds]:
         """At one time of the day; of windows that overlap the first holds."""

@@ -49,11 +49,10 @@ class Situation:
         return role is Role.DECODE and self._demand.decode_sequences.growth_per_s < 0
 
     def loads(self) -> dict[Role, PoolLoad]:
-        loads = {}
-        for role, members in self.members.items():
-            now, ahead = self.pressure(role, members), self.pressure(role, members, ahead_s=self.rules.lead_s)
-            loads[role] = pool_load(role, self.history, members, (now, ahead), self.rules)
-        return loads
+        return {
+            role: pool_load(role, self.history, members, self.pressure(role, members), self.rules)
+            for role, members in self.members.items()
+        }
 
     def rests(self, donor: Role) -> bool:
         """Whether a worker went to `donor` within the cooldown, so that none may go the other way."""

@@ -1,0 +1,58 @@
+"""`baton plan`: what the planner of a router thinks now."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from baton.errors import Unavailable
+
+_TIMEOUT_S = 10.0
+
+
+def plan(
+    url: Annotated[
+        str, typer.Option(help="Where a router serves.", envvar="BATON_URL")
+    ] = "http://127.0.0.1:8000",
+    api_key: Annotated[str, typer.Option(help="Bearer key.", envvar="BATON_API_KEY")] = "",
+) -> None:
+    """Show how pressed the pools are and what the planner makes of it, where --planner is advise or on."""
+    Console().print(plan_view(url, api_key))
+
+
+def plan_view(url: str, api_key: str) -> RenderableType:
+    """The pools as a table and the decision below it. Raises Unavailable where there is no planner to ask."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        with httpx.Client(base_url=url, timeout=_TIMEOUT_S, headers=headers, trust_env=False) as client:
+            answer = client.get("/server_info")
+    except httpx.TransportError as error:
+        raise Unavailable(f"{url}: {error}", field="url") from error
+    if answer.is_error:
+        raise Unavailable(answer.json()["error"]["message"])
+    planner = answer.json().get("planner")
+    if planner is None:
+        raise Unavailable(f"{url} has no planner, or it has not decided yet: see --planner of `baton router`")
+    return Group(_pools(planner["pools"]), *_decision(planner))
+
+
+def _pools(pools: dict[str, dict[str, Any]]) -> Table:
+    table = Table("pool")
+    for name in ("workers", "arriving", "pressure", "within objective", "waiting"):
+        table.add_column(name, justify="right")
+    for role, load in pools.items():
+        counts = str(load["workers"]), str(load["arriving"])
+        shares = f"{load['pressure']:.2f}", f"{load['attainment']:.0%}"
+        table.add_row(role, *counts, *shares, f"{load['waiting']:,}")
+    return table
+
+
+def _decision(planner: dict[str, Any]) -> list[str]:
+    acts = planner["mode"] == "on" and planner["leads"]
+    verb = "makes" if acts else "would make"
+    lines = [f"{verb} {action['worker']} a {action['role']} worker" for action in planner["actions"]]
+    return [*lines, planner["reason"]]

@@ -1,0 +1,173 @@
+"""The planner at work: every few seconds it looks at the fleet, decides, tells, and where it leads, acts.
+
+Every router looks and remembers; only the elected one acts, and asks whether it still is right before each act. So
+a new leader knows what its predecessor did: it has seen it happen, or hears of it from the workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from baton.errors import BatonError
+from baton.fleet import Member, Role, WorkerState
+from baton.router.planner.actions import Flip, Plan
+from baton.router.planner.decide import decide
+from baton.router.planner.history import History, Observation, WorkerStatus
+from baton.router.planner.rules import DAY_S, PlannerRules
+
+_AT_WORK = (WorkerState.READY, WorkerState.SUSPECTED)
+"""A heartbeat that is late is no reason to take a worker's place."""
+_log = logging.getLogger(__name__)
+
+
+class PlannerMode(StrEnum):
+    """advise: decides and tells, and changes nothing."""
+
+    OFF = "off"
+    ADVISE = "advise"
+    ON = "on"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerSettings:
+    """interval_s: between two decisions."""
+
+    mode: PlannerMode = PlannerMode.OFF
+    rules: PlannerRules = field(default_factory=PlannerRules)
+    interval_s: float = 2.0
+
+
+class Actuator(Protocol):
+    """What changes the fleet; `baton.router.control.FleetControl` is one."""
+
+    async def change_role(self, worker_id: str, role: Role) -> object:
+        """Returns once the worker serves in `role`, within a deadline of its own. Raises BatonError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A plan and what comes of it. leads: this router is the one that acts. is_news: it acts, or is kept from
+    acting by another rule than the last time."""
+
+    unix_s: float
+    plan: Plan
+    mode: PlannerMode
+    leads: bool
+    is_news: bool
+
+    @property
+    def is_acted_on(self) -> bool:
+        return self.leads and self.mode is PlannerMode.ON
+
+    def view(self) -> dict[str, object]:
+        """As JSON has it. Roles, workers and seconds under the names that the rest of the API uses."""
+        return {
+            "mode": self.mode.value,
+            "leads": self.leads,
+            "reason": self.plan.reason,
+            "held_by": self.plan.held_by,
+            "actions": [
+                {"worker": action.worker_id, "role": action.role.value} for action in self.plan.actions
+            ],
+            "pools": {
+                role.value: {
+                    "workers": load.workers,
+                    "arriving": load.arriving,
+                    "pressure": round(min(load.pressure, _MAX_PRESSURE), 4),
+                    "attainment": round(load.attainment, 4),
+                    "worst_s": load.worst_s,
+                    "waiting": load.waiting,
+                }
+                for role, load in self.plan.pools.items()
+            },
+        }
+
+
+_MAX_PRESSURE = 1e6
+"""JSON knows no infinity, which is the pressure on an empty pool."""
+
+
+class Elastic:
+    """members: the fleet now. is_leader: read right before each act. publish: gets every decision."""
+
+    def __init__(
+        self,
+        settings: PlannerSettings,
+        members: Callable[[], Iterable[Member]],
+        control: Actuator,
+        is_leader: Callable[[], bool],
+        publish: Callable[[Decision], None],
+    ) -> None:
+        self._settings = settings
+        self._members = members
+        self._control = control
+        self._is_leader = is_leader
+        self._publish = publish
+        self._history = History(settings.rules.window_s, settings.rules.cooldown_s)
+        self._flips: set[asyncio.Task[None]] = set()
+        self.last: Decision | None = None
+
+    async def run(self) -> None:
+        """Until cancelled; flips under way are then the workers' own affair, which finish them."""
+        try:
+            while True:
+                await asyncio.sleep(self._settings.interval_s)
+                self.decide()
+        finally:
+            for task in self._flips:
+                task.cancel()
+            await asyncio.gather(*self._flips, return_exceptions=True)
+
+    def decide(self) -> None:
+        """Looks, decides, tells, and begins what is to be done."""
+        now_s, unix_s = time.monotonic(), time.time()
+        statuses = tuple(status_of(member, now_s - unix_s, now_s) for member in self._members())
+        self._history.observe(Observation(now_s, statuses, unix_s % DAY_S))
+        plan = decide(self._history, self._settings.rules, now_s)
+        is_news = self.last is None or bool(plan.actions) or plan.held_by != self.last.plan.held_by
+        decision = Decision(unix_s, plan, self._settings.mode, self._is_leader(), is_news)
+        self.last = decision
+        self._publish(decision)
+        if decision.is_acted_on:
+            for action in plan.actions:
+                self._begin(action)
+
+    def _begin(self, flip: Flip) -> None:
+        if not self._is_leader():
+            return
+        self._history.flip_ordered(flip.worker_id, flip.role, time.monotonic())
+        task = asyncio.create_task(self._flip(flip))
+        self._flips.add(task)
+        task.add_done_callback(self._flips.discard)
+
+    async def _flip(self, flip: Flip) -> None:
+        try:
+            await self._control.change_role(flip.worker_id, flip.role)
+        except BatonError as error:
+            self._history.flip_refused(flip.worker_id)
+            _log.warning("planner: %s did not become a %s worker: %s", flip.worker_id, flip.role.value, error)
+
+
+def status_of(member: Member, monotonic_less_unix_s: float, now_s: float) -> WorkerStatus:
+    """A worker whose clock is ahead changed its role now, not in the future."""
+    worker, load, kv = member.worker, member.load, member.load.kv_blocks
+    return WorkerStatus(
+        worker.worker_id,
+        worker.role,
+        member.state in _AT_WORK,
+        worker.profile,
+        load.queued_tokens,
+        load.busy_s,
+        load.running,
+        load.waiting,
+        held_tokens=(kv.used + kv.reserved) * worker.block_size,
+        cached_tokens=kv.cached * worker.block_size,
+        kv_tokens=kv.total * worker.block_size,
+        role_changes_s=tuple(min(now_s, at_s + monotonic_less_unix_s) for at_s in worker.role_changes_unix_s),
+    )

@@ -1,0 +1,46 @@
+"""The planner's decisions as metrics: a projection of what it publishes."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from baton.router.elastic import Decision
+
+
+class PlannerMetrics:
+    """Absent from the exposition until the first decision."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._decisions = Counter(
+            "baton_planner_decisions",
+            "Decisions by what held it back; acts where nothing did",
+            ["held_by"],
+            registry=registry,
+        )
+        self._flips = Counter(
+            "baton_planner_flips",
+            "Role changes that this router's planner ordered",
+            ["role"],
+            registry=registry,
+        )
+        self._leads = Gauge("baton_planner_leads", "1 where this router's planner acts", registry=registry)
+        self._pressure = Gauge(
+            "baton_planner_pressure",
+            "Load of a pool; 1 is as much as its objectives allow",
+            ["role"],
+            registry=registry,
+        )
+        self._workers = Gauge(
+            "baton_planner_workers", "Workers in a pool or on their way to it", ["role"], registry=registry
+        )
+
+    def on_decision(self, decision: Decision) -> None:
+        plan = decision.plan
+        self._decisions.labels(plan.held_by or "none").inc()
+        self._leads.set(decision.is_acted_on)
+        for role, load in plan.pools.items():
+            self._pressure.labels(role.value).set(load.pressure)
+            self._workers.labels(role.value).set(load.workers)
+        if decision.is_acted_on:
+            for action in plan.actions:
+                self._flips.labels(action.role.value).inc()

@@ -1,0 +1,43 @@
+"""The planner of a live cluster: real processes change roles at its word."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+from cluster import Cluster, wait_until
+from model_folders import prompt_ids
+from rich.console import Console
+
+from baton.cli.plan import plan_view
+
+WAIT_S = 30.0
+
+
+def count(cluster: Cluster) -> dict[str, int]:
+    return Counter(view["role"] for view in cluster.workers().values())
+
+
+def test_when_the_last_decode_worker_freezes_a_prefill_worker_takes_its_place(
+    llama: Path, tmp_path: Path
+) -> None:
+    options = {"prefill": 2, "decode": 1, "kv_blocks": 256, "planner": "on"}
+    with Cluster(model=llama, event_log=tmp_path / "events.jsonl", **options) as cluster:
+        wait_until(lambda: cluster.metric("baton_planner_leads") == 1.0, WAIT_S, cluster.workers)
+        frozen = cluster.pids()["decode-0"]
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            wait_until(lambda: count(cluster) == {"prefill": 1, "decode": 1}, WAIT_S, cluster.workers)
+            answer = cluster.complete(prompt_ids(100), max_tokens=5)
+            assert len(answer.token_ids) == 5
+            assert answer.decode.startswith("prefill-")
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        assert cluster.metric('baton_planner_flips_total{role="decode"}') == 1.0
+        shown = Console(record=True, width=100)
+        shown.print(plan_view(str(cluster.client.base_url), ""))
+        assert "prefill" in shown.export_text()
+        plans = [event["planner"] for event in cluster.events() if "planner" in event]
+        assert "no decode worker is left" in [plan["reason"] for plan in plans]
