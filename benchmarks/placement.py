@@ -40,7 +40,7 @@ what is measured:
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 TARGET_S = {64: 50e-6, 1000: 300e-6}
 LEVELS = {"trace": (4.0, 6.0, 8.0, 10.0), "agent": (1.0, 1.5, 2.0, 2.5)}
-MIXES = {"prompt-heavy": 40.0, "agent": 120.0, "shared-prefix": 200.0, "chat": 150.0, "output-heavy": 60.0}
+MIXES = {"prompt-heavy": 18.0, "agent": 80.0, "shared-prefix": 120.0, "chat": 60.0, "output-heavy": 20.0}
 MIX_FLEET = fleet(prefill_h100=4, decode_h200=4)
 PEERS = [name for name in POLICIES if name != "predicted"]
 Goodputs = dict[float, dict[str, float]]
@@ -78,9 +78,12 @@ def decisions(count: int, step: Callable[[str], None]) -> Iterator[Row]:
         made.placements_s(200)
         for clock, seconds in zip(("", ", thread time"), made.placements_s(count), strict=True):
             p50, p99 = np.percentile(seconds, (50, 99)) * 1e6
-            yield Row(name=f"decision, {workers} workers, median{clock}", value=p50, unit="us")
+            yield Row(name=f"decision, {workers} workers, median{clock}", value=float(p50), unit="us")
             yield Row(
-                name=f"decision, {workers} workers, p99{clock}", value=p99, unit="us", target=target_s * 1e6
+                name=f"decision, {workers} workers, p99{clock}",
+                value=float(p99),
+                unit="us",
+                target=target_s * 1e6,
             )
 
 

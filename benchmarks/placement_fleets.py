@@ -33,10 +33,12 @@ def fleet(prefill_h100: int = 16, decode_h200: int = 8) -> FleetSpec:
         max_requests=100_000,
         queue_timeout_s=60.0,
         local_prefill_tokens=64,
+        kv_events=True,
     )
 
 
 def with_routers(spec: FleetSpec, routers: int, heartbeat_s: float) -> FleetSpec:
+    """That many routers, which hear of the workers' loads so often and of their caches at once."""
     return msgspec.structs.replace(spec, routers=routers, heartbeat_s=heartbeat_s)
 
 

@@ -100,6 +100,7 @@ class _FleetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     disaggregation: Disaggregation = Disaggregation.AUTO
     routers: _Count = 1
     heartbeat: _NotNegative = 0.0
+    kv_events: bool = False
     planner: _PlannerTable | None = None
 
 
@@ -136,6 +137,7 @@ class FleetSpec(msgspec.Struct, frozen=True):
     disaggregation: Disaggregation = Disaggregation.AUTO
     routers: int = 1
     heartbeat_s: float = 0.0
+    kv_events: bool = False
 
 
 def read_fleet(path: Path) -> FleetSpec:
@@ -161,6 +163,7 @@ def read_fleet(path: Path) -> FleetSpec:
         disaggregation=table.disaggregation,
         routers=table.routers,
         heartbeat_s=table.heartbeat,
+        kv_events=table.kv_events,
         elastic=None if table.planner is None else _elastic(table.planner, table.objectives),
     )
 

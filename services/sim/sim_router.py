@@ -43,7 +43,7 @@ class SimRouter:
         self._follow()
         if now_s >= self._next_heartbeat_s:
             self._hear(now_s)
-        hashes = request.hashes[: request.prompt_tokens // self._block_tokens]
+        hashes = self._full(request)
         matched_tokens = self._index.match_all(hashes) * self._block_tokens
         snapshot = self._columns.snapshot(matched_tokens, now_s)
         demand = Demand(
@@ -63,9 +63,25 @@ class SimRouter:
         self._lease(snapshot, placement)
         return placement
 
+    def expect_cached(self, worker: SimWorker, request: SimRequest) -> None:
+        """Who queues behind this prompt will find it computed."""
+        if self._spec.kv_events:
+            self._index.expect(worker.worker_id, self._full(request))
+        else:
+            self.note_cached(worker, request)
+
+    def settle(self, worker: SimWorker, request: SimRequest) -> None:
+        """What was expected there is computed, or will not be."""
+        if self._spec.kv_events:
+            self._index.settle(worker.worker_id, self._full(request))
+
     def note_cached(self, worker: SimWorker, request: SimRequest) -> None:
-        full = request.prompt_tokens // self._block_tokens
-        self._index.add(worker.worker_id, request.hashes[:full], worker.blocks.num_blocks)
+        """What events tell anyway, where there are any."""
+        if not self._spec.kv_events:
+            self._index.add(worker.worker_id, self._full(request), worker.blocks.num_blocks)
+
+    def _full(self, request: SimRequest) -> tuple[bytes, ...]:
+        return request.hashes[: request.prompt_tokens // self._block_tokens]
 
     def _follow(self) -> None:
         """Whoever joins or leaves a pool is known at once."""
@@ -73,8 +89,14 @@ class SimRouter:
         is_open = [worker for pool in pools.values() for worker in pool]
         if is_open != self._open:
             self._open = is_open
+            self._listen()
             candidates = {role: [worker.candidate() for worker in pool] for role, pool in pools.items()}
             self._columns = FleetColumns(candidates, self._index.slot)
+
+    def _listen(self) -> None:
+        for worker in self._open:
+            if self._spec.kv_events and self._index not in worker.events.followers:
+                worker.events.followers.append(self._index)
 
     def _hear(self, now_s: float) -> None:
         self._next_heartbeat_s = now_s + self._spec.heartbeat_s

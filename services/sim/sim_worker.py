@@ -10,6 +10,7 @@ from baton.router.candidates import Candidate
 from baton.router.prediction import Prediction
 from baton.sim.clock import Clock
 from baton.sim.fleet_file import Pool
+from baton.sim.pool_events import PoolEvents
 
 
 class SimWorker(ABC):
@@ -22,7 +23,10 @@ class SimWorker(ABC):
         self.clock = clock
         self.block_tokens = block_tokens
         self.speeds = pool.hardware.speeds()
-        self.blocks = BlockManager(max(1, pool.hardware.kv_tokens // block_tokens), block_tokens)
+        self.events = PoolEvents(worker_id)
+        num_blocks = max(1, pool.hardware.kv_tokens // block_tokens)
+        self.blocks = BlockManager(num_blocks, block_tokens)
+        self.blocks.listen(self.events)
         self.queued_tokens = 0
         self.queued_s = 0.0
         self.leased_sequences = 0

@@ -173,7 +173,8 @@ class Simulation:
             ride.decode.ask(ride)
         else:
             ride.prefill.leased_sequences += 1
-            self._note_cached(ride.prefill, ride)
+            assert ride.router is not None
+            ride.router.expect_cached(ride.prefill, ride.request)
             ride.prefill.submit(ride)
 
     def scheduled(self, ride: Ride) -> None:
@@ -201,6 +202,7 @@ class Simulation:
         self._entrance.computed(ride)
         if ride.prefill is None:
             return
+        self._settle(ride)
         ride.output_tokens = 1
         if ride.request.output_tokens == 1:
             self._release_both(ride)
@@ -247,6 +249,7 @@ class Simulation:
         computing = ride.prefill or ride.decode
         computing.prefill_done(ride.placement.prediction)
         ride.decode.leased_sequences -= 1
+        self._settle(ride)
         self._release_both(ride)
         self._entrance.end(ride)
         self._refuse(ride, Outcome.QUEUE_TIMEOUT)
@@ -261,6 +264,11 @@ class Simulation:
     def _refuse(self, ride: Ride, outcome: Outcome) -> None:
         ride.outcome = outcome
         self._on_ended()
+
+    def _settle(self, ride: Ride) -> None:
+        assert ride.router is not None
+        if ride.prefill is not None:
+            ride.router.settle(ride.prefill, ride.request)
 
     def _note_cached(self, worker: SimWorker, ride: Ride) -> None:
         assert ride.router is not None
