@@ -14,7 +14,7 @@ from baton.router.fleet_columns import FleetColumns
 from baton.router.placement import place
 from baton.router.policies import load_policy
 from baton.router.prefix_index import PrefixIndex
-from baton.router.snapshot import Demand, prefix_key
+from baton.router.snapshot import Demand
 
 BLOCK_TOKENS = 16
 PROMPT_BLOCKS = 512
@@ -57,9 +57,8 @@ class Fleet:
     def _place(self, prompt: bytes, session: str | None, number: int) -> None:
         matched_tokens = self._index.match_all(prompt) * BLOCK_TOKENS
         snapshot = self._columns.snapshot(matched_tokens, number * 0.001)
-        key = prefix_key([prompt[-HASH_BYTES:]], 0)
         tokens = PROMPT_BLOCKS * BLOCK_TOKENS
-        demand = Demand(tokens, PROMPT_BLOCKS, session_key=session, prefix_key=key, ordinal=number)
+        demand = Demand(tokens, PROMPT_BLOCKS, session_key=session, ordinal=number)
         place(snapshot, demand, self._policy)
 
     def _worker(self, worker_id: str) -> Candidate:

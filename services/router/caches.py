@@ -15,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baton.background import OnCrash
-from baton.block_hash import HASH_BYTES
 from baton.fleet import WorkerInfo
 from baton.router.kv_events.replica import EventCounts
 from baton.router.kv_events.subscribers import Subscribers
 from baton.router.prefix_index import IndexStats, PrefixIndex
 from baton.router.prompt_hashes import Hashing, PromptHashes
-from baton.router.snapshot import prefix_key
 
 _EVENT_LAG_S = 0.5
 """So long an expectation outlives its prompt's computation; the events that make it true are on their way then."""
@@ -65,14 +63,6 @@ class Caches:
             matched = self.index.match_all(hashes.of(hashing)) * np.int32(hashing.block_size)
             tokens = matched if tokens is None else np.maximum(tokens, matched)
         return np.zeros(0, np.int32) if tokens is None else tokens
-
-    def prefix_key(self, hashes: PromptHashes, matched_tokens: int) -> int:
-        """`Demand.prefix_key` of a prompt of which so many tokens are cached somewhere; every router's is the
-        same."""
-        if not self._distinct or not (packed := hashes.of(hashing := self._distinct[0])):
-            return 0
-        position = min(matched_tokens // hashing.block_size, len(packed) // HASH_BYTES - 1) * HASH_BYTES
-        return prefix_key([packed[position : position + HASH_BYTES]], 0)
 
     def note_cached(self, worker_id: str, hashes: PromptHashes) -> None:
         """The worker has just held the prompt's blocks: news of one whose events do not arrive."""

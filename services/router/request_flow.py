@@ -170,7 +170,6 @@ class RequestFlow:
             ttft_s=request.objectives.ttft_s,
             tpot_s=request.objectives.tpot_s,
             disaggregation=self._limits.disaggregation,
-            prefix_key=self._workers.caches.prefix_key(hashes, snapshot.most_cached_tokens()),
             ordinal=self._placements,
             seed=self._limits.seed,
         )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-import xxhash
 
 from baton.router.candidates import Candidate, Candidates
 
@@ -31,20 +29,13 @@ class Snapshot:
     def of(cls, prefill: Iterable[Candidate], decode: Iterable[Candidate]) -> Snapshot:
         return cls(Candidates.of(prefill), Candidates.of(decode))
 
-    def most_cached_tokens(self) -> int:
-        """Of the prompt, on any one worker."""
-        pools = (pool.cached_tokens for pool in (self.prefill, self.decode) if len(pool))
-        return int(max((column.max() for column in pools), default=0))
-
 
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What is asked for. blocks: of the whole prompt. local_prefill_tokens: how many uncached tokens a decode
     worker that caches the beginning may compute itself, whatever its predictions. ttft_s, tpot_s: the request's
-    objectives, where it has any. prefix_key: 64 bits that are equal for prompts which go on alike after what is
-    cached; routers that know the same send these to the same of several equal workers. ordinal, seed: the number of
-    this placement at its router, and the router's seed; policies that take turns or chance go by these, and by
-    nothing else."""
+    objectives, where it has any. ordinal, seed: the number of this placement at its router, and the router's seed;
+    policies that take turns or chance go by these, and by nothing else."""
 
     prompt_tokens: int
     blocks: int
@@ -54,15 +45,9 @@ class Demand:
     ttft_s: float | None = None
     tpot_s: float | None = None
     disaggregation: Disaggregation = Disaggregation.AUTO
-    prefix_key: int = 0
     ordinal: int = 0
     seed: int = 0
 
     def is_almost_cached(self, cached_tokens: float) -> bool:
         """Whether so little is missing where this much is cached that a decode worker computes it by the way."""
         return 0 < cached_tokens >= self.prompt_tokens - self.local_prefill_tokens
-
-
-def prefix_key(hashes: Sequence[bytes], matched_blocks: int) -> int:
-    """`Demand.prefix_key` of a prompt of which `matched_blocks` are cached somewhere; 0 where it fills no block."""
-    return xxhash.xxh3_64_intdigest(hashes[min(matched_blocks, len(hashes) - 1)]) if hashes else 0

@@ -9,7 +9,7 @@ from baton.router.fleet_columns import FleetColumns
 from baton.router.placement import Placement, place
 from baton.router.policies import load_policy
 from baton.router.prefix_index import PrefixIndex
-from baton.router.snapshot import Demand, Snapshot, prefix_key
+from baton.router.snapshot import Demand, Snapshot
 from baton.sim.fleet_file import FleetSpec
 from baton.sim.sim_worker import SimWorker
 from baton.sim.workload import SimRequest
@@ -54,7 +54,6 @@ class SimRouter:
             ttft_s=self._spec.objectives.ttft,
             tpot_s=self._spec.objectives.tpot,
             disaggregation=self._spec.disaggregation,
-            prefix_key=prefix_key(hashes, snapshot.most_cached_tokens() // self._block_tokens),
             ordinal=self._placements,
             seed=self._seed,
         )

@@ -24,9 +24,9 @@ def knows_exactly(cluster: Cluster, worker_id: str) -> bool:
 
 
 def test_the_router_credits_no_block_that_was_evicted(llama: Path) -> None:
-    with Cluster(model=llama, kv_blocks=64, local_prefill_tokens=0) as cluster:
-        for worker_id in ("prefill-0", "decode-0"):
-            wait_until(lambda worker_id=worker_id: knows_exactly(cluster, worker_id), WAIT_S, cluster.workers)
+    with Cluster(model=llama, kv_blocks=64, disaggregation="always", local_prefill_tokens=0) as cluster:
+        wait_until(lambda: knows_exactly(cluster, "prefill-0"), WAIT_S, cluster.workers)
+        wait_until(lambda: knows_exactly(cluster, "decode-0"), WAIT_S, cluster.workers)
         first = prompt_ids(320, seed=1)
         cluster.complete(prompt=first, max_tokens=2)
         assert cluster.complete(prompt=first, max_tokens=2).cached_tokens > 0
@@ -41,7 +41,8 @@ def test_the_router_credits_no_block_that_was_evicted(llama: Path) -> None:
 
 
 def test_a_killed_worker_leaves_no_credit_behind(llama: Path) -> None:
-    with Cluster(model=llama, kv_blocks=256, prefill=2, policy="prefix", local_prefill_tokens=0) as cluster:
+    options = {"prefill": 2, "policy": "prefix", "disaggregation": "always", "local_prefill_tokens": 0}
+    with Cluster(model=llama, kv_blocks=256, **options) as cluster:
         prompt = prompt_ids(320, seed=1)
         served = cluster.complete(prompt=prompt, max_tokens=2).prefill
         assert cluster.complete(prompt=prompt, max_tokens=2).prefill == served, "where it is cached"

@@ -108,14 +108,19 @@ def test_a_session_goes_where_more_of_its_prompt_is_cached_than_on_its_own_worke
     assert placed(Snapshot.of([candidate("p0")], warm), demand).decode == other
 
 
-def test_routers_agree_on_the_worker_of_a_new_prefix_whatever_they_have_placed_before() -> None:
-    snapshot = Snapshot.of([candidate(f"p{i}") for i in range(9)], [candidate("d0")])
+def test_routers_agree_on_both_workers_of_a_new_session_whatever_they_have_placed_before() -> None:
+    pools = ([candidate(f"{role}{i}") for i in range(9)] for role in "pd")
+    snapshot = Snapshot.of(*pools)
     chosen = [
-        {placed(snapshot, replace(DEMAND, prefix_key=key, ordinal=n, seed=n)).prefill for n in range(4)}
-        for key in range(1, 60)
+        {
+            (placement.prefill, placement.decode)
+            for n in range(4)
+            for placement in [placed(snapshot, replace(DEMAND, session_key=f"s{key}", ordinal=n, seed=n))]
+        }
+        for key in range(60)
     ]
-    assert all(len(workers) == 1 for workers in chosen)
-    assert len(set.union(*chosen)) == 9
+    assert all(len(pairs) == 1 for pairs in chosen)
+    assert len({prefill for pairs in chosen for prefill, _ in pairs}) == 9
 
 
 def test_without_prefill_workers_decode_prefills_locally() -> None:

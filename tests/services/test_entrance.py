@@ -24,6 +24,8 @@ from baton.router.api.app import create_app
 from baton.router.api.settings import ApiSettings
 from baton.router.backend import FleetBackend
 from baton.router.config import RouterConfig
+from baton.router.control import FleetControl
+from baton.router.elastic import Elastic
 from baton.router.metrics import RouterMetrics
 from baton.router.request_flow import FlowLimits, RequestFlow
 from baton.router.tokenizer import TextProcessor
@@ -208,7 +210,10 @@ async def test_the_official_client_sees_what_the_queue_decided() -> None:
     config = RouterConfig(demo_model.PATH, ("m",), SECRET)
     text = TextProcessor.from_folder(demo_model.PATH)
     async with routed(limits, Script("decoding")) as router:
-        app = create_app(FleetBackend(router.workers, router.flow, config), text, ApiSettings())
+        control = FleetControl(router.workers, SECRET)
+        elastic = Elastic(config.planner, list, control, lambda: False, lambda decision: None)
+        backend = FleetBackend(router.workers, router.flow, config, control, elastic)
+        app = create_app(backend, text, ApiSettings())
         async with (
             serving(app) as url,
             AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,

@@ -146,7 +146,7 @@ def plain_socket(kind: int, address: str, info: WorkerInfo) -> Iterator[zmq.Sock
 
 
 def asked(info: WorkerInfo, start: int) -> list[tuple[int, Any]]:
-    answer = []
+    answer: list[tuple[int, Any]] = []
     with plain_socket(zmq.DEALER, info.kv_replay_address, info) as replay:
         replay.send_multipart([b"", encode_sequence(start)])
         while True:

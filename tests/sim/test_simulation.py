@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from baton.fleet import Role
 from baton.router.policies import POLICIES
+from baton.router.snapshot import Disaggregation
 from baton.sim.fleet_file import FleetSpec, HardwareProfile, Objectives, Pool
 from baton.sim.generators import generate
 from baton.sim.report import report_of
@@ -41,7 +42,9 @@ def fleet(
         for role, count in ((Role.PREFILL, prefill), (Role.DECODE, decode))
         if count
     ]
-    fields: dict[str, float] = {
+    mode = Disaggregation.AUTO if limits.get("local_prefill_tokens") else Disaggregation.ALWAYS
+    fields: dict[str, object] = {
+        "disaggregation": mode,
         "chunk_tokens": 128,
         "max_running": 8,
         "max_requests": 1000,

@@ -6,6 +6,7 @@ import pytest
 
 from baton.errors import ConfigError
 from baton.fleet import Role
+from baton.router.snapshot import Disaggregation
 from baton.sim.fleet_file import FleetSpec, HardwareProfile, Objectives, Pool
 from baton.sim.generators import generate
 from baton.sim.sweep import ATTAINMENT, splits_of, sweep
@@ -27,7 +28,8 @@ def fleet(prefill: int, decode: int) -> FleetSpec:
         for role, count in ((Role.PREFILL, prefill), (Role.DECODE, decode))
         if count
     )
-    return FleetSpec(pools, Objectives(1.0, 0.05), 2048, 64, 1000, 60.0, 0)
+    limits = Objectives(1.0, 0.05), 2048, 64, 1000, 60.0, 0
+    return FleetSpec(pools, *limits, disaggregation=Disaggregation.ALWAYS)
 
 
 @pytest.mark.parametrize(("workload", "wants_prefill"), [("prompt-heavy", True), ("output-heavy", False)])

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from baton.fleet import Role
+from baton.router.snapshot import Disaggregation
 from baton.sim.fleet_file import FleetSpec, HardwareProfile, Objectives, Pool
 from baton.sim.report import report_of
 from baton.sim.ride import Outcome
@@ -26,6 +27,7 @@ SPEC = FleetSpec(
     max_running=64,
     max_requests=1024,
     queue_timeout_s=30.0,
+    disaggregation=Disaggregation.ALWAYS,
     local_prefill_tokens=0,
     max_waiting=200,
 )

@@ -95,13 +95,10 @@ def _decode(decode: Candidates, cost: Column, demand: Demand) -> int:
 
 
 def _least(workers: Candidates, cost: Column, demand: Demand) -> int:
-    """Among equals the session or, without one, the prefix has a worker of its own: so prompts that go on alike
-    meet at one worker whichever router places them, and others spread, that all caches fill."""
+    """Among equals a session has a worker of its own, the same at every router; others take turns: were it always
+    the first of them, its cache alone would be overwritten again and again while those of idle workers stay empty.
+    """
     equals = least(cost)
-    if len(equals) == 1:
-        return int(equals[0])
-    if demand.session_key is not None:
-        key = session_hash(demand.session_key)
-    else:
-        key = demand.prefix_key or demand.ordinal
-    return int(equals[scores(key, workers.keys[equals]).argmax()])
+    if len(equals) == 1 or demand.session_key is None:
+        return int(equals[demand.ordinal % len(equals)])
+    return int(equals[scores(session_hash(demand.session_key), workers.keys[equals]).argmax()])
