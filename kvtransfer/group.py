@@ -54,7 +54,9 @@ class TransferGroup:
         on_done: OnDone,
         tokens: int | None = None,
     ) -> tuple[bytes, bytes]:
-        joint = _Joint(len(self._members), on_done, lambda: self._expected.pop(transfer_ids[0], None))
+        joint = _Joint(
+            len(self._members), on_done, lambda: self._expected.pop(transfer_ids[0], None), is_held=True
+        )
         transfer_ids: list[bytes] = []
         sealed: list[bytes] = []
         try:
@@ -68,6 +70,7 @@ class TransferGroup:
             for transfer_id in transfer_ids[:1]:
                 self.fence(transfer_id, f"another rank could not promise: {error}")
             raise
+        joint.tell()
         return transfer_ids[0], tickets.bundle(sealed)
 
     def fence(self, transfer_id: bytes, reason: str) -> None:
@@ -110,14 +113,30 @@ class _GroupSession(SendSession):
 class _Joint:
     """Many results made one; `add` may be called from any thread."""
 
-    def __init__(self, parts: int, on_done: OnDone, on_ended: Callable[[], object] = lambda: None) -> None:
-        """on_ended: called before an `on_done` that tells of success."""
+    def __init__(
+        self,
+        parts: int,
+        on_done: OnDone,
+        on_ended: Callable[[], object] = lambda: None,
+        is_held: bool = False,
+    ) -> None:
+        """on_ended: called before an `on_done` that tells of success. is_held: success is told from `tell` on,
+        for a hand-off of no blocks is done before its name is known."""
         self._parts = parts
         self._on_done = on_done
         self._on_ended = on_ended
         self._results: list[TransferResult] = []
         self._lock = threading.Lock()
         self._has_ended = False
+        self._is_held = is_held
+
+    def tell(self) -> None:
+        with self._lock:
+            self._is_held = False
+            is_done = not self._has_ended and len(self._results) == self._parts
+            self._has_ended |= is_done
+        if is_done:
+            self._succeed()
 
     def give_up(self) -> None:
         """Nobody is told anything any more."""
@@ -129,14 +148,17 @@ class _Joint:
             if self._has_ended:
                 return
             self._results.append(result)
-            is_done = len(self._results) == self._parts
+            is_done = len(self._results) == self._parts and not self._is_held
             has_failed = result.state is TransferState.FAILED
             self._has_ended = is_done or has_failed
         if has_failed:
             self._on_done(result)
         elif is_done:
-            self._on_ended()
-            self._on_done(_sum_of(self._results))
+            self._succeed()
+
+    def _succeed(self) -> None:
+        self._on_ended()
+        self._on_done(_sum_of(self._results))
 
 
 def _sum_of(results: Sequence[TransferResult]) -> TransferResult:

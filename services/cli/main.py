@@ -120,7 +120,7 @@ def up(
     max_restarts: opt.MaxRestarts = 5,
     restart_window: opt.RestartWindow = 300.0,
     step_timeout: opt.StepTimeout = 120.0,
-    spot_notice: opt.SpotNotice = "",
+    spot_notice: opt.SpotNotice = None,
     log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
 ) -> None:
     """Serve a model on this machine: a router, N prefill and M decode workers, each a process of its own that is
@@ -184,7 +184,7 @@ def up(
         "threads": threads or max(1, (os.cpu_count() or 1) // sum(ranks.values())),
         "chunk-tokens": chunk_tokens,
         "step-timeout": step_timeout,
-        "spot-notice": spot_notice or None,
+        "spot-notice": spot_notice,
         "cost-per-hour": cost_per_hour,
         "log-level": log_level.value,
     }

@@ -199,7 +199,7 @@ DrainTimeout = Annotated[
     _option(help="Seconds that SIGTERM lets requests finish.", envvar="BATON_DRAIN_TIMEOUT", min=0),
 ]
 SpotNotice = Annotated[
-    str,
+    str | None,
     _option(
         help="Where to ask, every 2 s, whether this machine is about to be taken away; the worker then drains as "
         "after SIGTERM. file:PATH (it exists), url:URL (answers 200), cmd:COMMAND (ends with status 0).",

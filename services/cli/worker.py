@@ -51,7 +51,7 @@ def worker_command(role: str) -> Callable[..., None]:
         cost_per_hour: opt.CostPerHour = 0.0,
         drain_timeout: opt.DrainTimeout = 30.0,
         step_timeout: opt.StepTimeout = 120.0,
-        spot_notice: opt.SpotNotice = "",
+        spot_notice: opt.SpotNotice = None,
         secret: opt.Secret = "",
         log_level: opt.LogLevelOption = opt.LogLevel.INFO,
     ) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from baton.router.candidates import Candidate, Candidates
 
 
-class Disaggregation(enum.Enum):
+class Disaggregation(enum.StrEnum):
     """Where prompts are computed. AUTO: on whichever side is predicted to be better. ALWAYS: on prefill workers
     while there are any. NEVER: on the decode worker itself."""
 

@@ -96,7 +96,7 @@ def test_frequencies_follow_the_filtered_distribution() -> None:
     logits = torch.linspace(-2.0, 2.0, vocab)
     sampling = replace(RANDOM, temperature=0.9, top_k=10, top_p=0.97)
     sequences = [sequence_of(replace(sampling, seed=seed)) for seed in range(draws)]
-    tokens = Sampler(vocab, frozenset()).sample(logits.expand(draws, vocab), sequences)
+    tokens = Sampler(vocab, frozenset()).sample(logits.expand(draws, vocab).contiguous(), sequences)
     observed = Counter(token.token_id for token in tokens)
 
     probabilities = (logits / 0.9).softmax(-1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import msgspec
 import pytest
 from transfer_ends import WAIT_S, End, Outcome
 
-from baton.kvtransfer.base import KVLayout, TransferState
+from baton.kvtransfer.agent import TransferAgent
+from baton.kvtransfer.base import BlockIds, KVLayout, OnDone, TransferState
 from baton.kvtransfer.errors import BadTicket, BlockOutOfRange, TransferAborted
 from baton.kvtransfer.group import TransferGroup
 from baton.kvtransfer.ticket import bundle, unbundle
@@ -57,6 +59,38 @@ def test_a_hand_off_is_done_when_every_rank_has_its_share(pair: tuple[Ranks, Ran
     for source, target in zip(sender.ends, receiver.ends, strict=True):
         assert [target.read(5), target.read(6)] == [source.read(9), source.read(3)]
     assert receiver.group.stats().bytes_received == 2 * 2 * LAYOUT.block_bytes
+
+
+class DoneAtOnce:
+    """An agent whose promise of no blocks is kept before its caller has heard of the promise."""
+
+    def __init__(self, agent: TransferAgent) -> None:
+        self._agent = agent
+
+    def expect(
+        self,
+        positions: BlockIds,
+        block_ids: BlockIds,
+        ttl_s: float,
+        on_done: OnDone,
+        tokens: int | None = None,
+    ) -> tuple[bytes, bytes]:
+        outcome = Outcome()
+        promise = self._agent.expect(positions, block_ids, ttl_s, outcome, tokens)
+        on_done(outcome.wait())
+        return promise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._agent, name)
+
+
+def test_a_hand_off_of_no_blocks_is_done_however_soon_its_end_is_told(pair: tuple[Ranks, Ranks]) -> None:
+    _, receiver = pair
+    group, received = TransferGroup([DoneAtOnce(end.agent) for end in receiver.ends]), Outcome()
+    transfer_id, _ = group.expect([], [], WAIT_S, received)
+    assert received.wait().state is TransferState.DONE
+    assert transfer_id
+    assert group._expected == {}
 
 
 def test_fencing_leaves_nothing_promised_on_any_rank(pair: tuple[Ranks, Ranks]) -> None:

@@ -80,9 +80,35 @@ MODELS = {"llama-8b": (8.03e9, 32, 32), "llama-70b": (70.6e9, 80, 64)}
 GPUS_A_WORKER = {"h100-80g-llama-70b": 4, "h200-141g-llama-70b": 2}
 
 
-@pytest.mark.parametrize("name", profile_names())
+DERIVED = {f"{gpu}-{model}": (gpu, model) for gpu in GPUS for model in MODELS}
+
+# DistServe's own fits, in ms: prefill of n tokens a + b n + c n²; decode a + b tokens of context + c sequences.
+FITTED = {
+    "a100-80g-opt-13b": ((16.457, 0.092648, 6.4748e-6), (19.935, 0.00062694, 0.038507), 1),
+    "2x-a100-80g-opt-13b": ((13.403, 0.062343, 2.2269e-6), (13.295, 0.00034109, 0.062963), 2),
+}
+
+
+def test_every_stored_profile_is_checked_against_its_source() -> None:
+    assert set(profile_names()) == set(DERIVED) | set(FITTED)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a_fitted_profile_repeats_the_fit(name: str) -> None:
+    (pass_ms, token_ms, square_ms), (step_ms, context_ms, sequence_ms), gpus = FITTED[name]
+    profile = read_profile(name, Path())
+    assert profile.prefill_pass_s == pytest.approx(pass_ms / 1e3, rel=0.01)
+    assert profile.prefill_tokens_per_s == pytest.approx(1e3 / token_ms, rel=0.01)
+    assert profile.prefill_s_per_pair == pytest.approx(2 * square_ms / 1e3, rel=0.01)
+    assert profile.decode_step_s == pytest.approx((step_ms + sequence_ms) / 1e3, rel=0.01)
+    assert profile.decode_s_per_sequence == pytest.approx(sequence_ms / 1e3, rel=0.01)
+    assert profile.decode_s_per_context_token == pytest.approx(context_ms / 1e3, rel=0.01)
+    assert profile.kv_tokens == pytest.approx((gpus * 80e9 * 0.9 - 2 * 12.9e9) / 819200, rel=0.01)
+
+
+@pytest.mark.parametrize("name", DERIVED)
 def test_a_stored_profile_follows_from_the_published_figures(name: str) -> None:
-    gpu, model = next((g, m) for g in GPUS for m in MODELS if name == f"{g}-{m}")
+    gpu, model = DERIVED[name]
     (flops, memory_bytes, bytes_per_s), (parameters, layers, heads) = GPUS[gpu], MODELS[model]
     count = GPUS_A_WORKER.get(name, 1)
     share = count * (0.85 if count > 1 else 1.0)
