@@ -52,7 +52,7 @@ def steps(*phases: tuple[float, int, int]) -> Workload:
     return Workload("steps", BLOCK, requests)
 
 
-PROMPTS, OUTPUTS = (7.0, 2000, 20), (10.0, 100, 200)
+PROMPTS, OUTPUTS = (6.5, 2000, 20), (10.0, 100, 200)
 THERE_AND_BACK = steps(PROMPTS, OUTPUTS, PROMPTS)
 
 
