@@ -78,7 +78,9 @@ def _keeps_objective(decode: Candidates, demand: Demand, objective_s: float) -> 
     prompt_s = prefill_s(decode, demand)
     share = (decode.local_prefill_s + prompt_s) / LOCAL_MEMORY_S
     alone_s = step_s(decode, demand)
-    long_s = alone_s / (1 - np.minimum(share, _MOST_SHARE))
+    slower = 1 / (1 - np.minimum(share, _MOST_SHARE))
+    grown, context_tokens = slower * decode.sequences, slower * decode.context_tokens
+    long_s = slower * decode.profile.step_s(grown + demand.choices, context_tokens + demand.prompt_tokens)
     short_s = alone_s + (queue_s(decode) + prompt_s) / _TOKENS_AHEAD
     within: npt.NDArray[np.bool] = np.maximum(long_s, short_s) <= _TPOT_SHARE * objective_s
     return within
