@@ -28,6 +28,7 @@ from baton.router.control import FleetControl
 from baton.router.elastic import Elastic
 from baton.router.metrics import RouterMetrics
 from baton.router.request_flow import FlowLimits, RequestFlow
+from baton.router.snapshot import Disaggregation
 from baton.router.tokenizer import TextProcessor
 from baton.router.workers import Workers
 
@@ -186,7 +187,8 @@ async def test_a_request_that_is_cancelled_with_its_turn_passes_it_on() -> None:
 
 async def test_an_objective_that_cannot_be_met_is_refused_at_once_where_that_is_the_policy() -> None:
     hopeless = Objectives(ttft_s=0.001)
-    async with routed(FlowLimits(slo_policy=SloPolicy.REFUSE)) as router:
+    limits = FlowLimits(slo_policy=SloPolicy.REFUSE, disaggregation=Disaggregation.ALWAYS)
+    async with routed(limits) as router:
         error = await router.send(objectives=hopeless)
         assert isinstance(error, SloUnattainable)
         assert error.retry_after_s > 0
