@@ -8,7 +8,7 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -69,7 +69,7 @@ class DecodeGraphs:
         self._rungs: dict[int, _Rung] = {}
         whole = _no_inputs(max(rungs), block_size, max_model_tokens, device)
         for size in sorted(rungs, reverse=True):
-            inputs = _first(whole, size, max_model_tokens)
+            inputs = _first(whole, size)
             replay, hidden = recorder(lambda inputs=inputs: forward(inputs))  # type: ignore[misc]
             self._rungs[size] = _Rung(inputs, replay, hidden)
         self._sizes = sorted(rungs)
@@ -104,26 +104,24 @@ def _no_inputs(size: int, block_size: int, max_model_tokens: int, device: torch.
     return StepInputs(zeros(size), zeros(size), zeros(size), attention, (), zeros(0), None)
 
 
-def _first(whole: StepInputs, size: int, max_model_tokens: int) -> StepInputs:
+def _first(whole: StepInputs, size: int) -> StepInputs:
     """The first `size` rows, in the same memory."""
-    attention = AttentionBatch(
+    attention = replace(
+        whole.attention,
         query_start=whole.attention.query_start[: size + 1],
         context_lens=whole.attention.context_lens[:size],
         block_tables=whole.attention.block_tables[:size],
         slots=whole.attention.slots[:size],
         num_decodes=size,
-        block_size=whole.attention.block_size,
-        query_tokens=(1,) * size,
-        context_tokens=(max_model_tokens,) * size,
+        query_tokens=whole.attention.query_tokens[:size],
+        context_tokens=whole.attention.context_tokens[:size],
     )
-    return StepInputs(
-        whole.token_ids[:size],
-        whole.positions[:size],
-        whole.prompt_tokens[:size],
-        attention,
-        (),
-        whole.logits_rows,
-        None,
+    return replace(
+        whole,
+        token_ids=whole.token_ids[:size],
+        positions=whole.positions[:size],
+        prompt_tokens=whole.prompt_tokens[:size],
+        attention=attention,
     )
 
 
