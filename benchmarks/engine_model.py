@@ -6,13 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from engine_work import VOCAB
-from safetensors.torch import save_file
-
-from baton.engine.architecture import read_architecture
-from baton.engine.hf_files import ConfigFile, read_json
-from baton.engine.weights import expected_shapes
+from random_model import save_weights
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -37,12 +32,4 @@ CONFIG: dict[str, Any] = {
 def make_folder(folder: Path) -> None:
     """A model folder with random bfloat16 weights, the same ones each time."""
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    generator = torch.Generator().manual_seed(0)
-    architecture = read_architecture(folder, read_json(folder / "config.json", ConfigFile))
-    weights = {
-        name: torch.ones(shape, dtype=torch.bfloat16)
-        if len(shape) == 1
-        else (0.02 * torch.randn(shape, generator=generator)).bfloat16()
-        for name, shape in expected_shapes(architecture).items()
-    }
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    save_weights(folder)

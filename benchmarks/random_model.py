@@ -28,11 +28,16 @@ SHAPE = {
 
 
 def make_servable(folder: Path) -> None:
-    """Writes the model into `folder`, the same weights each time."""
+    """Writes the model into `folder`."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(demo_model.PATH / name, folder / name)
     config = json.loads((demo_model.PATH / "config.json").read_text()) | SHAPE
     (folder / "config.json").write_text(json.dumps(config))
+    save_weights(folder)
+
+
+def save_weights(folder: Path) -> None:
+    """Random bfloat16 weights for the config.json in `folder`, the same ones each time."""
     architecture = read_architecture(folder, read_json(folder / "config.json", ConfigFile))
     generator = torch.Generator().manual_seed(0)
     weights = {
