@@ -23,8 +23,8 @@ class StreamFailed(Exception):
 
 @dataclass(slots=True)
 class TokenTimes:
-    """Seconds on `time.perf_counter`; token_at_s has the arrival of each token. response_id: as the server's event log
-    has it."""
+    """Seconds on `time.perf_counter`; token_at_s has the arrival of each token. response_id: as it stands in the
+    server's event log."""
 
     sent_at_s: float
     token_at_s: list[float] = field(default_factory=list)

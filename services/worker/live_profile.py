@@ -37,8 +37,8 @@ _NEWS_SHARE = 0.05
 class LiveProfile:
     """`note_*` on the engine's thread, `published` on any one thread.
 
-    Fitted apart: steps, and for each KV scheme the tails of hand-offs. A step of decode that computes prompts as well
-    is made anyway: they add what they compute, and not what a pass takes.
+    Fitted apart: steps, and for each KV scheme the tails of hand-offs. A step of decode is made anyway: prompts
+    beside it add what they compute, and not what a pass takes.
     """
 
     def __init__(self, measured: WorkerProfile) -> None:

@@ -27,12 +27,12 @@ _STEADY = 1e-9
 
 
 def measure_profile(engine: Engine) -> WorkerProfile:
-    """Of three rounds the shortest of each: passes over prompts of 16, 64 and 256 tokens and over 64 that follow
-    2,048; decode steps at batch 1 over the shortest and the longest context, and at batch 4 over the shortest; a copy
+    """The shortest of three of each: passes over prompts of 16, 64 and 256 tokens and over 64 that follow 2,048;
+    decode steps at batch 1 over the shortest and the longest context, and at batch 4 over the shortest. And a copy
     of 16 MiB.
 
-    Lengths tell apart what grows with tokens, what with their pairs, and what does not; contexts and batches the rest
-    of a step. A context that is there already is not computed for it. What noise hides is 0.
+    Lengths tell apart what grows with tokens, what with their pairs, and what does not; contexts and batches the
+    rest of a step. A context that is there already is not computed for it. What noise hides is 0.
     """
     longest = engine.max_model_tokens - _DECODE_STEPS - 1
     chunk = min(_CHUNK_TOKENS, longest // 2)

@@ -12,6 +12,7 @@ import interference
 import numpy as np
 import pytest
 import truth
+import truth_live
 from scaled_workload import BLOCK_TOKENS, at_load, generated, later, traced
 from token_stream import TokenTimes
 
@@ -34,7 +35,10 @@ def test_a_scaled_workload_keeps_its_prefixes_and_its_load() -> None:
     fast = replace(SPEEDS, decode_step_s=1e-6, decode_s_per_sequence=1e-6)
     assert busy_s / at_load(sent, SPEEDS, fast, 0.5).requests[-1].arrival_s == pytest.approx(0.5, rel=0.15)
     slow = replace(SPEEDS, decode_step_s=1.0)
-    assert at_load(sent, SPEEDS, slow, 0.5).requests[-1].arrival_s > sum(r.output_tokens for r in sent.requests) / 4
+    assert (
+        at_load(sent, SPEEDS, slow, 0.5).requests[-1].arrival_s
+        > sum(r.output_tokens for r in sent.requests) / 4
+    )
 
 
 def test_what_comes_before_the_test_is_the_same_workload() -> None:
@@ -87,8 +91,8 @@ def test_what_is_beside_the_workers_is_learned_from_prompts_that_were_handed_off
     ]
     log.write_text("".join(json.dumps(event) + "\n" for event in events))
     answers = [TokenTimes(1.0, [1.5], "a"), TokenTimes(1.0, [9.0], "b")]
-    assert truth.front_s(answers, log) == pytest.approx(0.2)
-    assert truth.front_s([], log) == 0.0
+    assert truth_live.front_s(answers, log) == pytest.approx(0.2)
+    assert truth_live.front_s([], log) == 0.0
 
 
 def test_distserve_draws_the_published_mean_within_the_context() -> None:
