@@ -68,7 +68,7 @@ def elastic_run() -> Run:
 def test_every_request_ends_well_and_every_block_comes_back_though_workers_change_roles(
     elastic_run: Run,
 ) -> None:
-    assert len(elastic_run.flips) >= 4
+    assert {flip.role for flip in elastic_run.flips} == set(Role)
     assert {ride.outcome for ride in elastic_run.rides} == {Outcome.FINISHED}
     assert all(ride.output_tokens == ride.request.output_tokens for ride in elastic_run.rides)
     for worker in [*elastic_run.prefill, *elastic_run.decode]:

@@ -1,6 +1,6 @@
-"""What is done whether or not anybody plans: a fleet without decode workers serves nobody, one without prefill workers
-does. So a prefill worker stands in for them, and where nobody plans goes back once one of them has returned for good.
-"""
+"""What is done whether or not anybody plans: a fleet without decode workers serves nobody, one without prefill
+workers does. So a prefill worker stands in for them, and where nobody plans it goes back once one of them has
+returned for good."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def _is_overdue(situation: Situation) -> bool:
 def _give_back(situation: Situation) -> Plan | None:
     history, decode = situation.history, situation.members[Role.DECODE]
     own = [worker for worker in decode if worker.is_ready and worker.worker_id not in history.stand_ins]
-    stand_ins = [worker for worker in situation.may_leave(Role.DECODE) if worker.worker_id in history.stand_ins]
+    stand_ins = [
+        worker for worker in situation.may_leave(Role.DECODE) if worker.worker_id in history.stand_ins
+    ]
     if not own or not stand_ins:
         return None
     return situation.flip(stand_ins[:1], Role.PREFILL, "decode workers are back")
