@@ -62,8 +62,8 @@ class HandDriven:
 
     def step(self, chunks: Sequenced[Chunk]) -> list[Token]:
         """Runs one step and appends what it draws to the samplers."""
-        tokens = self.runner.run(chunks)
         samplers = [sampler for chunk in chunks for sampler in chunk.samplers]
+        tokens = [token for _, token in self.runner.launch(chunks).read(samplers)]
         for chunk in chunks:
             chunk.sequence.computed_tokens += chunk.length
         for sampler, token in zip(samplers, tokens, strict=True):

@@ -22,10 +22,15 @@ BACKENDS = {
 
 
 def load_backend(name: str, device: torch.device, head_dim: int) -> AttentionBackend:
-    """A new backend for a model on `device`. Raises ConfigError listing the choices where `name` is none of them,
-    and with the reason where it cannot serve there."""
+    """A new backend for a model on `device`; raises as `choose_backend` does."""
+    return choose_backend(name, device, head_dim)()
+
+
+def choose_backend(name: str, device: torch.device, head_dim: int) -> type[AttentionBackend]:
+    """The class of the backend meant. Raises ConfigError listing the choices where `name` is none of them, and with
+    the reason where it cannot serve a model with such heads on `device`."""
     if name == AUTO:
-        return next(kind() for kind in map(_load, BACKENDS) if kind.hindrance(device, head_dim) is None)
+        return next(kind for kind in map(_load, BACKENDS) if kind.hindrance(device, head_dim) is None)
     if name not in BACKENDS:
         raise ConfigError(
             f"attention backend {name!r} is unknown (choices: {', '.join((AUTO, *BACKENDS))})",
@@ -35,7 +40,7 @@ def load_backend(name: str, device: torch.device, head_dim: int) -> AttentionBac
     hindrance = kind.hindrance(device, head_dim)
     if hindrance is not None:
         raise ConfigError(f"attention backend {name!r} {hindrance}", field="attention_backend")
-    return kind()
+    return kind
 
 
 def _load(name: str) -> type[AttentionBackend]:
