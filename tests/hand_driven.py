@@ -84,7 +84,9 @@ class HandDriven:
 
     def logits(self, sequence: Sequence, chunk_tokens: int) -> Tensor:
         """Logits, float32 [prompt_tokens, vocab_size], of every position of the prompt."""
-        attention = load_backend(self._attention, torch.device("cpu"), self.config.head_dim)
+        attention = load_backend(
+            self._attention, torch.device("cpu"), self.config.head_dim, self.config.dtype
+        )
         rows = []
         with torch.inference_mode():
             while sequence.computed_tokens < sequence.prompt_tokens:

@@ -32,7 +32,7 @@ class ModelRunner:
         self._pool = pool
         self._sampler = sampler
         self._device = torch.device(device)
-        self._attention = load_backend(attention_backend, self._device, model.config.head_dim)
+        self._attention = load_backend(attention_backend, self._device, model.config.head_dim, pool.kv.dtype)
         self._graphs: DecodeGraphs | None = None
 
     @property

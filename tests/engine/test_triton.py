@@ -102,4 +102,4 @@ def test_gates_are_alike(dtype: torch.dtype) -> None:
 def test_without_interpreter_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ConfigError, match="'triton' does not run on cpu"):
-        load_backend("triton", torch.device("cpu"), 64)
+        load_backend("triton", torch.device("cpu"), 64, torch.float32)

@@ -12,7 +12,8 @@ from model_folders import prompt_ids
 from stepped_pair import BLOCK_SIZE, GREEDY, Pair, undisturbed
 
 from baton.engine.batch import Chunk
-from baton.engine.engine import Engine, EngineConfig
+from baton.engine.engine import Engine
+from baton.engine.engine_config import EngineConfig
 from baton.engine.memory import StepOutOfMemory, exhaustion_named
 
 MORE_THAN_THERE_IS_BYTES = 1 << 60

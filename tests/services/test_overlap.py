@@ -18,7 +18,8 @@ from stepped_pair import request as ask
 
 from baton.decode.scheduler import DecodeLimits
 from baton.engine.batch import Chunk
-from baton.engine.engine import Engine, EngineConfig
+from baton.engine.engine import Engine
+from baton.engine.engine_config import EngineConfig
 from baton.engine.sampler import NonFiniteLogits
 from baton.request import FinishReason, SamplingParams
 

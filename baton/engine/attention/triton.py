@@ -42,7 +42,7 @@ class TritonAttention(AttentionBackend):
     is_recordable: ClassVar[bool] = True
 
     @classmethod
-    def hindrance(cls, device: torch.device, head_dim: int) -> str | None:
+    def hindrance(cls, device: torch.device, head_dim: int, dtype: torch.dtype) -> str | None:
         if not IS_INSTALLED:
             return "needs the package triton (pip install 'baton[gpu]')"
         if head_dim > MAX_HEAD_DIM:

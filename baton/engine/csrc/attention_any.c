@@ -133,9 +133,16 @@ INLINE void store_partials(const Attention *a, const Tile *tile, Work *work, int
     }
 }
 
-INLINE void attend_keys(Work *work, int64_t row, int64_t last, int64_t from, int64_t keys, int64_t vecs) {
+INLINE void attend_keys_as(Work *work, int64_t row, int64_t last, int64_t from, int64_t keys, int64_t vecs) {
     for (int64_t r = row; r < last; r++) weigh(work, r, from, keys, vecs);
     add_all_values(work, row, last, vecs, keys);
+}
+
+/* Rows [row, last) of a tile meet its keys. Kept out of its caller, which is compiled for each kind: here all are float32. */
+ON_WIDEST_UNITS __attribute__((noinline)) static void attend_keys(Work *work, int64_t row, int64_t last, int64_t from, int64_t keys,
+                                                                  int64_t vecs) {
+    if (vecs == 4) attend_keys_as(work, row, last, from, keys, 4); /* the compiler knows the commonest width */
+    else attend_keys_as(work, row, last, from, keys, vecs);
 }
 
 INLINE void attend_as(const Attention *a, const Tile *tile, Kind kind) {
@@ -147,8 +154,7 @@ INLINE void attend_as(const Attention *a, const Tile *tile, Kind kind) {
         int64_t keys = tile->to - from < TILE_KEYS ? tile->to - from : TILE_KEYS;
         for (int64_t head = 0, row = 0; head < key_heads; head++, row += rows) {
             load_keys(a, tile, &work, kind, vecs, tile->head / group_of(a) + head, from, keys);
-            if (vecs == 4) attend_keys(&work, row, row + rows, from, keys, 4); /* the compiler knows the commonest width */
-            else attend_keys(&work, row, row + rows, from, keys, vecs);
+            attend_keys(&work, row, row + rows, from, keys, vecs);
         }
     }
     if (tile->partial) store_partials(a, tile, &work, key_heads * rows, vecs);
