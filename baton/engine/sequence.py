@@ -16,6 +16,7 @@ class Sequence:
     tokens whose K and V are in those blocks; the in_flight_tokens behind them are being computed. A token that is
     being drawn has an id below 0 (see `await_token`). block_hashes are the chained hashes of the leading full
     blocks. published_blocks counts those of them that the prefix cache knows. namespace seeds the chain.
+    session_key: see `baton.request.GenerationRequest`.
     """
 
     request_id: str
@@ -29,6 +30,7 @@ class Sequence:
     in_flight_tokens: int = 0
     block_hashes: list[bytes] = field(default_factory=list)
     published_blocks: int = 0
+    session_key: bytes = b""
 
     @property
     def output_tokens(self) -> int:

@@ -145,7 +145,9 @@ ON_WIDEST_UNITS __attribute__((noinline)) static void attend_keys(Work *work, in
     else attend_keys_as(work, row, last, from, keys, vecs);
 }
 
-INLINE void attend_as(const Attention *a, const Tile *tile, Kind kind) {
+INLINE void attend_as(const Plan *plan, int64_t index, Kind kind) {
+    const Attention own = *plan->a, *a = &own; /* copies, which no store to `work` can change */
+    const Tile own_tile = plan->tiles[index], *tile = &own_tile;
     Work work;
     int64_t key_heads = key_heads_of(a, tile), rows = tile->heads * (tile->last - tile->first) / key_heads;
     int64_t vecs = (a->head_dim + LANES - 1) / LANES;
@@ -163,8 +165,7 @@ INLINE void attend_as(const Attention *a, const Tile *tile, Kind kind) {
 
 ON_WIDEST_UNITS void attend_any_tile(const void *context, int64_t index) {
     const Plan *plan = context;
-    const Tile *tile = plan->tiles + index;
-    if (plan->a->kind == BFLOAT16) attend_as(plan->a, tile, BFLOAT16);
-    else if (plan->a->kind == FLOAT16) attend_as(plan->a, tile, FLOAT16);
-    else attend_as(plan->a, tile, FLOAT32);
+    if (plan->a->kind == BFLOAT16) attend_as(plan, index, BFLOAT16);
+    else if (plan->a->kind == FLOAT16) attend_as(plan, index, FLOAT16);
+    else attend_as(plan, index, FLOAT32);
 }
