@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def test_a_fleet_is_its_pools_and_the_limits_of_router_and_schedulers(tmp_path: 
     assert [(pool.role, pool.workers) for pool in spec.pools] == [(Role.PREFILL, 2), (Role.DECODE, 3)]
     assert [pool.cost_per_hour for pool in spec.pools] == [2.99, 1.5]
     assert (spec.chunk_tokens, spec.max_running, spec.objectives.ttft) == (8192, 256, 1.0)
+
+
+@pytest.mark.parametrize(("line", "seconds"), [("", None), ("chunk-ms = 25", 0.025), ("chunk-ms = 0", math.inf)])
+def test_a_steps_time_is_given_in_milliseconds(tmp_path: Path, line: str, seconds: float | None) -> None:
+    assert read_fleet(fleet_file(tmp_path, f"{line}\n{FLEET}")).chunk_s == seconds
 
 
 @pytest.mark.parametrize(
