@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 from numpy import int32
 from numpy.typing import NDArray
 
@@ -14,3 +16,10 @@ class BlockTable:
     def match_all(self, hashes: bytes, leading: NDArray[int32], /) -> None: ...
     def stored(self, slot: int, /) -> int: ...
     def stats(self) -> tuple[int, int, int, int]: ...
+
+def hash_blocks(seed: bytes, token_ids: Sequence[int], block_size: int, /) -> bytes:
+    """`baton.block_hash.block_hashes`, packed. Raises ValueError for a seed that is not 16 bytes or a block size below
+    1, OverflowError for a token id that is no unsigned number of 32 bits."""
+
+def hash_blocks_portably(seed: bytes, token_ids: Sequence[int], block_size: int, /) -> bytes:
+    """The same without the processor's instructions for SHA-256."""
