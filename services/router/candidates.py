@@ -76,10 +76,10 @@ class Candidates:
     LOAD = slice(0, 5)
 
     def __init__(self, worker_ids: Sequence[str], figures: Column, keys: npt.NDArray[np.uint64]) -> None:
-        """figures: (fields, n), in the order below and then of `WorkerProfile`."""
+        """figures: (fields, n), contiguous, in the order below and then of `WorkerProfile`; native code knows it."""
         self.worker_ids = worker_ids
         self.keys = keys
-        self._figures = figures
+        self.figures = figures
         self.queued_tokens: Column
         self.queued_s: Column
         self.sequences: Column
@@ -130,7 +130,7 @@ class Candidates:
 
     def write(self, index: int, load: tuple[float, ...]) -> None:
         """load: as `Candidate.load` has it."""
-        self._figures[self.LOAD, index] = load
+        self.figures[self.LOAD, index] = load
 
     def write_cached(self, tokens: npt.NDArray[np.integer]) -> None:
         """tokens: (n,), what each worker caches of the prompt that is placed next; it can use whole blocks of its
@@ -138,13 +138,13 @@ class Candidates:
         np.subtract(tokens, tokens % self.block_tokens, out=self.cached_tokens)
 
     def row(self, index: int) -> Candidates:
-        return Candidates(self.worker_ids[index : index + 1], self._figures[:, index], self.keys)
+        return Candidates(self.worker_ids[index : index + 1], self.figures[:, index], self.keys)
 
     def without(self, worker_ids: frozenset[str]) -> Candidates:
         """A copy that lacks these."""
         kept = [index for index, worker_id in enumerate(self.worker_ids) if worker_id not in worker_ids]
         ids = [self.worker_ids[index] for index in kept]
-        return Candidates(ids, self._figures[:, kept], self.keys[kept])
+        return Candidates(ids, self.figures.take(kept, axis=1), self.keys[kept])
 
 
 def _speeds(profile: WorkerProfile) -> tuple[float, ...]:

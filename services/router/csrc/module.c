@@ -1,5 +1,7 @@
-/* baton.router.native: `BlockTable`, as `block_table.py` describes it, and a prompt's hashes. Everything keeps the
- * interpreter's lock: most takes microseconds, and whoever has many blocks to store does so a few thousand at a time. */
+/* baton.router.native: `BlockTable`, as `block_table.py` describes it, a prompt's hashes, and its placement. Everything
+ * keeps the interpreter's lock: most takes microseconds, and whoever has many blocks to store does so a few thousand at
+ * a time. */
+#include "placing.h"
 #include "prompt_hashes.h"
 #include "table.h"
 
@@ -148,11 +150,12 @@ static PyType_Slot slots[] = {
 static PyType_Spec spec = {"baton.router.native.BlockTable", sizeof(Object), 0, Py_TPFLAGS_DEFAULT, slots};
 
 static PyMethodDef functions[] = {
-    {"hash_blocks", FAST(hash_blocks)}, {"hash_blocks_portably", FAST(hash_blocks_portably)}, {NULL, NULL, 0, NULL},
+    {"hash_blocks", FAST(hash_blocks)}, {"hash_blocks_portably", FAST(hash_blocks_portably)},
+    {"choose_predicted", FAST(choose_predicted)}, {"predict", FAST(predict)}, {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "baton.router.native",
-                                        .m_doc = "A prompt's blocks, and which workers hold them.", .m_size = 0,
+                                        .m_doc = "A prompt's blocks, who holds them, where it goes.", .m_size = 0,
                                         .m_methods = functions};
 
 PyMODINIT_FUNC PyInit_native(void) {
