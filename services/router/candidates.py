@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from baton.fleet import WorkerProfile
 from baton.router.affinity import worker_keys
+from baton.router.compiled import is_native_built, native
 
 Column = npt.NDArray[np.float64]
 
@@ -76,7 +77,8 @@ class Candidates:
     LOAD = slice(0, 5)
 
     def __init__(self, worker_ids: Sequence[str], figures: Column, keys: npt.NDArray[np.uint64]) -> None:
-        """figures: (fields, n), contiguous, in the order below and then of `WorkerProfile`; native code knows it."""
+        """figures: (fields, n), contiguous, in the order below and then of `WorkerProfile`, as native code reads
+        them too."""
         self.worker_ids = worker_ids
         self.keys = keys
         self.figures = figures
@@ -132,10 +134,14 @@ class Candidates:
         """load: as `Candidate.load` has it."""
         self.figures[self.LOAD, index] = load
 
-    def write_cached(self, tokens: npt.NDArray[np.integer]) -> None:
-        """tokens: (n,), what each worker caches of the prompt that is placed next; it can use whole blocks of its
-        own."""
-        np.subtract(tokens, tokens % self.block_tokens, out=self.cached_tokens)
+    def write_cached(self, matched_tokens: npt.NDArray[np.int32], slots: npt.NDArray[np.int64]) -> None:
+        """What each worker caches of the prompt that is placed next: element slots[i] of `matched_tokens`, down to
+        whole blocks of its own. Raises IndexError for a slot that is not there."""
+        if is_native_built():
+            native.write_cached(self.cached_tokens, self.block_tokens, matched_tokens, slots)
+        else:
+            tokens = matched_tokens[slots]
+            np.subtract(tokens, tokens % self.block_tokens, out=self.cached_tokens)
 
     def row(self, index: int) -> Candidates:
         return Candidates(self.worker_ids[index : index + 1], self.figures[:, index], self.keys)

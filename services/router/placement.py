@@ -60,7 +60,7 @@ def _site(snapshot: Snapshot, choice: Choice, demand: Demand) -> PrefillSite:
         return PrefillSite.LOCAL_ALONE
     if demand.disaggregation is Disaggregation.NEVER:
         return PrefillSite.LOCAL_NEVER
-    cached_tokens = float(snapshot.decode.cached_tokens[choice.decode])
+    cached_tokens = snapshot.decode.cached_tokens.item(choice.decode)
     if demand.disaggregation is Disaggregation.AUTO and demand.is_almost_cached(cached_tokens):
         return PrefillSite.LOCAL_CACHED
     return PrefillSite.LOCAL_PREDICTED if choice.prefill is None else PrefillSite.REMOTE

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from baton.fleet import WorkerProfile
-from baton.router.candidates import Candidate
+from baton.router.candidates import Candidate, Candidates, Column
 from baton.router.compiled import is_native_built, native
 from baton.router.policies import load_policy
 from baton.router.policies.predicted import choose_by_columns
@@ -71,25 +72,54 @@ def test_native_code_predicts_the_same_figures(
     snapshot: Snapshot, demand: Demand, data: st.DataObject
 ) -> None:
     decode = data.draw(st.integers(0, len(snapshot.decode) - 1))
-    prefill = data.draw(st.none() | st.integers(0, len(snapshot.prefill) - 1)) if len(snapshot.prefill) else None
+    prefill = (
+        data.draw(st.none() | st.integers(0, len(snapshot.prefill) - 1)) if len(snapshot.prefill) else None
+    )
     row = None if prefill is None else snapshot.prefill.row(prefill)
-    assert predict(snapshot, prefill, decode, demand) == predict_rows(row, snapshot.decode.row(decode), demand)
+    assert predict(snapshot, prefill, decode, demand) == predict_rows(
+        row, snapshot.decode.row(decode), demand
+    )
 
 
 def test_a_pool_that_lacks_some_workers_is_still_read_as_it_is() -> None:
     pool = [Candidate(f"w{number}", sequences=9 - number) for number in range(9)]
     whole = Snapshot.of(pool, pool)
-    lacking = Snapshot(whole.prefill.without(frozenset({"w8"})), whole.decode.without(frozenset({"w8", "w2"})))
+    lacking = Snapshot(
+        whole.prefill.without(frozenset({"w8"})), whole.decode.without(frozenset({"w8", "w2"}))
+    )
     choice = PREDICTED.choose(lacking, Demand(100, 7))
     assert lacking.decode.worker_ids[choice.decode] == "w7"
 
 
 def test_columns_that_do_not_fit_are_refused() -> None:
-    snapshot = Snapshot.of([], [Candidate("w")])
-    decode = snapshot.decode
+    decode = Snapshot.of([], [Candidate("w")]).decode
+
+    def predicted(figures: Column, keys: NDArray[np.uint64], index: int) -> None:
+        native.predict(figures, keys, index, figures, keys, index, 1, 1, 1)
+
     with pytest.raises(ValueError, match="are no 18 figures of 2 workers"):
-        native.predict(*[decode.figures, np.zeros(2, np.uint64), 0] * 2, 1, 1, 1)
+        predicted(decode.figures, np.zeros(2, np.uint64), 0)
     with pytest.raises(IndexError, match="worker 1 of 1"):
-        native.predict(*[decode.figures, decode.keys, 1] * 2, 1, 1, 1)
+        predicted(decode.figures, decode.keys, 1)
     with pytest.raises(ValueError, match="not C-contiguous"):
-        native.predict(*[np.zeros((2, 18)).T, np.zeros(2, np.uint64), 0] * 2, 1, 1, 1)
+        predicted(np.zeros((2, 18)).T, np.zeros(2, np.uint64), 0)
+
+
+@given(matched=st.lists(st.integers(0, 200_000), min_size=1, max_size=9), data=st.data())
+def test_native_code_credits_whole_blocks_of_each_worker_as_the_columns_do(
+    matched: list[int], data: st.DataObject
+) -> None:
+    slots = data.draw(st.lists(st.integers(0, len(matched) - 1), max_size=9))
+    blocks = [data.draw(st.integers(1, 300)) for _ in slots]
+    pool = Candidates.of(Candidate(f"w{n}", block_tokens=tokens) for n, tokens in enumerate(blocks))
+    pool.write_cached(np.array(matched, np.int32), np.array(slots, np.int64))
+    assert pool.cached_tokens.tolist() == [
+        matched[slot] // tokens * tokens for slot, tokens in zip(slots, blocks, strict=True)
+    ]
+
+
+def test_a_slot_that_is_not_there_is_refused() -> None:
+    pool = Candidates.of([Candidate("w")])
+    for slot in (-1, 3):
+        with pytest.raises(IndexError, match=f"slot {slot} of 3"):
+            pool.write_cached(np.zeros(3, np.int32), np.array([slot], np.int64))

@@ -26,7 +26,11 @@ def hash_blocks(request: pytest.FixtureRequest) -> HashBlocks:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@given(token_ids=prompts | prompts.map(tuple), block_size=st.integers(1, 64), seed=st.binary(min_size=16, max_size=16))
+@given(
+    token_ids=prompts | prompts.map(tuple),
+    block_size=st.integers(1, 64),
+    seed=st.binary(min_size=16, max_size=16),
+)
 def test_native_hashes_are_those_of_the_workers(
     form: str, token_ids: Sequence[int], block_size: int, seed: bytes
 ) -> None:

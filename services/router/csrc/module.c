@@ -151,7 +151,8 @@ static PyType_Spec spec = {"baton.router.native.BlockTable", sizeof(Object), 0, 
 
 static PyMethodDef functions[] = {
     {"hash_blocks", FAST(hash_blocks)}, {"hash_blocks_portably", FAST(hash_blocks_portably)},
-    {"choose_predicted", FAST(choose_predicted)}, {"predict", FAST(predict)}, {NULL, NULL, 0, NULL},
+    {"write_cached", FAST(write_cached)}, {"choose_predicted", FAST(choose_predicted)}, {"predict", FAST(predict)},
+    {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "baton.router.native",

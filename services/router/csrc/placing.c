@@ -1,8 +1,45 @@
 #include "placing.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "choice.h"
+
+enum { WRITE_CACHED_COLUMNS = 4 };
+
+/* 0 with an error set. */
+static int write_whole_blocks(const Py_buffer *columns) {
+    double *cached_tokens = columns[0].buf;
+    const double *block_tokens = columns[1].buf;
+    const int32_t *matched_tokens = columns[2].buf;
+    const int64_t *slots = columns[3].buf;
+    size_t count = (size_t)columns[3].len / sizeof *slots, known = (size_t)columns[2].len / sizeof *matched_tokens;
+    if ((size_t)columns[0].len != count * sizeof(double) || (size_t)columns[1].len != count * sizeof(double)) {
+        PyErr_Format(PyExc_ValueError, "columns of %zd and %zd bytes for %zu workers", columns[0].len, columns[1].len, count);
+        return 0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if ((uint64_t)slots[i] >= known) {
+            PyErr_Format(PyExc_IndexError, "slot %lld of %zu", (long long)slots[i], known);
+            return 0;
+        }
+        double tokens = matched_tokens[slots[i]];
+        cached_tokens[i] = floor(tokens / block_tokens[i]) * block_tokens[i];
+    }
+    return 1;
+}
+
+PyObject *write_cached(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+    Py_buffer columns[WRITE_CACHED_COLUMNS];
+    int held = 0, is_done = 0;
+    (void)module;
+    if (given != WRITE_CACHED_COLUMNS) return PyErr_Format(PyExc_TypeError, "%zd arguments, not 4 columns", given);
+    while (held < WRITE_CACHED_COLUMNS && !PyObject_GetBuffer(args[held], columns + held, held ? PyBUF_SIMPLE : PyBUF_WRITABLE))
+        held++;
+    if (held == WRITE_CACHED_COLUMNS) is_done = write_whole_blocks(columns);
+    while (held) PyBuffer_Release(columns + --held);
+    return is_done ? Py_NewRef(Py_None) : NULL;
+}
 
 /* A role's columns as they were handed over; `release` is due in any case. */
 typedef struct {

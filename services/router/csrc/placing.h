@@ -5,5 +5,6 @@
 #include <Python.h>
 
 /* Methods of the module; what they take and give is in `native.pyi`. */
+PyObject *write_cached(PyObject *module, PyObject *const *args, Py_ssize_t given);
 PyObject *choose_predicted(PyObject *module, PyObject *const *args, Py_ssize_t given);
 PyObject *predict(PyObject *module, PyObject *const *args, Py_ssize_t given);

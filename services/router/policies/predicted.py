@@ -41,7 +41,7 @@ _MOST_SHARE = 0.95
 """Of a decode worker's time on local prefills, beyond which a step's length has no meaning."""
 
 
-_MODES = {Disaggregation.AUTO: 0, Disaggregation.ALWAYS: 1, Disaggregation.NEVER: 2}
+_MODES = (Disaggregation.AUTO, Disaggregation.ALWAYS, Disaggregation.NEVER)
 """As native code numbers them."""
 
 
@@ -61,6 +61,7 @@ Pair = tuple[int | None, int]
 
 def _choose_natively(snapshot: Snapshot, demand: Demand) -> Pair:
     session, givers, takers = demand.session_key, snapshot.prefill, snapshot.decode
+    mode = _MODES.index(demand.disaggregation)
     prefill, decode = native.choose_predicted(
         givers.figures,
         givers.keys,
@@ -69,7 +70,7 @@ def _choose_natively(snapshot: Snapshot, demand: Demand) -> Pair:
         demand.prompt_tokens,
         demand.blocks,
         demand.choices,
-        _MODES[demand.disaggregation],
+        mode,
         demand.tpot_s,
         None if session is None else session_hash(session),
         demand.ordinal,
