@@ -31,6 +31,8 @@ from baton.router.event_log import EventLog
 from baton.router.kv_index_metrics import KvIndexCollector
 from baton.router.metrics import RouterMetrics
 from baton.router.request_flow import RequestFlow
+from baton.router.session_metrics import SessionCollector
+from baton.router.sessions import Sessions
 from baton.router.tokenizer import TextProcessor
 from baton.router.workers import Workers
 from baton.rpc import Server
@@ -70,11 +72,14 @@ async def run_router(config: RouterConfig) -> None:
             lambda: candidacy.is_leader,
             lambda decision: _tell(decisions, decision),
         )
-        backend = FleetBackend(workers, RequestFlow(workers, events, config.flow), config, control, elastic)
+        sessions = Sessions(lambda: workers.channels)
+        flow = RequestFlow(workers, events, config.flow)
+        backend = FleetBackend(workers, flow, config, control, elastic, sessions)
         metrics = RouterMetrics(
             lambda: workers.members,
             lambda: config.served_model_names[0],
             KvIndexCollector(lambda: workers.caches.stats),
+            SessionCollector(lambda: sessions.counts),
         )
         events.subscribe(metrics.on_event)
         decisions.append(metrics.on_decision)
@@ -100,10 +105,8 @@ async def _plan(
     cleanup: AsyncExitStack,
 ) -> None:
     """Starts the planner, and where it may act the campaign for its office, which comes first at the end."""
-    if settings.mode is PlannerMode.OFF:
-        return
     tasks = [run_forever(elastic.run(), "the planner", on_crash)]
-    if settings.mode is PlannerMode.ON:
+    if settings.mode is not PlannerMode.ADVISE:
         tasks.append(run_forever(candidacy.run(), "the planner's election", on_crash))
     for task in tasks:
         cleanup.push_async_callback(_cancelled, task)

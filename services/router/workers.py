@@ -23,12 +23,14 @@ from baton.request import GenerationRequest
 from baton.router.admission import Capacity, capacity_of
 from baton.router.caches import Caches, Expectation
 from baton.router.candidates import Candidate
+from baton.router.decode_peer import DecodePeer
 from baton.router.fleet_columns import FleetColumns
-from baton.router.peers import DecodePeer, PrefillPeer
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
+from baton.router.prefill_peer import PrefillPeer
 from baton.router.prompt_hashes import PromptHashes
 from baton.router.snapshot import Snapshot
+from baton.rpc import Channel
 
 _DEFAULT_BLOCK_SIZE = 16
 """Where nobody is there to count by."""
@@ -190,6 +192,11 @@ class Workers:
     @property
     def members(self) -> list[Member]:
         return [tracked.member for tracked in self._tracked.values() if tracked.is_member]
+
+    @property
+    def channels(self) -> dict[str, Channel]:
+        """To every worker of the fleet, by id."""
+        return {id_: tracked.peer.channel for id_, tracked in self._tracked.items() if tracked.is_member}
 
     @property
     def model(self) -> ModelInfo | None:

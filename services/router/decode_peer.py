@@ -1,146 +1,27 @@
-"""The router's gRPC ends of workers: one call a prompt to prefill, one standing stream to decode."""
+"""The router's end of a decode worker: one standing stream on which the tokens of all its requests arrive."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
 
 from grpc import aio
 
 from baton.background import OnCrash, run_forever
-from baton.errors import BatonError, Cancelled, DeadlineExceeded, Unavailable, WorkerFailed
+from baton.errors import BatonError, Cancelled, DeadlineExceeded, WorkerFailed
 from baton.fleet import WorkerInfo
 from baton.request import GenerationRequest, TokenOutput
 from baton.router.breaker import Breaker
 from baton.rpc import CONTROL_TIMEOUT_S, STREAM_SILENCE_S, Channel
-from baton.wire import decode_pb2, decode_pb2_grpc, prefill_pb2, prefill_pb2_grpc
+from baton.wire import decode_pb2, decode_pb2_grpc
 from baton.wire.convert import failure_from_wire, output_from_wire, output_to_wire, request_to_wire
 
-_RunCall = aio.StreamStreamCall[prefill_pb2.PrefillCommand, prefill_pb2.PrefillEvent]
 _StepCall = aio.UnaryStreamCall[decode_pb2.StreamRequest, decode_pb2.StepOutputs]
 
 _log = logging.getLogger(__name__)
 _RECONNECT_S = 0.2
-
-Awaited = TypeVar("Awaited")
-
-
-class PrefillPeer:
-    """A prefill worker."""
-
-    def __init__(self, worker: WorkerInfo, secret: bytes, on_crash: OnCrash) -> None:
-        self.worker = worker
-        self.breaker = Breaker()
-        self._channel = Channel(worker.address, secret)
-        self._stub = prefill_pb2_grpc.PrefillStub(self._channel.grpc)
-        self._watch = run_forever(
-            self._channel.keep_connected(), f"connection to {worker.worker_id}", on_crash
-        )
-
-    @property
-    def is_connected(self) -> bool:
-        return self._channel.is_reachable
-
-    @asynccontextmanager
-    async def run(self, request: GenerationRequest, remaining_s: float) -> AsyncIterator[PrefillLeg]:
-        """The first leg of `request`; leaving the context early cancels it on the worker."""
-        start = prefill_pb2.PrefillStart(request=request_to_wire(request, remaining_s))
-        async with self._channel.errors_translated():
-            call = self._stub.Run(timeout=remaining_s, metadata=self._channel.metadata)
-            self.breaker.begin()
-            try:
-                yield PrefillLeg(call, start, self._channel, self)
-                self.breaker.succeed()
-            finally:
-                call.cancel()
-
-    async def close(self) -> None:
-        self._watch.cancel()
-        await asyncio.wait([self._watch])
-        await self._channel.close()
-
-
-class PrefillLeg:
-    """What happens to one prompt, in this order."""
-
-    def __init__(
-        self, call: _RunCall, start: prefill_pb2.PrefillStart, channel: Channel, peer: PrefillPeer
-    ) -> None:
-        self._call = call
-        self._start = start
-        self._channel = channel
-        self._worker_id = peer.worker.worker_id
-        self._breaker = peer.breaker
-        self._ahead: asyncio.Task[object] | None = None
-
-    async def scheduled(self) -> prefill_pb2.PrefillScheduled:
-        """Sends the prompt and waits until its turn has come."""
-        await self._write(prefill_pb2.PrefillCommand(start=self._start))
-        return (await self._read("scheduled")).scheduled
-
-    async def while_alive(self, awaited: Coroutine[Any, Any, Awaited]) -> Awaited:
-        """What `awaited` gives; where this leg ends first, cancels it and raises why. For the time between
-        `scheduled` and `attach`, in which the worker has nothing to say."""
-        self._ahead = asyncio.create_task(self._next())
-        self._ahead.add_done_callback(_retrieve)
-        other = asyncio.create_task(awaited)
-        try:
-            await asyncio.wait((other, self._ahead), return_when=asyncio.FIRST_COMPLETED)
-            if not other.done():
-                await self._read("the ticket was sent")
-            return await other
-        finally:
-            other.cancel()
-            await asyncio.wait((other,))
-
-    async def attach(self, ticket: bytes) -> None:
-        await self._write(prefill_pb2.PrefillCommand(attach=prefill_pb2.PrefillAttach(ticket=ticket)))
-
-    async def first_tokens(self) -> list[TokenOutput]:
-        event = await self._read("first_tokens")
-        return [output_from_wire(output) for output in event.first_tokens.outputs]
-
-    async def handed_off(self) -> prefill_pb2.PrefillHandedOff | None:
-        """None where the worker is gone before it has reported; whether its blocks have all arrived by then, the
-        decode worker knows."""
-        try:
-            report = (await self._read("handed_off")).handed_off
-        except (Unavailable, WorkerFailed) as error:
-            _log.warning("prefill worker %s: %s", self._worker_id, error.message)
-            return None
-        self._breaker.succeed()
-        return report
-
-    async def _write(self, command: prefill_pb2.PrefillCommand) -> None:
-        try:
-            await self._call.write(command)
-        except asyncio.InvalidStateError:
-            await self._read("anything more")  # the call has ended: reading raises why
-
-    async def _read(self, expected: str) -> prefill_pb2.PrefillEvent:
-        ahead, self._ahead = self._ahead, None
-        event = await (ahead or self._next())
-        if not isinstance(event, prefill_pb2.PrefillEvent):
-            raise WorkerFailed(f"prefill worker {self._worker_id} ended the call before `{expected}`")
-        if event.WhichOneof("event") != expected:
-            raise WorkerFailed(
-                f"prefill worker {self._worker_id} sent {event.WhichOneof('event')}, not {expected}"
-            )
-        return event
-
-    async def _next(self) -> object:
-        with self._breaker.counting():
-            async with self._channel.errors_translated():
-                return await self._call.read()
-
-
-def _retrieve(task: asyncio.Task[object]) -> None:
-    """A failure of this leg is of no interest any more once the other has failed."""
-    if not task.cancelled():
-        task.exception()
 
 
 class DecodePeer:
@@ -160,8 +41,8 @@ class DecodePeer:
         self.is_leaving = False
         self._on_connected = on_connected
         self._router_id = router_id
-        self._channel = Channel(worker.address, secret)
-        self._stub = decode_pb2_grpc.DecodeStub(self._channel.grpc)
+        self.channel = Channel(worker.address, secret)
+        self._stub = decode_pb2_grpc.DecodeStub(self.channel.grpc)
         self._legs: dict[str, DecodeLeg] = {}
         self._releases: set[asyncio.Task[None]] = set()
         self._stream = run_forever(self._hold_stream(), f"stream from {worker.worker_id}", on_crash)
@@ -187,8 +68,8 @@ class DecodePeer:
             local_prefill=decode_pb2.LOCAL_PREFILL_ALWAYS if is_local else decode_pb2.LOCAL_PREFILL_NEVER,
         )
         try:
-            async with self._channel.errors_translated():
-                return await self._stub.Reserve(message, timeout=remaining_s, metadata=self._channel.metadata)
+            async with self.channel.errors_translated():
+                return await self._stub.Reserve(message, timeout=remaining_s, metadata=self.channel.metadata)
         except Cancelled as error:  # by the worker, whose stream to this router broke meanwhile
             raise WorkerFailed(error.message) from error
 
@@ -197,8 +78,8 @@ class DecodePeer:
             request_id=request_id, first_outputs=[output_to_wire(output) for output in first_outputs]
         )
         try:
-            async with self._channel.errors_translated():
-                await self._stub.Start(message, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata)
+            async with self.channel.errors_translated():
+                await self._stub.Start(message, timeout=CONTROL_TIMEOUT_S, metadata=self.channel.metadata)
         except DeadlineExceeded as error:  # the call's own, which says nothing of the request's
             raise WorkerFailed(error.message) from error
 
@@ -206,8 +87,8 @@ class DecodePeer:
         """Has the worker send the KV of a request's only choice to `ticket`; its leg tells when it has stopped
         there. Raises what kept it from that."""
         message = decode_pb2.HandOverRequest(request_id=request_id, choice=0, tokens=tokens, ticket=ticket)
-        async with self._channel.errors_translated():
-            await self._stub.HandOver(message, timeout=timeout_s, metadata=self._channel.metadata)
+        async with self.channel.errors_translated():
+            await self._stub.HandOver(message, timeout=timeout_s, metadata=self.channel.metadata)
 
     def note_leaving(self, is_leaving: bool) -> None:
         """The worker drains, or does so no more: what it decodes is to move."""
@@ -228,13 +109,13 @@ class DecodePeer:
         self._stream.cancel()
         self._fail_all(WorkerFailed(f"decode worker {self.worker.worker_id} has left the fleet"))
         await asyncio.wait([self._stream, *self._releases])
-        await self._channel.close()
+        await self.channel.close()
 
     async def _release(self, request_id: str, choices: tuple[int, ...]) -> None:
         message = decode_pb2.ReleaseRequest(request_id=request_id, choices=choices)
         try:
-            async with self._channel.errors_translated():
-                await self._stub.Release(message, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata)
+            async with self.channel.errors_translated():
+                await self._stub.Release(message, timeout=CONTROL_TIMEOUT_S, metadata=self.channel.metadata)
         except BatonError as error:
             _log.warning("release of %s: %s", request_id, error.message)
 
@@ -251,9 +132,9 @@ class DecodePeer:
             await asyncio.sleep(_RECONNECT_S)
 
     async def _read_stream(self) -> None:
-        async with self._channel.errors_translated():
+        async with self.channel.errors_translated():
             request = decode_pb2.StreamRequest(router_id=self._router_id)
-            call = self._stub.Stream(request, metadata=self._channel.metadata)
+            call = self._stub.Stream(request, metadata=self.channel.metadata)
             try:
                 while (step := await self._next_step(call)) is not None:
                     if not self.is_connected:
