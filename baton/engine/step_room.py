@@ -1,8 +1,8 @@
 """How much of prompts one step computes: tokens, and how long they take by the worker's own profile.
 
-A step is what everybody behind it waits for: a short prompt for the chunk of a long one, streams for the chunk that is
-computed beside them. What tokens take grows with the context that they see, so a bound in tokens alone is too much at
-a long prompt's end, or too little at its beginning.
+A step is what everybody behind it waits for: a short prompt for the chunk of a long one, streams for the chunk that
+is computed beside them. What tokens take grows with the context that they see, so a bound in tokens alone is too
+much at a long prompt's end, or too little at its beginning.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ChunkLimit:
 
 @dataclass(slots=True)
 class StepRoom:
-    """What is left of one step while it is given out. least_tokens: of `tokens`, those that take no account of time."""
+    """What is left of one step while it is given out. least_tokens: of `tokens`, those that regard no time."""
 
     tokens: int
     seconds: float

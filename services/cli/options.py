@@ -196,8 +196,8 @@ ChunkTokens = Annotated[
 ChunkMs = Annotated[
     float | None,
     _option(
-        help="Milliseconds that prompts may add to a step, by the worker's own profile; 0: any. Default: four times "
-        "what each pass takes.",
+        help="Milliseconds that prompts may add to a step, by the worker's own profile; 0: any. Default: four "
+        "times what each pass takes.",
         envvar="BATON_CHUNK_MS",
         min=0,
     ),

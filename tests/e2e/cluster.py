@@ -180,9 +180,7 @@ class Cluster:
     def new_shared_memory(self) -> set[str]:
         return shared_memory() - self._shared_memory
 
-    def post(
-        self, prompt: Prompt, headers: Mapping[str, str] | None = None, **fields: Any
-    ) -> httpx.Response:
+    def post(self, prompt: Prompt, headers: Mapping[str, str] | None = None, **fields: Any) -> httpx.Response:
         """A greedy completion of 64 tokens, unless `fields` say otherwise."""
         body = {
             "prompt": prompt,

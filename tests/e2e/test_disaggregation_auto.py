@@ -57,7 +57,9 @@ def test_a_burst_is_computed_at_both_sites_with_the_tokens_of_transformers(
     assert sites(cluster) - before == {"local_predicted_better": local, "remote": BURST - local}
 
 
-def test_without_an_objective_a_prompt_that_is_not_cached_is_handed_off(cluster: Cluster, llama: Path) -> None:
+def test_without_an_objective_a_prompt_that_is_not_cached_is_handed_off(
+    cluster: Cluster, llama: Path
+) -> None:
     before = sites(cluster)
     expected = reference(llama, 100)
     answers = cluster.complete_all(
