@@ -40,9 +40,10 @@ def sites(cluster: Cluster) -> Counter[str]:
     return Counter({sample.labels["site"]: int(sample.value) for sample in samples})
 
 
-def test_a_burst_is_computed_at_both_sites_with_the_tokens_of_transformers(
+def test_wherever_a_burst_is_computed_its_tokens_are_those_of_transformers(
     cluster: Cluster, llama: Path
 ) -> None:
+    """Which is better depends on the speeds that the workers have measured of themselves."""
     before = sites(cluster)
     expected = reference(llama, 300)
     requests = [
@@ -53,8 +54,8 @@ def test_a_burst_is_computed_at_both_sites_with_the_tokens_of_transformers(
     for answer in answers:
         assert_equal(answer, expected)
     local = sum(answer.prefill == "local" for answer in answers)
-    assert 0 < local < BURST
-    assert sites(cluster) - before == {"local_predicted_better": local, "remote": BURST - local}
+    told = Counter({"local_predicted_better": local, "remote": BURST - local})
+    assert sites(cluster) - before == told
 
 
 def test_without_an_objective_a_prompt_that_is_not_cached_is_handed_off(
