@@ -115,7 +115,7 @@ def test_without_interpreter_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("capability", [80, 90], ids=["Ampere", "Hopper"])
 def test_every_kernel_compiles_for_a_gpu(capability: int, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-P", COMPILER, str(capability)]
+    command: list[str | Path] = [sys.executable, "-P", COMPILER, str(capability)]
     done = subprocess.run(
         command,
         env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
