@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from baton.errors import BatonError, Unavailable, WorkerFailed
 from baton.router.part import Part
-from baton.router.peers import DecodeLeg
+from baton.router.decode_peer import DecodeLeg
 from baton.router.placement import Placement
 from baton.router.run import Run
 from baton.router.workers import Lease, Workers

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from baton.errors import WorkerFailed
 from baton.request import GenerationRequest, Token, TokenOutput
-from baton.router.peers import DecodeLeg
+from baton.router.decode_peer import DecodeLeg
 
 
 class Part:

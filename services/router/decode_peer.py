@@ -1,146 +1,27 @@
-"""The router's gRPC ends of workers: one call a prompt to prefill, one standing stream to decode."""
+"""The router's end of a decode worker: one standing stream, on which the tokens of all requests there arrive."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
 
 from grpc import aio
 
 from baton.background import OnCrash, run_forever
-from baton.errors import BatonError, Cancelled, DeadlineExceeded, Unavailable, WorkerFailed
+from baton.errors import BatonError, Cancelled, DeadlineExceeded, WorkerFailed
 from baton.fleet import WorkerInfo
 from baton.request import GenerationRequest, TokenOutput
 from baton.router.breaker import Breaker
-from baton.rpc import CONTROL_TIMEOUT_S, STREAM_SILENCE_S, Channel
-from baton.wire import decode_pb2, decode_pb2_grpc, prefill_pb2, prefill_pb2_grpc
+from baton.rpc import CONTROL_TIMEOUT_S, STREAM_SILENCE_S, Channel, is_task_cancelled
+from baton.wire import decode_pb2, decode_pb2_grpc
 from baton.wire.convert import failure_from_wire, output_from_wire, output_to_wire, request_to_wire
 
-_RunCall = aio.StreamStreamCall[prefill_pb2.PrefillCommand, prefill_pb2.PrefillEvent]
 _StepCall = aio.UnaryStreamCall[decode_pb2.StreamRequest, decode_pb2.StepOutputs]
 
 _log = logging.getLogger(__name__)
 _RECONNECT_S = 0.2
-
-Awaited = TypeVar("Awaited")
-
-
-class PrefillPeer:
-    """A prefill worker."""
-
-    def __init__(self, worker: WorkerInfo, secret: bytes, on_crash: OnCrash) -> None:
-        self.worker = worker
-        self.breaker = Breaker()
-        self._channel = Channel(worker.address, secret)
-        self._stub = prefill_pb2_grpc.PrefillStub(self._channel.grpc)
-        self._watch = run_forever(
-            self._channel.keep_connected(), f"connection to {worker.worker_id}", on_crash
-        )
-
-    @property
-    def is_connected(self) -> bool:
-        return self._channel.is_reachable
-
-    @asynccontextmanager
-    async def run(self, request: GenerationRequest, remaining_s: float) -> AsyncIterator[PrefillLeg]:
-        """The first leg of `request`; leaving the context early cancels it on the worker."""
-        start = prefill_pb2.PrefillStart(request=request_to_wire(request, remaining_s))
-        async with self._channel.errors_translated():
-            call = self._stub.Run(timeout=remaining_s, metadata=self._channel.metadata)
-            self.breaker.begin()
-            try:
-                yield PrefillLeg(call, start, self._channel, self)
-                self.breaker.succeed()
-            finally:
-                call.cancel()
-
-    async def close(self) -> None:
-        self._watch.cancel()
-        await asyncio.wait([self._watch])
-        await self._channel.close()
-
-
-class PrefillLeg:
-    """What happens to one prompt, in this order."""
-
-    def __init__(
-        self, call: _RunCall, start: prefill_pb2.PrefillStart, channel: Channel, peer: PrefillPeer
-    ) -> None:
-        self._call = call
-        self._start = start
-        self._channel = channel
-        self._worker_id = peer.worker.worker_id
-        self._breaker = peer.breaker
-        self._ahead: asyncio.Task[object] | None = None
-
-    async def scheduled(self) -> prefill_pb2.PrefillScheduled:
-        """Sends the prompt and waits until its turn has come."""
-        await self._write(prefill_pb2.PrefillCommand(start=self._start))
-        return (await self._read("scheduled")).scheduled
-
-    async def while_alive(self, awaited: Coroutine[Any, Any, Awaited]) -> Awaited:
-        """What `awaited` gives; where this leg ends first, cancels it and raises why. For the time between
-        `scheduled` and `attach`, in which the worker has nothing to say."""
-        self._ahead = asyncio.create_task(self._next())
-        self._ahead.add_done_callback(_retrieve)
-        other = asyncio.create_task(awaited)
-        try:
-            await asyncio.wait((other, self._ahead), return_when=asyncio.FIRST_COMPLETED)
-            if not other.done():
-                await self._read("the ticket was sent")
-            return await other
-        finally:
-            other.cancel()
-            await asyncio.wait((other,))
-
-    async def attach(self, ticket: bytes) -> None:
-        await self._write(prefill_pb2.PrefillCommand(attach=prefill_pb2.PrefillAttach(ticket=ticket)))
-
-    async def first_tokens(self) -> list[TokenOutput]:
-        event = await self._read("first_tokens")
-        return [output_from_wire(output) for output in event.first_tokens.outputs]
-
-    async def handed_off(self) -> prefill_pb2.PrefillHandedOff | None:
-        """None where the worker is gone before it has reported; whether its blocks have all arrived by then, the
-        decode worker knows."""
-        try:
-            report = (await self._read("handed_off")).handed_off
-        except (Unavailable, WorkerFailed) as error:
-            _log.warning("prefill worker %s: %s", self._worker_id, error.message)
-            return None
-        self._breaker.succeed()
-        return report
-
-    async def _write(self, command: prefill_pb2.PrefillCommand) -> None:
-        try:
-            await self._call.write(command)
-        except asyncio.InvalidStateError:
-            await self._read("anything more")  # the call has ended: reading raises why
-
-    async def _read(self, expected: str) -> prefill_pb2.PrefillEvent:
-        ahead, self._ahead = self._ahead, None
-        event = await (ahead or self._next())
-        if not isinstance(event, prefill_pb2.PrefillEvent):
-            raise WorkerFailed(f"prefill worker {self._worker_id} ended the call before `{expected}`")
-        if event.WhichOneof("event") != expected:
-            raise WorkerFailed(
-                f"prefill worker {self._worker_id} sent {event.WhichOneof('event')}, not {expected}"
-            )
-        return event
-
-    async def _next(self) -> object:
-        with self._breaker.counting():
-            async with self._channel.errors_translated():
-                return await self._call.read()
-
-
-def _retrieve(task: asyncio.Task[object]) -> None:
-    """A failure of this leg is of no interest any more once the other has failed."""
-    if not task.cancelled():
-        task.exception()
 
 
 class DecodePeer:
@@ -216,6 +97,11 @@ class DecodePeer:
                 leg.wake()
         self.is_leaving = is_leaving
 
+    def give_up(self, reason: str) -> None:
+        """Fails what is under way here. The worker may be alive, so it is told; but nobody waits for it any more."""
+        for leg in self._legs.values():
+            leg.give_up(WorkerFailed(reason))
+
     def release(self, request_id: str, *choices: int) -> None:
         """Tells the worker, in the background, to forget a request or some of its choices. A worker that
         cannot be told notices by the end of the stream."""
@@ -277,7 +163,7 @@ class DecodePeer:
 
     def _fail_all(self, error: BatonError) -> None:
         for leg in self._legs.values():
-            leg.fail(error)
+            leg.lose(error)
 
 
 class _MovedOn:
@@ -293,6 +179,9 @@ class DecodeLeg:
         self.has_moved_on = False
         self._peer = peer
         self._request = request
+        self._heard = asyncio.Event()
+        self._reserving: asyncio.Task[decode_pb2.ReserveReply] | None = None
+        self._given_up: BatonError | None = None
         self._queue: asyncio.Queue[list[TokenOutput] | BatonError | _MovedOn] = asyncio.Queue()
 
     @property
@@ -307,7 +196,14 @@ class DecodeLeg:
         self.is_on_worker = True
         self._peer.breaker.begin()
         with self._peer.breaker.counting():
-            return await self._peer.reserve(self._request, remaining_s, is_local=is_local)
+            call = self._peer.reserve(self._request, remaining_s, is_local=is_local)
+            self._reserving = asyncio.create_task(call)
+            try:
+                return await self._reserving
+            except asyncio.CancelledError:
+                if self._given_up is None or is_task_cancelled():
+                    raise
+                raise self._given_up from None
 
     async def start(self, first_outputs: list[TokenOutput]) -> None:
         with self._peer.breaker.counting():
@@ -317,12 +213,15 @@ class DecodeLeg:
         """The next tokens; raises the failure that ended the request on the worker."""
         outputs = await self._queue.get()
         if isinstance(outputs, BatonError):
-            self.is_on_worker = False
             raise outputs
         if isinstance(outputs, _MovedOn):
-            self.is_on_worker, self.has_moved_on = False, True
+            self.has_moved_on = True
             return []
         return outputs
+
+    async def heard(self) -> None:
+        """Waits until there is something for `outputs`, were it the end."""
+        await self._heard.wait()
 
     async def hand_over(self, tokens: int, ticket: bytes, timeout_s: float) -> None:
         await self._peer.hand_over(self._request.request_id, tokens, ticket, timeout_s)
@@ -339,15 +238,31 @@ class DecodeLeg:
     def put(self, message: decode_pb2.RequestOutputs) -> None:
         if message.outputs:
             outputs = [output_from_wire(output) for output in message.outputs]
-            self._queue.put_nowait(outputs)
+            self._tell(outputs)
             if any(output.finish_reason is not None for output in outputs):
                 self._peer.breaker.succeed()
         if message.HasField("failure"):
             failure = failure_from_wire(message.failure)
             self._peer.breaker.fail(failure)
-            self._queue.put_nowait(failure)
+            self.lose(failure)
         if message.handed_over:
-            self._queue.put_nowait(_MovedOn())
+            self.is_on_worker = False
+            self._tell(_MovedOn())
 
-    def fail(self, error: BatonError) -> None:
-        self._queue.put_nowait(error)
+    def lose(self, error: BatonError) -> None:
+        """The worker has let go of the request. Where it had none yet, asking for it will tell."""
+        if self.is_on_worker:
+            self.is_on_worker = False
+            self._tell(error)
+
+    def give_up(self, error: BatonError) -> None:
+        """Leaves the request to the worker for as long as it takes to tell it, but waits for nothing there."""
+        if self.is_on_worker and self._given_up is None:
+            self._given_up = error
+            if self._reserving is not None:
+                self._reserving.cancel()
+            self._tell(error)
+
+    def _tell(self, news: list[TokenOutput] | BatonError | _MovedOn) -> None:
+        self._queue.put_nowait(news)
+        self._heard.set()
