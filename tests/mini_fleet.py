@@ -114,7 +114,8 @@ class FleetOfTest:
 @dataclass
 class Script:
     """halt_at: the station at which the workers wait for ever, or fail with `error` where there is one: of
-    "scheduled", "attach", "grant", "first_tokens", "handed_off", "started", "decoding". The rest is what they saw."""
+    "scheduled", "attach", "grant", "first_tokens", "handed_off", "started", "decoding". The rest is what
+    they saw."""
 
     halt_at: str = ""
     error: BatonError | None = None

@@ -98,7 +98,7 @@ class DecodePeer:
         self.is_leaving = is_leaving
 
     def give_up(self, reason: str) -> None:
-        """Fails what is under way here. The worker may be alive, so it is told; but nobody waits for it any more."""
+        """Fails what is under way here. The worker may be alive, so it is told; but nobody waits for it."""
         for leg in self._legs.values():
             leg.give_up(WorkerFailed(reason))
 

@@ -16,8 +16,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from baton.errors import BatonError, Unavailable, WorkerFailed
-from baton.router.part import Part
 from baton.router.decode_peer import DecodeLeg
+from baton.router.part import Part
 from baton.router.placement import Placement
 from baton.router.run import Run
 from baton.router.workers import Lease, Workers

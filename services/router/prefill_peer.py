@@ -63,7 +63,7 @@ class PrefillPeer:
                 call.cancel()
 
     def give_up(self, reason: str) -> None:
-        """Fails what is under way here. The worker may be alive, so it is told; but nobody waits for it any more."""
+        """Fails what is under way here. The worker may be alive, so it is told; but nobody waits for it."""
         for leg in self._legs:
             leg.give_up(WorkerFailed(reason))
 

@@ -20,12 +20,12 @@ from baton.events import EventStream
 from baton.lifecycle import State, Transition
 from baton.request import GenerationRequest, TokenOutput
 from baton.router.admission import AdmissionLimits, SloPolicy
+from baton.router.decode_peer import DecodeLeg
 from baton.router.entrance import Entrance, EntranceLimits
 from baton.router.handoff_metrics import timeline
 from baton.router.merging import merged
 from baton.router.moving import Mover
 from baton.router.part import Part
-from baton.router.decode_peer import DecodeLeg
 from baton.router.placement import Placement, Refusal, place
 from baton.router.policies import DEFAULT_POLICY, load_policy
 from baton.router.prompt_hashes import PromptHashes

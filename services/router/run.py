@@ -12,8 +12,8 @@ from baton.errors import BatonError, DeadlineExceeded, HandoffFailed, QueueTimeo
 from baton.events import Attributes, EventStream, Lifecycle
 from baton.lifecycle import Transition
 from baton.request import GenerationRequest, Route, TokenOutput
-from baton.router.part import Part
 from baton.router.decode_peer import DecodeLeg
+from baton.router.part import Part
 from baton.router.placement import Placement
 from baton.router.prediction import Prediction
 from baton.router.prompt_hashes import PromptHashes

@@ -21,6 +21,7 @@ from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
 from baton.router.admission import Capacity, capacity_of
+from baton.router.breaker import Standing
 from baton.router.caches import Caches, Expectation
 from baton.router.candidates import Candidate
 from baton.router.decode_peer import DecodePeer
@@ -256,6 +257,10 @@ class Workers:
             for worker_id, tracked in self._tracked.items()
             if tracked.member.state is WorkerState.SUSPECTED or not tracked.peer.breaker.allows()
         )
+
+    def breakers(self) -> dict[str, Standing]:
+        """Of every member, by its id."""
+        return {w: t.peer.breaker.standing for w, t in self._tracked.items() if t.is_member}
 
     @contextmanager
     def lease(

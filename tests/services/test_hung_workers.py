@@ -1,4 +1,4 @@
-"""Workers that are alive and come to nothing: what they have goes on elsewhere at once, if there is an elsewhere."""
+"""Workers that are alive and come to nothing: what they have goes on elsewhere, if there is an elsewhere."""
 
 from __future__ import annotations
 
