@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from hashlib import sha256
+
+_SESSION_KEY_BYTES = 16
+
+
+def session_key(tenant: str, session_id: str) -> bytes:
+    """What workers know a tenant's session by, 16 bytes; the tenant is length-prefixed, so that no two pairs share
+    one."""
+    name = tenant.encode()
+    digest = sha256(len(name).to_bytes(8, "little") + name + session_id.encode()).digest()
+    return digest[:_SESSION_KEY_BYTES]
 
 
 class FinishReason(enum.Enum):
@@ -62,6 +73,7 @@ class GenerationRequest:
     request_id: unique inside the fleet, made by the router (the client's own id is only echoed and logged).
     cache_salt: namespace of the prefix cache. tenant: whose share of the fleet it takes; all requests of one name
     share one. deadline_s: seconds from arrival to forced end. priority: lower runs first.
+    session_key: of `session_key`, empty without a session; prefix caches tell by it what was one session's alone.
     generated_tokens: how many of the last `token_ids` are output already: the request goes on where another worker
     left it, which is possible for one choice at a time.
     """
@@ -72,6 +84,7 @@ class GenerationRequest:
     n: int = 1
     cache_salt: str = ""
     session_id: str | None = None
+    session_key: bytes = b""
     priority: int = 0
     deadline_s: float = 600.0
     objectives: Objectives = Objectives()

@@ -55,6 +55,7 @@ class ScriptedBackend:
     is_up: bool = True
     requests: list[GenerationRequest] = field(default_factory=list)
     roles: dict[str, Role] = field(default_factory=dict)
+    finished_sessions: list[bytes] = field(default_factory=list)
     ended_choices: list[int] = field(default_factory=list)
     outputs_given: int = 0
     open: int = 0
@@ -66,6 +67,10 @@ class ScriptedBackend:
             raise InvalidRequest(f"worker {worker_id!r} is not in the fleet", field="worker_id")
         self.roles[worker_id] = role
         return {"worker_id": worker_id, "role": role.value, "drained_s": drain_timeout_s, "switched_s": 0.0}
+
+    async def finish_session(self, session_key: bytes) -> object:
+        self.finished_sessions.append(session_key)
+        return {"blocks": 3, "workers": {"decode-0": 3}, "unconfirmed": []}
 
     def is_ready(self) -> bool:
         return self.is_up

@@ -6,7 +6,8 @@ A block is in exactly one place, and its way is
                         |
                         +----release, published-----> cached --acquire--> held
                                                         |
-                                                        +--evicted by allocate (least recently released first)
+                                                        +--evicted by allocate (least recently released first,
+                                                           and before these what served finished sessions alone)
 
 Held blocks are counted as used, or as reserved while they are promised to a hand-off that has not landed.
 Publishing tells that a full block's K and V are valid and names them by their chained hash
@@ -20,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
+from baton.engine.session_blocks import SessionBlocks
 from baton.errors import Overloaded
 from baton.fleet import KVBlocks
 
@@ -62,12 +64,18 @@ class BlockManager:
         self._block_by_hash: dict[bytes, int] = {}
         self._free = list(range(num_blocks - 1, -1, -1))  # a stack: the last one freed is still warm
         self._evictable: OrderedDict[int, None] = OrderedDict()  # first in, first evicted
+        self._given_up: OrderedDict[int, None] = OrderedDict()  # evictable as well, and before all others
+        self._sessions = SessionBlocks(num_blocks)
         self._reserved: set[int] = set()
 
     @property
     def available(self) -> int:
         """Blocks that `allocate` can give: free and evictable ones."""
-        return len(self._free) + len(self._evictable)
+        return len(self._free) + self._cached
+
+    @property
+    def _cached(self) -> int:
+        return len(self._evictable) + len(self._given_up)
 
     def listen(self, listener: CacheListener) -> None:
         """From now on `listener` hears of every change; there is one at most."""
@@ -79,7 +87,7 @@ class BlockManager:
         return list(self._block_by_hash)
 
     def usage(self) -> KVBlocks:
-        free, cached, reserved = len(self._free), len(self._evictable), len(self._reserved)
+        free, cached, reserved = len(self._free), self._cached, len(self._reserved)
         used = self.num_blocks - free - cached - reserved
         return KVBlocks(total=self.num_blocks, free=free, cached=cached, used=used, reserved=reserved)
 
@@ -90,15 +98,17 @@ class BlockManager:
                 return count
         return len(hashes)
 
-    def acquire(self, hashes: Sequence[bytes]) -> list[int]:
-        """The blocks of the longest cached prefix of `hashes`, with one more reference on each."""
+    def acquire(self, hashes: Sequence[bytes], session_key: bytes = b"") -> list[int]:
+        """The blocks of the longest cached prefix of `hashes`, with one more reference on each, for a prompt of
+        this session, or of none."""
         block_ids = []
         for block_hash in hashes:
             block_id = self._block_by_hash.get(block_hash)
             if block_id is None:
                 break
             if self._references[block_id] == 0:
-                del self._evictable[block_id]
+                del self._queue_of(block_id)[block_id]
+            self._sessions.use(block_id, session_key)
             self._references[block_id] += 1
             block_ids.append(block_id)
         return block_ids
@@ -138,7 +148,7 @@ class BlockManager:
                 if self._hash_by_block[block_id] is None:
                     self._free.append(block_id)
                 else:
-                    self._evictable[block_id] = None
+                    self._queue_of(block_id)[block_id] = None
 
     def publish(
         self,
@@ -146,9 +156,11 @@ class BlockManager:
         block_hash: bytes,
         parent_hash: bytes | None = None,
         token_ids: Sequence[int] = (),
+        session_key: bytes = b"",
     ) -> None:
-        """The contents of the full, held block are valid from now on and may be reused under `block_hash`. The
-        rest is for the listener: the hash of the block before, None for a first one, and this block's tokens.
+        """The contents of the full, held block are valid from now on and may be reused under `block_hash`; they
+        were computed for this session, or for none. For the listener: the hash of the block before, None for a
+        first one, and this block's tokens.
 
         Where another block is published under this hash already, that one stays and this one is not reused.
         """
@@ -156,11 +168,24 @@ class BlockManager:
         known = self._hash_by_block[block_id]
         assert known in (None, block_hash), f"block {block_id} is published under another hash already"
         if block_hash in self._block_by_hash:
+            self._sessions.use(self._block_by_hash[block_hash], session_key)
             return
         self._hash_by_block[block_id] = block_hash
         self._block_by_hash[block_hash] = block_id
+        self._sessions.add(block_id, session_key)
         if self._listener is not None:
             self._listener.on_stored(block_hash, parent_hash, token_ids)
+
+    def finish_session(self, session_key: bytes) -> int:
+        """The session is over: once nobody holds them, the blocks that it alone has used are evicted before all
+        others, its last ones first. Returns how many these are. A prompt that uses one before that has it as if it
+        were new."""
+        block_ids = self._sessions.finish(session_key)
+        for block_id in reversed(block_ids):
+            if self._references[block_id] == 0:
+                del self._evictable[block_id]
+                self._given_up[block_id] = None
+        return len(block_ids)
 
     def mark_reserved(self, block_ids: Sequence[int]) -> None:
         """Counts held blocks as reserved instead of used, until unmarked or released for good."""
@@ -180,17 +205,24 @@ class BlockManager:
         for block_id in self._block_by_hash.values():
             self._hash_by_block[block_id] = None
         self._block_by_hash.clear()
-        self._free.extend(self._evictable)
-        self._evictable.clear()
+        for queue in (self._evictable, self._given_up):
+            self._free.extend(queue)
+            queue.clear()
+        self._sessions.clear()
         if self._listener is not None:
             self._listener.on_cleared()
 
+    def _queue_of(self, block_id: int) -> OrderedDict[int, None]:
+        """Where a cached block waits to be evicted or used again."""
+        return self._given_up if self._sessions.is_over(block_id) else self._evictable
+
     def _evict(self) -> int:
-        block_id, _ = self._evictable.popitem(last=False)
+        block_id, _ = (self._given_up or self._evictable).popitem(last=False)
         block_hash = self._hash_by_block[block_id]
         assert block_hash is not None, f"block {block_id} is evictable, but was never published"
         self._hash_by_block[block_id] = None
         del self._block_by_hash[block_hash]
+        self._sessions.forget(block_id)
         if self._listener is not None:
             self._listener.on_removed(block_hash)
         return block_id

@@ -94,7 +94,15 @@ class Engine:
         salt = f"{request.cache_salt}\0{variant}" if variant else request.cache_salt
         namespace = block_hash.namespace(self.model.kv_fingerprint, cache_salt=salt)
         tokens, prompt_tokens = list(request.token_ids), request.prompt_tokens
-        return Sequence(request.request_id, choice, request.sampling, namespace, tokens, prompt_tokens)
+        return Sequence(
+            request.request_id,
+            choice,
+            request.sampling,
+            namespace,
+            tokens,
+            prompt_tokens,
+            session_key=request.session_key,
+        )
 
     def cached_tokens(self, sequence: Sequence) -> int:
         """Leading tokens whose KV is cached now and would not have to be computed before the next token."""
@@ -108,7 +116,7 @@ class Engine:
         assert not sequence.block_ids, f"{sequence.request_id} already holds blocks"
         sequence.extend_hashes(self.block_size, len(sequence.token_ids))
         hashes = sequence.block_hashes[: max_tokens // self.block_size]
-        sequence.block_ids = self.blocks.acquire(hashes)
+        sequence.block_ids = self.blocks.acquire(hashes, sequence.session_key)
         sequence.published_blocks = len(sequence.block_ids)
         sequence.computed_tokens = len(sequence.block_ids) * self.block_size
         return sequence.computed_tokens
@@ -144,7 +152,9 @@ class Engine:
         for index in range(sequence.published_blocks, full):
             parent_hash = hashes[index - 1] if index else None
             token_ids = sequence.token_ids[index * self.block_size : (index + 1) * self.block_size]
-            self.blocks.publish(sequence.block_ids[index], hashes[index], parent_hash, token_ids)
+            self.blocks.publish(
+                sequence.block_ids[index], hashes[index], parent_hash, token_ids, sequence.session_key
+            )
         sequence.published_blocks = max(sequence.published_blocks, full)
 
     def clear_tail(self, sequence: Sequence, tokens: int) -> None:

@@ -14,7 +14,8 @@ class Sequence:
 
     block_ids[i] holds tokens [i * block_size, (i + 1) * block_size). computed_tokens counts the leading
     tokens whose K and V are in those blocks. block_hashes are the chained hashes of the leading full blocks.
-    published_blocks counts those of them that the prefix cache knows. namespace seeds the chain.
+    published_blocks counts those of them that the prefix cache knows. namespace seeds the chain. session_key: see
+    `baton.request.GenerationRequest`.
     """
 
     request_id: str
@@ -27,6 +28,7 @@ class Sequence:
     computed_tokens: int = 0
     block_hashes: list[bytes] = field(default_factory=list)
     published_blocks: int = 0
+    session_key: bytes = b""
 
     @property
     def output_tokens(self) -> int:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from baton.wire import registry_pb2 as baton_dot_wire_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62\x61ton/wire/control.proto\x12\x08\x62\x61ton.v1\x1a\x19\x62\x61ton/wire/registry.proto\"J\n\x11\x43hangeRoleRequest\x12\x1c\n\x04role\x18\x01 \x01(\x0e\x32\x0e.baton.v1.Role\x12\x17\n\x0f\x64rain_timeout_s\x18\x02 \x01(\x01\"8\n\x0f\x43hangeRoleReply\x12\x11\n\tdrained_s\x18\x01 \x01(\x01\x12\x12\n\nswitched_s\x18\x02 \x01(\x01\x32O\n\x07\x43ontrol\x12\x44\n\nChangeRole\x12\x1b.baton.v1.ChangeRoleRequest\x1a\x19.baton.v1.ChangeRoleReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62\x61ton/wire/control.proto\x12\x08\x62\x61ton.v1\x1a\x19\x62\x61ton/wire/registry.proto\"J\n\x11\x43hangeRoleRequest\x12\x1c\n\x04role\x18\x01 \x01(\x0e\x32\x0e.baton.v1.Role\x12\x17\n\x0f\x64rain_timeout_s\x18\x02 \x01(\x01\"8\n\x0f\x43hangeRoleReply\x12\x11\n\tdrained_s\x18\x01 \x01(\x01\x12\x12\n\nswitched_s\x18\x02 \x01(\x01\"+\n\x14\x46inishSessionRequest\x12\x13\n\x0bsession_key\x18\x01 \x01(\x0c\"$\n\x12\x46inishSessionReply\x12\x0e\n\x06\x62locks\x18\x01 \x01(\r2\x9e\x01\n\x07\x43ontrol\x12\x44\n\nChangeRole\x12\x1b.baton.v1.ChangeRoleRequest\x1a\x19.baton.v1.ChangeRoleReply\x12M\n\rFinishSession\x12\x1e.baton.v1.FinishSessionRequest\x1a\x1c.baton.v1.FinishSessionReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGEROLEREQUEST']._serialized_end=139
   _globals['_CHANGEROLEREPLY']._serialized_start=141
   _globals['_CHANGEROLEREPLY']._serialized_end=197
-  _globals['_CONTROL']._serialized_start=199
-  _globals['_CONTROL']._serialized_end=278
+  _globals['_FINISHSESSIONREQUEST']._serialized_start=199
+  _globals['_FINISHSESSIONREQUEST']._serialized_end=242
+  _globals['_FINISHSESSIONREPLY']._serialized_start=244
+  _globals['_FINISHSESSIONREPLY']._serialized_end=280
+  _globals['_CONTROL']._serialized_start=283
+  _globals['_CONTROL']._serialized_end=441
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class ControlStub:
                 request_serializer=baton_dot_wire_dot_control__pb2.ChangeRoleRequest.SerializeToString,
                 response_deserializer=baton_dot_wire_dot_control__pb2.ChangeRoleReply.FromString,
                 _registered_method=True)
+        self.FinishSession = channel.unary_unary(
+                '/baton.v1.Control/FinishSession',
+                request_serializer=baton_dot_wire_dot_control__pb2.FinishSessionRequest.SerializeToString,
+                response_deserializer=baton_dot_wire_dot_control__pb2.FinishSessionReply.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -55,6 +60,14 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FinishSession(self, request, context):
+        """A session is over: what its requests alone have left in the prefix cache goes before everything else when room is
+        needed. Takes effect between two steps. A session that is unknown here has left nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +75,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ChangeRole,
                     request_deserializer=baton_dot_wire_dot_control__pb2.ChangeRoleRequest.FromString,
                     response_serializer=baton_dot_wire_dot_control__pb2.ChangeRoleReply.SerializeToString,
+            ),
+            'FinishSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishSession,
+                    request_deserializer=baton_dot_wire_dot_control__pb2.FinishSessionRequest.FromString,
+                    response_serializer=baton_dot_wire_dot_control__pb2.FinishSessionReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +110,33 @@ class Control:
             '/baton.v1.Control/ChangeRole',
             baton_dot_wire_dot_control__pb2.ChangeRoleRequest.SerializeToString,
             baton_dot_wire_dot_control__pb2.ChangeRoleReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Control/FinishSession',
+            baton_dot_wire_dot_control__pb2.FinishSessionRequest.SerializeToString,
+            baton_dot_wire_dot_control__pb2.FinishSessionReply.FromString,
             options,
             channel_credentials,
             insecure,

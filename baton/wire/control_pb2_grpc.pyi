@@ -38,6 +38,10 @@ class ControlStub:
     or move away, and joins again in the new role; the reply comes then. A change that has begun goes on when the
     call is given up.
     """
+    FinishSession: _grpc.UnaryUnaryMultiCallable[_control_pb2.FinishSessionRequest, _control_pb2.FinishSessionReply]
+    """A session is over: what its requests alone have left in the prefix cache goes before everything else when room is
+    needed. Takes effect between two steps. A session that is unknown here has left nothing.
+    """
 
 @_typing.type_check_only
 class ControlAsyncStub(ControlStub):
@@ -48,6 +52,10 @@ class ControlAsyncStub(ControlStub):
     """Makes a worker change its role and keep its weights and its KV pool. It takes no new work, lets what it has end
     or move away, and joins again in the new role; the reply comes then. A change that has begun goes on when the
     call is given up.
+    """
+    FinishSession: _aio.UnaryUnaryMultiCallable[_control_pb2.FinishSessionRequest, _control_pb2.FinishSessionReply]  # type: ignore[assignment]
+    """A session is over: what its requests alone have left in the prefix cache goes before everything else when room is
+    needed. Takes effect between two steps. A session that is unknown here has left nothing.
     """
 
 class ControlServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +70,16 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         """Makes a worker change its role and keep its weights and its KV pool. It takes no new work, lets what it has end
         or move away, and joins again in the new role; the reply comes then. A change that has begun goes on when the
         call is given up.
+        """
+
+    @_abc_1.abstractmethod
+    def FinishSession(
+        self,
+        request: _control_pb2.FinishSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.FinishSessionReply, _abc.Awaitable[_control_pb2.FinishSessionReply]]:
+        """A session is over: what its requests alone have left in the prefix cache goes before everything else when room is
+        needed. Takes effect between two steps. A session that is unknown here has left nothing.
         """
 
 def add_ControlServicer_to_server(servicer: ControlServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -158,6 +158,7 @@ class Request(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     REMAINING_S_FIELD_NUMBER: _builtins.int
     GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
+    SESSION_KEY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """unique in the fleet, made by the router"""
     n: _builtins.int
@@ -170,6 +171,8 @@ class Request(_message.Message):
     """seconds until the deadline, counted from the sending of this message"""
     generated_tokens: _builtins.int
     """the last of token_ids were generated before, elsewhere; n is 1 then"""
+    session_key: _builtins.bytes
+    """16 bytes that all requests of one session share; empty: of no session"""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """the prompt, and what follows it already"""
@@ -187,10 +190,11 @@ class Request(_message.Message):
         priority: _builtins.int = ...,
         remaining_s: _builtins.float = ...,
         generated_tokens: _builtins.int = ...,
+        session_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "generated_tokens", b"generated_tokens", "n", b"n", "priority", b"priority", "remaining_s", b"remaining_s", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "generated_tokens", b"generated_tokens", "n", b"n", "priority", b"priority", "remaining_s", b"remaining_s", "request_id", b"request_id", "sampling", b"sampling", "session_key", b"session_key", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,6 +19,7 @@ from baton.router.elastic import Elastic
 from baton.router.generation_config import sampling_defaults
 from baton.router.request_flow import RequestFlow
 from baton.router.run import Run
+from baton.router.sessions import FinishedSession, Sessions
 from baton.router.workers import Workers
 
 
@@ -62,12 +63,14 @@ class FleetBackend:
         config: RouterConfig,
         control: FleetControl,
         elastic: Elastic,
+        sessions: Sessions,
     ) -> None:
         self._workers = workers
         self._flow = flow
         self._config = config
         self._control = control
         self._elastic = elastic
+        self._sessions = sessions
         self._created = int(time.time())
         self._sampling_defaults = sampling_defaults(config.model)
         self._last_model: ModelInfo | None = None
@@ -112,6 +115,9 @@ class FleetBackend:
 
     async def change_role(self, worker_id: str, role: Role, drain_timeout_s: float) -> RoleChange:
         return await self._control.change_role(worker_id, role, drain_timeout_s)
+
+    async def finish_session(self, session_key: bytes) -> FinishedSession:
+        return await self._sessions.finish(session_key)
 
     def is_ready(self) -> bool:
         return not self._is_draining and self._workers.can_serve()

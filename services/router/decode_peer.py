@@ -41,8 +41,8 @@ class DecodePeer:
         self.is_leaving = False
         self._on_connected = on_connected
         self._router_id = router_id
-        self._channel = Channel(worker.address, secret)
-        self._stub = decode_pb2_grpc.DecodeStub(self._channel.grpc)
+        self.channel = Channel(worker.address, secret)
+        self._stub = decode_pb2_grpc.DecodeStub(self.channel.grpc)
         self._legs: dict[str, DecodeLeg] = {}
         self._releases: set[asyncio.Task[None]] = set()
         self._stream = run_forever(self._hold_stream(), f"stream from {worker.worker_id}", on_crash)
@@ -68,8 +68,8 @@ class DecodePeer:
             local_prefill=decode_pb2.LOCAL_PREFILL_ALWAYS if is_local else decode_pb2.LOCAL_PREFILL_NEVER,
         )
         try:
-            async with self._channel.errors_translated():
-                return await self._stub.Reserve(message, timeout=remaining_s, metadata=self._channel.metadata)
+            async with self.channel.errors_translated():
+                return await self._stub.Reserve(message, timeout=remaining_s, metadata=self.channel.metadata)
         except Cancelled as error:  # by the worker, whose stream to this router broke meanwhile
             raise WorkerFailed(error.message) from error
 
@@ -78,8 +78,8 @@ class DecodePeer:
             request_id=request_id, first_outputs=[output_to_wire(output) for output in first_outputs]
         )
         try:
-            async with self._channel.errors_translated():
-                await self._stub.Start(message, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata)
+            async with self.channel.errors_translated():
+                await self._stub.Start(message, timeout=CONTROL_TIMEOUT_S, metadata=self.channel.metadata)
         except DeadlineExceeded as error:  # the call's own, which says nothing of the request's
             raise WorkerFailed(error.message) from error
 
@@ -87,8 +87,8 @@ class DecodePeer:
         """Has the worker send the KV of a request's only choice to `ticket`; its leg tells when it has stopped
         there. Raises what kept it from that."""
         message = decode_pb2.HandOverRequest(request_id=request_id, choice=0, tokens=tokens, ticket=ticket)
-        async with self._channel.errors_translated():
-            await self._stub.HandOver(message, timeout=timeout_s, metadata=self._channel.metadata)
+        async with self.channel.errors_translated():
+            await self._stub.HandOver(message, timeout=timeout_s, metadata=self.channel.metadata)
 
     def note_leaving(self, is_leaving: bool) -> None:
         """The worker drains, or does so no more: what it decodes is to move."""
@@ -114,13 +114,13 @@ class DecodePeer:
         self._stream.cancel()
         self._fail_all(WorkerFailed(f"decode worker {self.worker.worker_id} has left the fleet"))
         await asyncio.wait([self._stream, *self._releases])
-        await self._channel.close()
+        await self.channel.close()
 
     async def _release(self, request_id: str, choices: tuple[int, ...]) -> None:
         message = decode_pb2.ReleaseRequest(request_id=request_id, choices=choices)
         try:
-            async with self._channel.errors_translated():
-                await self._stub.Release(message, timeout=CONTROL_TIMEOUT_S, metadata=self._channel.metadata)
+            async with self.channel.errors_translated():
+                await self._stub.Release(message, timeout=CONTROL_TIMEOUT_S, metadata=self.channel.metadata)
         except BatonError as error:
             _log.warning("release of %s: %s", request_id, error.message)
 
@@ -137,9 +137,9 @@ class DecodePeer:
             await asyncio.sleep(_RECONNECT_S)
 
     async def _read_stream(self) -> None:
-        async with self._channel.errors_translated():
+        async with self.channel.errors_translated():
             request = decode_pb2.StreamRequest(router_id=self._router_id)
-            call = self._stub.Stream(request, metadata=self._channel.metadata)
+            call = self._stub.Stream(request, metadata=self.channel.metadata)
             try:
                 while (step := await self._next_step(call)) is not None:
                     if not self.is_connected:

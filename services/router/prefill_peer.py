@@ -35,25 +35,25 @@ class PrefillPeer:
     def __init__(self, worker: WorkerInfo, secret: bytes, on_crash: OnCrash) -> None:
         self.worker = worker
         self.breaker = Breaker()
-        self._channel = Channel(worker.address, secret)
+        self.channel = Channel(worker.address, secret)
         self._legs: set[PrefillLeg] = set()
-        self._stub = prefill_pb2_grpc.PrefillStub(self._channel.grpc)
+        self._stub = prefill_pb2_grpc.PrefillStub(self.channel.grpc)
         self._watch = run_forever(
-            self._channel.keep_connected(), f"connection to {worker.worker_id}", on_crash
+            self.channel.keep_connected(), f"connection to {worker.worker_id}", on_crash
         )
 
     @property
     def is_connected(self) -> bool:
-        return self._channel.is_reachable
+        return self.channel.is_reachable
 
     @asynccontextmanager
     async def run(self, request: GenerationRequest, remaining_s: float) -> AsyncIterator[PrefillLeg]:
         """The first leg of `request`; leaving the context early cancels it on the worker."""
         start = prefill_pb2.PrefillStart(request=request_to_wire(request, remaining_s))
-        async with self._channel.errors_translated():
-            call = self._stub.Run(timeout=remaining_s, metadata=self._channel.metadata)
+        async with self.channel.errors_translated():
+            call = self._stub.Run(timeout=remaining_s, metadata=self.channel.metadata)
             self.breaker.begin()
-            leg = PrefillLeg(call, start, self._channel, self)
+            leg = PrefillLeg(call, start, self.channel, self)
             self._legs.add(leg)
             try:
                 yield leg
@@ -70,7 +70,7 @@ class PrefillPeer:
     async def close(self) -> None:
         self._watch.cancel()
         await asyncio.wait([self._watch])
-        await self._channel.close()
+        await self.channel.close()
 
 
 class PrefillLeg:

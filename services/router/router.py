@@ -32,6 +32,8 @@ from baton.router.event_log import EventLog
 from baton.router.kv_index_metrics import KvIndexCollector
 from baton.router.metrics import RouterMetrics
 from baton.router.request_flow import RequestFlow
+from baton.router.session_metrics import SessionCollector
+from baton.router.sessions import Sessions
 from baton.router.tokenizer import TextProcessor
 from baton.router.workers import Workers
 from baton.rpc import Server
@@ -71,12 +73,18 @@ async def run_router(config: RouterConfig) -> None:
             lambda: candidacy.is_leader,
             lambda decision: _tell(decisions, decision),
         )
-        backend = FleetBackend(workers, RequestFlow(workers, events, config.flow), config, control, elastic)
+        sessions = Sessions(lambda: workers.channels)
+        flow = RequestFlow(workers, events, config.flow)
+        backend = FleetBackend(workers, flow, config, control, elastic, sessions)
         metrics = RouterMetrics(
             lambda: workers.members,
             lambda: config.served_model_names[0],
             KvIndexCollector(lambda: workers.caches.stats),
+<<<<<<< HEAD
             BreakerCollector(workers.breakers),
+=======
+            SessionCollector(lambda: sessions.counts),
+>>>>>>> main
         )
         events.subscribe(metrics.on_event)
         decisions.append(metrics.on_decision)

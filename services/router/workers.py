@@ -31,7 +31,7 @@ from baton.router.prediction import Prediction
 from baton.router.prefill_peer import PrefillPeer
 from baton.router.prompt_hashes import PromptHashes
 from baton.router.snapshot import Snapshot
-from baton.rpc import STREAM_SILENCE_S
+from baton.rpc import STREAM_SILENCE_S, Channel
 
 _DEFAULT_BLOCK_SIZE = 16
 """Where nobody is there to count by."""
@@ -217,6 +217,11 @@ class Workers:
     @property
     def members(self) -> list[Member]:
         return [tracked.member for tracked in self._tracked.values() if tracked.is_member]
+
+    @property
+    def channels(self) -> dict[str, Channel]:
+        """To every worker of the fleet, by id."""
+        return {id_: tracked.peer.channel for id_, tracked in self._tracked.items() if tracked.is_member}
 
     @property
     def model(self) -> ModelInfo | None:

@@ -1,4 +1,4 @@
-"""What routers may ask of this worker while it serves: a change of its role."""
+"""What routers may ask of this worker while it serves: a change of its role, the end of a session."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DRAIN_POLL_S = 0.02
 
 
 class ControlServicer(control_pb2_grpc.ControlServicer):
-    """draining, in whatever role -> switched -> announced; one change at a time."""
+    """A change of role: draining, in whatever role -> switched -> announced; one at a time."""
 
     def __init__(self, role: MountedRole, membership: Membership) -> None:
         self._role = role
@@ -56,6 +56,14 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         elif role is not self._target:
             raise Unavailable(f"this worker is becoming a {self._target.value} worker")
         return await asyncio.shield(self._change)
+
+    async def FinishSession(
+        self, request: control_pb2.FinishSessionRequest, context: aio.ServicerContext[Any, Any]
+    ) -> control_pb2.FinishSessionReply:
+        if not request.session_key:
+            raise InvalidRequest("session_key is empty", field="session_key")
+        blocks = await self._role.finish_session(request.session_key)
+        return control_pb2.FinishSessionReply(blocks=blocks)
 
     async def close(self) -> None:
         """Gives up a change that is under way."""

@@ -63,6 +63,21 @@ class MountedRole:
         self.role = role
         self._attach()
 
+    async def finish_session(self, session_key: bytes) -> int:
+        """Between two steps: see `baton.engine.block_manager.BlockManager.finish_session`."""
+        event_loop = asyncio.get_running_loop()
+        finished: asyncio.Future[int] = event_loop.create_future()
+
+        def settle(blocks: int) -> None:
+            if not finished.done():  # by a caller that has given up
+                finished.set_result(blocks)
+
+        def finish() -> None:
+            event_loop.call_soon_threadsafe(settle, self._engine.blocks.finish_session(session_key))
+
+        self._loop.post(finish)
+        return await finished
+
     def _make_scheduler(self, role: Role) -> PrefillScheduler | DecodeScheduler:
         if role is Role.PREFILL:
             return PrefillScheduler(

@@ -28,6 +28,7 @@ from baton.router.control import FleetControl
 from baton.router.elastic import Elastic
 from baton.router.metrics import RouterMetrics
 from baton.router.request_flow import FlowLimits, RequestFlow
+from baton.router.sessions import Sessions
 from baton.router.snapshot import Disaggregation
 from baton.router.tokenizer import TextProcessor
 from baton.router.workers import Workers
@@ -214,7 +215,8 @@ async def test_the_official_client_sees_what_the_queue_decided() -> None:
     async with routed(limits, Script("decoding")) as router:
         control = FleetControl(router.workers, SECRET)
         elastic = Elastic(config.planner, list, control, lambda: False, lambda decision: None)
-        backend = FleetBackend(router.workers, router.flow, config, control, elastic)
+        sessions = Sessions(lambda: router.workers.channels)
+        backend = FleetBackend(router.workers, router.flow, config, control, elastic, sessions)
         app = create_app(backend, text, ApiSettings())
         async with (
             serving(app) as url,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from baton import __version__
-from baton.router.api import admin, chat, completions, errors, info, tokens
+from baton.router.api import admin, chat, completions, errors, info, sessions, tokens
 from baton.router.api.backend import Backend
 from baton.router.api.context import ApiContext
 from baton.router.api.examples import ERROR_RESPONSES
@@ -34,7 +34,7 @@ def create_app(backend: Backend, text: TextProcessor, settings: ApiSettings) -> 
         redoc_url=None,
     )
     app.state.context = ApiContext(backend, text, settings)
-    for module in (chat, completions, tokens, info, admin):
+    for module in (chat, completions, tokens, sessions, info, admin):
         app.include_router(module.router)
     errors.install(app)
     if settings.api_keys:

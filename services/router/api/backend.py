@@ -95,6 +95,15 @@ class Backend(Protocol):
         """
         ...
 
+    async def finish_session(self, session_key: bytes) -> object:
+        """Tells the workers that a session is over; returns with what encodes to JSON once they have let go of what
+        it alone has left there.
+
+        Raises:
+            Unavailable: no worker could be told. Overloaded: too many sessions are being finished.
+        """
+        ...
+
     def is_ready(self) -> bool:
         """Whether a request that arrives now can be served."""
         ...

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 
 from baton.request import Objectives, Route
 from baton.router.api.errors import invalid, shown
-from baton.router.api.schema import GenerationBody
+from baton.router.api.schema import SessionBody
 
 _MAX_ID_CHARS = 512
 _MAX_OBJECTIVE_MS = 86_400_000.0
@@ -24,7 +24,7 @@ def request_id_of(headers: Headers) -> str:
     return given if is_fit else secrets.token_hex(16)
 
 
-def session_of(headers: Headers, body: GenerationBody) -> str | None:
+def session_of(headers: Headers, body: SessionBody) -> str | None:
     """What requests that belong together share: a header, else a field of the body."""
     for name in ("x-session-id", "x-smg-routing-key"):
         if value := headers.get(name):
@@ -34,7 +34,7 @@ def session_of(headers: Headers, body: GenerationBody) -> str | None:
     return body.session_id or body.user
 
 
-def tenant_of(headers: Headers, body: GenerationBody, api_keys: Sequence[str]) -> str:
+def tenant_of(headers: Headers, body: SessionBody, api_keys: Sequence[str]) -> str:
     """Whose share of the fleet the request takes: where several keys tell clients apart, the key's owner; else whom
     a header names, as a gateway sets it; else the cache salt; else all are one."""
     if len(api_keys) > 1:

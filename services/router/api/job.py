@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 from starlette.datastructures import Headers
 
-from baton.request import GenerationRequest
+from baton.request import GenerationRequest, session_key
 from baton.router.api.answers import OptionalUsage, PromptTokensDetails, Usage
 from baton.router.api.backend import Backend
 from baton.router.api.context import ApiContext
@@ -127,6 +127,7 @@ def prompt_runs(
             n=body.n,
             cache_salt=body.cache_salt or "",
             session_id=session_id,
+            session_key=b"" if session_id is None else session_key(tenant, session_id),
             priority=body.priority,
             deadline_s=context.settings.request_deadline_s,
             objectives=objectives,

@@ -6,7 +6,7 @@ Python's own reader takes NaN, lone surrogates and any depth of nesting; msgspec
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from fastapi.routing import APIRoute
@@ -36,15 +36,25 @@ class _JsonRequest(Request):
 class JsonRoute(APIRoute):
     """A route whose body is read here, before FastAPI validates it."""
 
+    may_be_empty: ClassVar[bool] = False
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def read_and_handle(request: Request) -> Response:
-            _check_content_type(request)
             raw = await _read(request, (await context_of(request)).settings.max_body_bytes)
+            if self.may_be_empty and not raw:
+                return await handle(_JsonRequest(request, raw, None))
+            _check_content_type(request)
             return await handle(_JsonRequest(request, raw, _parse(raw)))
 
         return read_and_handle
+
+
+class OptionalJsonRoute(JsonRoute):
+    """The same, where no body at all is as good as an empty object."""
+
+    may_be_empty = True
 
 
 def _check_content_type(request: Request) -> None:

@@ -31,7 +31,19 @@ class StreamOptions(Body):
     continuous_usage_stats: bool = False
 
 
-class GenerationBody(Body):
+class SessionBody(Body):
+    """Whom a request belongs to, where no header says it."""
+
+    cache_salt: Identifier | None = Field(
+        default=None, description="Prefix cache shared only under the same salt"
+    )
+    session_id: Identifier | None = Field(
+        default=None, description="Requests of one session go to the same workers"
+    )
+    user: Identifier | None = None
+
+
+class GenerationBody(SessionBody):
     """What both endpoints share."""
 
     model: str | None = Field(default=None, description="One of /v1/models; left out, the model served")
@@ -63,13 +75,6 @@ class GenerationBody(Body):
     return_token_ids: bool = Field(default=False, description="Also answer with token ids, as in vLLM")
     return_tokens_as_token_ids: bool = Field(default=False, description="Name tokens token_id:N in logprobs")
     priority: int = Field(default=0, ge=-INT32_MAX, le=INT32_MAX, description="Lower runs first")
-    cache_salt: Identifier | None = Field(
-        default=None, description="Prefix cache shared only under the same salt"
-    )
-    session_id: Identifier | None = Field(
-        default=None, description="Requests of one session go to the same workers"
-    )
-    user: Identifier | None = None
 
 
 class CompletionRequest(GenerationBody, UnsupportedInCompletion):
