@@ -80,11 +80,8 @@ async def run_router(config: RouterConfig) -> None:
             lambda: workers.members,
             lambda: config.served_model_names[0],
             KvIndexCollector(lambda: workers.caches.stats),
-<<<<<<< HEAD
             BreakerCollector(workers.breakers),
-=======
             SessionCollector(lambda: sessions.counts),
->>>>>>> main
         )
         events.subscribe(metrics.on_event)
         decisions.append(metrics.on_decision)
