@@ -130,13 +130,14 @@ def test_whatever_happens_a_probe_is_allowed_within_the_longest_rest(happenings:
 def test_it_tells_where_it_stands() -> None:
     clock = Clock()
     breaker = opened(clock)
-    assert breaker.standing is Standing.OPEN
+    told = [breaker.standing]
     clock.now_s += FIRST_REST_S
-    assert breaker.standing is Standing.HALF_OPEN
+    told.append(breaker.standing)
     breaker.begin()
-    assert breaker.standing is Standing.HALF_OPEN
+    told.append(breaker.standing)
     breaker.succeed()
-    assert breaker.standing is Standing.CLOSED
+    told.append(breaker.standing)
+    assert told == [Standing.OPEN, Standing.HALF_OPEN, Standing.HALF_OPEN, Standing.CLOSED]
 
 
 def test_metrics_show_the_standing_of_every_worker() -> None:
