@@ -135,8 +135,9 @@ class Cluster:
             return 0, False
 
     def _can_serve(self) -> bool:
+        """Prefill workers can: one of them becomes a decode worker where none is left."""
         kinds = {post.name.partition("-")[0] for post in self._supervisor.posts if post.may_serve}
-        return {"router", "decode"} <= kinds
+        return "router" in kinds and len(kinds) > 1
 
     def _tell(self, line: str) -> None:
         self._console.print(line, style="red", markup=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from baton.cli import options as opt
 from baton.cli.cores import available_cores, share_out
 from baton.cli.measure import profile
 from baton.cli.plan import plan
-from baton.cli.planner_rules import planner_settings
+from baton.cli.planner_rules import PlannerOptions
 from baton.cli.process_setup import (
     checked_policy,
     checked_secret,
@@ -117,6 +117,7 @@ def up(
     planner_flips_per_hour: opt.PlannerFlips = 30,
     planner_cooldown: opt.PlannerCooldown = 120.0,
     planner_window: opt.PlannerWindow = None,
+    rescue_after: opt.RescueAfter = 5.0,
     max_restarts: opt.MaxRestarts = 5,
     restart_window: opt.RestartWindow = 300.0,
     step_timeout: opt.StepTimeout = 120.0,
@@ -132,15 +133,16 @@ def up(
     from baton.cli.supervision import RestartLimits
 
     folder = model_folder(model)
-    objectives_s = planner_ttft, planner_tpot
-    planner_settings(  # to be refused here rather than by the router
+    planner_options = PlannerOptions(
         planner,
-        objectives_s,
+        planner_ttft,
+        planner_tpot,
         planner_prefill,
         planner_decode,
         planner_flips_per_hour,
         planner_cooldown,
         planner_window,
+        rescue_after,
     )
     router_args = {
         "model": folder,
@@ -159,14 +161,7 @@ def up(
         "policy": checked_policy(policy),
         "api-key": api_key,
         "event-log": event_log,
-        "planner": planner.value,
-        "planner-ttft": planner_ttft,
-        "planner-tpot": planner_tpot,
-        "planner-prefill": planner_prefill,
-        "planner-decode": planner_decode,
-        "planner-flips-per-hour": planner_flips_per_hour,
-        "planner-cooldown": planner_cooldown,
-        "planner-window": planner_window,
+        **planner_options.arguments(),
         "log-level": log_level.value,
     }
     ranks = {f"prefill-{number}": prefill_tp or tp for number in range(prefill)}
@@ -239,6 +234,7 @@ def router(
     planner_flips_per_hour: opt.PlannerFlips = 30,
     planner_cooldown: opt.PlannerCooldown = 120.0,
     planner_window: opt.PlannerWindow = None,
+    rescue_after: opt.RescueAfter = 5.0,
     drain_timeout: opt.DrainTimeout = 30.0,
     secret: opt.Secret = "",
     log_level: opt.LogLevelOption = opt.LogLevel.INFO,
@@ -269,15 +265,17 @@ def router(
         served_model_names=tuple(served_names(served_model_name, folder)),
         drain_timeout_s=drain_timeout,
         event_log=event_log,
-        planner=planner_settings(
+        planner=PlannerOptions(
             planner,
-            (planner_ttft, planner_tpot),
+            planner_ttft,
+            planner_tpot,
             planner_prefill,
             planner_decode,
             planner_flips_per_hour,
             planner_cooldown,
             planner_window,
-        ),
+            rescue_after,
+        ).settings(),
         api=ApiSettings(
             api_keys=tuple(api_key or ()),
             request_deadline_s=request_timeout,

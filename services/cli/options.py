@@ -342,6 +342,14 @@ PlannerWindow = Annotated[
         envvar="BATON_PLANNER_WINDOW",
     ),
 ]
+RescueAfter = Annotated[
+    float,
+    _option(
+        help="Seconds without any decode worker after which a prefill worker takes their place, planner or not.",
+        envvar="BATON_RESCUE_AFTER",
+        min=0,
+    ),
+]
 MaxRestarts = Annotated[
     int,
     _option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from baton.errors import ConfigError
 from baton.router.elastic import PlannerMode, PlannerSettings
@@ -13,26 +14,48 @@ _WINDOW = re.compile(
 )
 
 
-def planner_settings(
-    mode: PlannerMode,
-    objectives_s: tuple[float, float],
-    prefill: str,
-    decode: str,
-    flips_per_hour: int,
-    cooldown_s: float,
-    windows: list[str] | None,
-) -> PlannerSettings:
-    """objectives_s: TTFT and TPOT. Raises ConfigError naming the option."""
-    rules = PlannerRules(
-        ttft_s=objectives_s[0],
-        tpot_s=objectives_s[1],
-        prefill=_bounds(prefill, "planner_prefill", at_least=0),
-        decode=_bounds(decode, "planner_decode", at_least=1),
-        windows=tuple(_window(text) for text in windows or []),
-        cooldown_s=cooldown_s,
-        flips_per_hour=flips_per_hour,
-    )
-    return PlannerSettings(mode, rules)
+@dataclass(frozen=True, slots=True)
+class PlannerOptions:
+    """As the command line has them, under its names but for the leading `planner_`; ttft_s, tpot_s, cooldown_s,
+    rescue_after_s: seconds. Raises ConfigError naming the option."""
+
+    mode: PlannerMode
+    ttft_s: float
+    tpot_s: float
+    prefill: str
+    decode: str
+    flips_per_hour: int
+    cooldown_s: float
+    windows: list[str] | None
+    rescue_after_s: float
+
+    def settings(self) -> PlannerSettings:
+        rules = PlannerRules(
+            ttft_s=self.ttft_s,
+            tpot_s=self.tpot_s,
+            prefill=_bounds(self.prefill, "planner_prefill", at_least=0),
+            decode=_bounds(self.decode, "planner_decode", at_least=1),
+            windows=tuple(_window(text) for text in self.windows or []),
+            cooldown_s=self.cooldown_s,
+            flips_per_hour=self.flips_per_hour,
+            rescue_after_s=self.rescue_after_s,
+        )
+        return PlannerSettings(self.mode, rules)
+
+    def arguments(self) -> dict[str, object]:
+        """For a router's own command line. What is wrong raises here rather than there."""
+        self.settings()
+        return {
+            "planner": self.mode.value,
+            "planner-ttft": self.ttft_s,
+            "planner-tpot": self.tpot_s,
+            "planner-prefill": self.prefill,
+            "planner-decode": self.decode,
+            "planner-flips-per-hour": self.flips_per_hour,
+            "planner-cooldown": self.cooldown_s,
+            "planner-window": self.windows,
+            "rescue-after": self.rescue_after_s,
+        }
 
 
 def _bounds(text: str, field: str, at_least: int) -> Bounds:

@@ -19,6 +19,7 @@ from baton.fleet import Member, Role, WorkerState
 from baton.router.planner.actions import Flip, Plan
 from baton.router.planner.decide import decide
 from baton.router.planner.history import History, Observation, WorkerStatus
+from baton.router.planner.rescue import decide_unplanned
 from baton.router.planner.rules import DAY_S, PlannerRules
 
 _AT_WORK = (WorkerState.READY, WorkerState.SUSPECTED)
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class PlannerMode(StrEnum):
-    """advise: decides and tells, and changes nothing."""
+    """off: only rescues, and tells nothing else. advise: decides and tells, and changes nothing."""
 
     OFF = "off"
     ADVISE = "advise"
@@ -63,7 +64,7 @@ class Decision:
 
     @property
     def is_acted_on(self) -> bool:
-        return self.leads and self.mode is PlannerMode.ON
+        return self.leads and self.mode is not PlannerMode.ADVISE
 
     def view(self) -> dict[str, object]:
         """As JSON has it. Roles, workers and seconds under the names that the rest of the API uses."""
@@ -129,10 +130,14 @@ class Elastic:
         now_s, unix_s = time.monotonic(), time.time()
         statuses = tuple(status_of(member, now_s - unix_s, now_s) for member in self._members())
         self._history.observe(Observation(now_s, statuses, unix_s % DAY_S))
-        plan = decide(self._history, self._settings.rules, now_s)
+        is_off = self._settings.mode is PlannerMode.OFF
+        plan = (decide_unplanned if is_off else decide)(self._history, self._settings.rules, now_s)
+        if is_off and not plan.actions:
+            return
         is_news = self.last is None or bool(plan.actions) or plan.held_by != self.last.plan.held_by
         decision = Decision(unix_s, plan, self._settings.mode, self._is_leader(), is_news)
-        self.last = decision
+        if not is_off:
+            self.last = decision
         self._publish(decision)
         if decision.is_acted_on:
             for action in plan.actions:

@@ -107,10 +107,8 @@ async def _plan(
     cleanup: AsyncExitStack,
 ) -> None:
     """Starts the planner, and where it may act the campaign for its office, which comes first at the end."""
-    if settings.mode is PlannerMode.OFF:
-        return
     tasks = [run_forever(elastic.run(), "the planner", on_crash)]
-    if settings.mode is PlannerMode.ON:
+    if settings.mode is not PlannerMode.ADVISE:
         tasks.append(run_forever(candidacy.run(), "the planner's election", on_crash))
     for task in tasks:
         cleanup.push_async_callback(_cancelled, task)

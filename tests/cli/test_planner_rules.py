@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from baton.cli.planner_rules import planner_settings
+from baton.cli.planner_rules import PlannerOptions
 from baton.errors import ConfigError
 from baton.fleet import Role
 from baton.router.elastic import PlannerMode, PlannerSettings
@@ -12,7 +12,7 @@ from baton.router.planner.rules import Bounds
 
 
 def settings(prefill: str = "1-", decode: str = "1-", windows: list[str] | None = None) -> PlannerSettings:
-    return planner_settings(PlannerMode.ON, (1.0, 0.05), prefill, decode, 10, 60.0, windows)
+    return PlannerOptions(PlannerMode.ON, 1.0, 0.05, prefill, decode, 10, 60.0, windows, 5.0).settings()
 
 
 def test_bounds_hold_all_day_but_for_the_windows_over_midnight_too() -> None:

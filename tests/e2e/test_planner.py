@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from cluster import Cluster, wait_until
 from model_folders import prompt_ids
@@ -23,7 +25,7 @@ def count(cluster: Cluster) -> dict[str, int]:
 def test_when_the_last_decode_worker_freezes_a_prefill_worker_takes_its_place(
     llama: Path, tmp_path: Path
 ) -> None:
-    options = {"prefill": 2, "decode": 1, "kv_blocks": 256, "planner": "on"}
+    options = {"prefill": 2, "decode": 1, "kv_blocks": 256, "planner": "on", "rescue_after": 0}
     with Cluster(model=llama, event_log=tmp_path / "events.jsonl", **options) as cluster:
         wait_until(lambda: cluster.metric("baton_planner_leads") == 1.0, WAIT_S, cluster.workers)
         frozen = cluster.pids()["decode-0"]
@@ -41,3 +43,25 @@ def test_when_the_last_decode_worker_freezes_a_prefill_worker_takes_its_place(
         assert "prefill" in shown.export_text()
         plans = [event["planner"] for event in cluster.events() if "planner" in event]
         assert "no decode worker is left" in [plan["reason"] for plan in plans]
+
+
+def test_without_a_planner_or_supervision_a_killed_decode_worker_costs_its_streams_a_pause(
+    llama: Path,
+) -> None:
+    options = {"prefill": 2, "decode": 1, "kv_blocks": 512, "max_restarts": 0, "rescue_after": 0}
+    bodies: list[dict[str, Any]] = [
+        {"prompt": prompt_ids(100, seed=1), "max_tokens": 500},
+        {"prompt": prompt_ids(31, seed=2), "max_tokens": 500, "temperature": 1.0, "seed": 7},
+    ]
+    with Cluster(model=llama, **options) as cluster, ThreadPoolExecutor(2 * len(bodies)) as threads:
+        undisturbed = [cluster.complete(**body) for body in bodies]
+        answers = [
+            threads.submit(cluster.complete, **body, cache_salt=salt) for salt in "ab" for body in bodies
+        ]
+        wait_until(lambda: cluster.workers()["decode-0"]["running"] >= 2, WAIT_S, cluster.workers)
+        os.kill(cluster.pids()["decode-0"], signal.SIGKILL)
+        for answer, expected in zip(answers, undisturbed * 2, strict=True):
+            assert answer.result(timeout=60).token_ids == expected.token_ids
+        assert count(cluster) == {"prefill": 1, "decode": 1}
+        assert cluster.complete(prompt_ids(100), max_tokens=5).decode.startswith("prefill-")
+        cluster.wait_for_baseline()

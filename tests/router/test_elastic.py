@@ -20,7 +20,7 @@ from baton.router.event_log import EventLog
 from baton.router.metrics import RouterMetrics
 from baton.router.planner.rules import PlannerRules
 
-RULES = PlannerRules(window_s=0.02)
+RULES = PlannerRules(window_s=0.02, rescue_after_s=0.0, starting_s=0.0)
 
 
 def member(worker_id: str, role: Role, changes_s: tuple[float, ...] = ()) -> Member:
@@ -137,9 +137,15 @@ async def test_two_planners_never_act_at_once_whoever_is_cut_off_from_the_regist
 
 @pytest.mark.parametrize(
     ("mode", "leads", "acts"),
-    [(PlannerMode.ON, True, True), (PlannerMode.ON, False, False), (PlannerMode.ADVISE, True, False)],
+    [
+        (PlannerMode.ON, True, True),
+        (PlannerMode.ON, False, False),
+        (PlannerMode.ADVISE, True, False),
+        (PlannerMode.OFF, True, True),
+        (PlannerMode.OFF, False, False),
+    ],
 )
-async def test_only_a_leader_that_is_on_acts_and_all_tell_what_they_think(
+async def test_only_a_leader_acts_and_none_that_advises_and_all_tell_what_they_think(
     mode: PlannerMode, leads: bool, acts: bool
 ) -> None:
     acted: list[None] = []

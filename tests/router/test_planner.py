@@ -3,6 +3,7 @@ here is a fluid: demand flows to the ready workers of a pool in equal parts, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -14,6 +15,7 @@ from baton.fleet import Role, WorkerProfile
 from baton.router.planner.actions import Flip, Plan
 from baton.router.planner.decide import decide
 from baton.router.planner.history import HOUR_S, History, Observation, WorkerStatus
+from baton.router.planner.rescue import decide_unplanned
 from baton.router.planner.rules import Bounds, PlannerRules, Window
 
 P, D = Role.PREFILL, Role.DECODE
@@ -22,6 +24,7 @@ PROFILE = WorkerProfile(10_000.0, 0.02, 1e10, 0.0, 0.0002, 0.0)
 ONE_WORKER = 8500.0
 """Prompt tokens/s at which a prefill worker of PROFILE is under pressure 1."""
 RULES = PlannerRules()
+Decide = Callable[[History, PlannerRules, float], Plan]
 
 
 @dataclass
@@ -32,6 +35,7 @@ class Fluid:
     decode: int
     rules: PlannerRules = RULES
     flip_s: float = 1.0
+    decide: Decide = decide
     profiles: dict[str, WorkerProfile] = field(default_factory=dict)
     now_s: float = 0.0
     plans: list[tuple[float, Plan]] = field(default_factory=list)
@@ -62,7 +66,7 @@ class Fluid:
         self._compute(prompt_tokens_per_s)
         statuses = tuple(self._status(worker_id, sequences) for worker_id in self.roles)
         self.history.observe(Observation(self.now_s, statuses, self.now_s % 86400))
-        plan = decide(self.history, self.rules, self.now_s)
+        plan = self.decide(self.history, self.rules, self.now_s)
         self.plans.append((self.now_s, plan))
         for action in plan.actions:
             self.history.flip_ordered(action.worker_id, action.role, self.now_s)
@@ -212,18 +216,50 @@ def test_traffic_that_turns_is_followed_within_half_a_minute_and_back_after_the_
     assert {flip.role for flip in back} == {D}
 
 
-def test_the_last_decode_worker_s_death_flips_a_prefill_worker_at_once_and_only_one() -> None:
-    fleet = Fluid(3, 1, replace(RULES, flips_per_hour=0))
+@pytest.mark.parametrize("decision", [decide, decide_unplanned])
+def test_the_last_decode_worker_s_death_flips_a_prefill_worker_and_only_one(decision: Decide) -> None:
+    fleet = Fluid(3, 1, replace(RULES, flips_per_hour=0, rescue_after_s=2 * TICK_S), decide=decision)
     fleet.run(10.0, 100.0, 1.0)
     del fleet.roles["d0"]
+    assert fleet.run(TICK_S, 100.0, 0.0) == [], "it may come back by itself"
     assert [flip.role for flip in fleet.run(TICK_S, 100.0, 0.0)] == [D]
     assert fleet.run(30.0, 100.0, 0.0) == []
     assert fleet.count(D) == 1
 
 
-def test_a_fleet_whose_decode_workers_are_still_starting_is_left_alone() -> None:
+def test_without_a_planner_a_stand_in_goes_back_once_a_decode_worker_has_returned_for_good() -> None:
+    fleet = Fluid(2, 1, replace(RULES, cooldown_s=40.0), decide=decide_unplanned)
+    fleet.run(10.0, 100.0, 1.0)
+    del fleet.roles["d0"]
+    [stand_in] = fleet.run(10.0, 100.0, 0.0)
+    fleet.roles["d0"] = D
+    fleet.busy_s["d0"] = 0.0
+    assert fleet.run(30.0, 100.0, 1.0) == []
+    assert fleet.run(10.0, 100.0, 1.0) == [Flip(stand_in.worker_id, P)]
+    assert fleet.run(100.0, 100.0, 1.0) == []
+    assert (fleet.count(P), fleet.count(D)) == (2, 1)
+
+
+def test_a_router_that_only_watched_the_rescue_knows_who_stands_in() -> None:
+    history = History(RULES.window_s)
+    p0, p1 = (WorkerStatus(f"p{n}", P, True) for n in range(2))
+    gone = (p0, p1), (p0, replace(p1, is_ready=False)), (p0, replace(p1, role=D))
+    for at_s, workers in enumerate(((p0, p1, WorkerStatus("d0", D, True)), *gone)):
+        history.observe(Observation(float(at_s), workers))
+    assert history.stand_ins == {"p1"}
+    history.observe(Observation(9.0, (p0, p1, WorkerStatus("d0", D, True))))
+    assert history.stand_ins == set()
+
+
+def test_without_a_planner_nothing_else_changes_whatever_the_load() -> None:
+    fleet = Fluid(8, 8, decide=decide_unplanned)
+    assert fleet.run(120.0, 12 * ONE_WORKER, 100.0) == []
+
+
+def test_a_fleet_whose_decode_workers_are_still_starting_is_left_alone_for_a_minute() -> None:
     fleet = Fluid(2, 0)
-    assert fleet.run(10.0, 0.0, 0.0) == []
+    assert fleet.run(58.0, 0.0, 0.0) == []
+    assert [flip.role for flip in fleet.run(6.0, 0.0, 0.0)] == [D]
 
 
 def test_an_empty_fleet_is_nothing_to_act_on() -> None:

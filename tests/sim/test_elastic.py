@@ -27,7 +27,7 @@ HARDWARE = HardwareProfile(
     decode_s_per_sequence=0.001,
 )
 RULES = PlannerRules(ttft_s=2.0, tpot_s=0.06, cooldown_s=30.0)
-PHASE_S = 100.0
+PHASE_S = 60.0
 
 
 def fleet(prefill: int, decode: int, rules: PlannerRules | None = RULES) -> FleetSpec:
@@ -52,7 +52,7 @@ def steps(*phases: tuple[float, int, int]) -> Workload:
     return Workload("steps", BLOCK, requests)
 
 
-PROMPTS, OUTPUTS = (6.5, 2000, 20), (10.0, 100, 200)
+PROMPTS, OUTPUTS = (7.0, 2000, 20), (10.0, 100, 200)
 THERE_AND_BACK = steps(PROMPTS, OUTPUTS, PROMPTS)
 
 
@@ -68,7 +68,7 @@ def elastic_run() -> Run:
 def test_every_request_ends_well_and_every_block_comes_back_though_workers_change_roles(
     elastic_run: Run,
 ) -> None:
-    assert len(elastic_run.flips) >= 4
+    assert {flip.role for flip in elastic_run.flips} == set(Role)
     assert {ride.outcome for ride in elastic_run.rides} == {Outcome.FINISHED}
     assert all(ride.output_tokens == ride.request.output_tokens for ride in elastic_run.rides)
     for worker in [*elastic_run.prefill, *elastic_run.decode]:

@@ -58,36 +58,42 @@ class RoleChange:
 
 
 class History:
-    """Observations of the last `window_s`; role changes of the last hour, or of `remember_s` where that is more."""
+    """Observations of the last `window_s`; role changes of the last hour, or of `remember_s` where that is more.
+    stand_ins: who went over to decode when nobody was left there, and still is there."""
 
     def __init__(self, window_s: float, remember_s: float = HOUR_S) -> None:
         self._window_s = window_s
         self._remember_s = max(HOUR_S, remember_s)
         self._roles: dict[str, Role] = {}
         self._under_way: dict[str, RoleChange] = {}
-        self.seen_roles: set[Role] = set()
+        self._served_s: dict[Role, float] = {}
+        self._lacks_decode = False
+        self.stand_ins: set[str] = set()
         self.observations: deque[Observation] = deque()
+        self.began_at_s = math.inf
         self.changes: list[RoleChange] = []
 
     def observe(self, observation: Observation) -> None:
         at_s = observation.at_s
         assert not self.observations or at_s >= self.observations[-1].at_s, "time went back"
         self.observations.append(observation)
+        self.began_at_s = min(self.began_at_s, at_s)
         while len(self.observations) > 1 and self.observations[1].at_s <= at_s - self._window_s:
             self.observations.popleft()
         present = {worker.worker_id for worker in observation.workers}
         self._roles = {w: role for w, role in self._roles.items() if w in present}
         self._under_way = {w: change for w, change in self._under_way.items() if w in present}
-        self.seen_roles |= {worker.role for worker in observation.workers}
         for worker in observation.workers:
             self._follow(worker, at_s)
+        self._served_s |= {worker.role: at_s for worker in observation.workers if worker.is_ready}
+        self._lacks_decode = self._served_s.get(Role.DECODE) != at_s
+        self.stand_ins = {worker.worker_id for worker in observation.workers if self._stands_in(worker)}
         self.changes = [change for change in self.changes if change.at_s > at_s - self._remember_s]
 
     def flip_ordered(self, worker_id: str, role: Role, at_s: float) -> None:
         change = RoleChange(worker_id, role, at_s)
-        self._roles[worker_id] = role
         self._under_way[worker_id] = change
-        self.changes.append(change)
+        self._note(change)
 
     def flip_refused(self, worker_id: str) -> None:
         """The worker keeps its role. The change goes on counting: it may have begun."""
@@ -106,6 +112,10 @@ class History:
         """When a worker last went to `role`."""
         return max((change.at_s for change in self.changes if change.role is role), default=-math.inf)
 
+    def served_until_s(self, role: Role) -> float | None:
+        """When a worker was ready in `role` last; None where none was yet."""
+        return self._served_s.get(role)
+
     def changes_since(self, at_s: float) -> int:
         return sum(change.at_s > at_s for change in self.changes)
 
@@ -123,8 +133,17 @@ class History:
                 self.flip_refused(worker_id)
                 self._roles[worker_id] = worker.role
         elif known is not worker.role:  # at the hand of somebody else
-            self.changes.append(RoleChange(worker_id, worker.role, at_s))
-            self._roles[worker_id] = worker.role
+            self._note(RoleChange(worker_id, worker.role, at_s))
+
+    def _note(self, change: RoleChange) -> None:
+        self.changes.append(change)
+        self._roles[change.worker_id] = change.role
+        if change.role is Role.DECODE and self._lacks_decode:
+            self.stand_ins.add(change.worker_id)
+
+    def _stands_in(self, worker: WorkerStatus) -> bool:
+        is_back = worker.is_ready and worker.role is Role.PREFILL and not self.is_under_way(worker.worker_id)
+        return worker.worker_id in self.stand_ins and not is_back
 
     def _adopt(self, worker: WorkerStatus) -> None:
         """A worker not seen before brings its own past with it; its roles took turns."""

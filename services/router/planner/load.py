@@ -61,10 +61,12 @@ class Demand:
     def pressure(
         self, role: Role, pool: Iterable[Capacity], errors: float = 0.0, ahead_s: float = 0.0
     ) -> float:
-        """On `pool` in `role`. errors: how many standard errors above the estimate; ahead_s: so much later."""
+        """On `pool` in `role`. errors: how many standard errors above the estimate; ahead_s: so much later, by
+        no more than a factor of two."""
 
         def asked(estimate: Estimate) -> float:
-            later = max(estimate.value / 2, estimate.value + ahead_s * estimate.growth_per_s)
+            grown = estimate.value + ahead_s * estimate.growth_per_s
+            later = min(2 * estimate.value, max(estimate.value / 2, grown))
             return max(0.0, later + errors * estimate.error)
 
         workers = list(pool)

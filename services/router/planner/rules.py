@@ -44,6 +44,9 @@ class PlannerRules:
     relatively, the higher of the two pressures has to fall for a flip. cooldown_s: after a flip, for which no flip
     goes the other way and its worker stays. flips_per_hour: at most, in any hour. draining: the share of a pool
     that may be on its way out at once.
+
+    rescue_after_s: without any decode worker, for dead ones to come back by themselves; starting_s: the same of a
+    fleet in which there was none yet, for they may be loading their weights.
     """
 
     ttft_s: float = 2.0
@@ -52,11 +55,13 @@ class PlannerRules:
     decode: Bounds = Bounds()
     windows: tuple[Window, ...] = ()
     window_s: float = 30.0
-    comfort: float = 0.7
+    comfort: float = 0.9
     margin: float = 0.1
     cooldown_s: float = 120.0
     flips_per_hour: int = 30
     draining: float = 0.25
+    rescue_after_s: float = 5.0
+    starting_s: float = 60.0
 
     def bounds(self, day_s: float) -> dict[Role, Bounds]:
         """At one time of the day; of windows that overlap the first holds."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from baton.fleet import Role
+from baton.router.planner.actions import Flip, Plan
 from baton.router.planner.choice import in_order_of_fitness
 from baton.router.planner.history import HOUR_S, History, WorkerStatus
 from baton.router.planner.load import PoolLoad, capacities, demand, pool_load
@@ -31,6 +32,13 @@ class Situation:
         self._capacity = capacities(history, rules)
         self._demand = demand(history)
 
+    def flip(self, going: Sequence[WorkerStatus], role: Role, reason: str) -> Plan:
+        actions = tuple(Flip(worker.worker_id, role) for worker in going)
+        return Plan(reason, actions, pools=self.loads())
+
+    def hold(self, held_by: str, reason: str) -> Plan:
+        return Plan(reason, held_by=held_by, pools=self.loads())
+
     @property
     def is_warm(self) -> bool:
         """Whether there is enough to estimate from."""
@@ -43,10 +51,6 @@ class Situation:
         """On `members` as the whole pool of `role`; see `Demand.pressure`."""
         pool = [self._capacity[worker.worker_id] for worker in members]
         return self._demand.pressure(role, pool, errors, ahead_s)
-
-    def declines(self, role: Role) -> bool:
-        """Whether what is there of decode is ending; what is asked of prefill is known at once."""
-        return role is Role.DECODE and self._demand.decode_sequences.growth_per_s < 0
 
     def loads(self) -> dict[Role, PoolLoad]:
         return {
