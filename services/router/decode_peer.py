@@ -125,12 +125,16 @@ class DecodePeer:
             _log.warning("release of %s: %s", request_id, error.message)
 
     async def _hold_stream(self) -> None:
-        """Opens the stream again whenever it breaks, for as long as the worker is there."""
+        """Opens the stream again whenever it breaks, for as long as the worker is there; complains once for each
+        new reason, not at every attempt."""
+        complaint = ""
         while True:
             try:
                 await self._read_stream()
             except BatonError as error:
-                _log.warning("decode worker %s: %s", self.worker.worker_id, error.message)
+                if error.message != complaint:
+                    complaint = error.message
+                    _log.warning("decode worker %s: %s", self.worker.worker_id, complaint)
             finally:
                 self.is_connected = False
             self._fail_all(WorkerFailed(f"the stream from decode worker {self.worker.worker_id} broke"))

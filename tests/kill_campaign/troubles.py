@@ -25,6 +25,9 @@ _STATION_WAIT_S = 2.0
 _STOPPED_S = (0.2, 6.0)
 """Shorter and longer than a lease."""
 
+_STOP_SHARE, _FIRST_STOP = 0.2, 1
+"""Of all troubles; the second is one, unless it befalls a router, so that short campaigns have one too."""
+
 _BARE_FLEET_WAIT_S = 40.0
 
 
@@ -50,7 +53,8 @@ class Troubles:
             station = self.rng.choice(STATIONS)
             event = await self._next_event(station)
             name = self._victim(event)
-            if self.rng.random() < 0.2 and name in WORKERS:
+            is_stop = len(self.schedule) == _FIRST_STOP or self.rng.random() < _STOP_SHARE
+            if is_stop and name in WORKERS:
                 self._stop_for_a_while(name, station)
             else:
                 self._kill(name, station)
