@@ -12,12 +12,12 @@ import random
 import secrets
 from pathlib import Path
 
-import httpx
 import pytest
 from cluster import Cluster, wait_until
 from kill_campaign.crowd import Crowd, bodies
 from kill_campaign.mounts import under_full_shared_memory
 from kill_campaign.troubles import WORKERS, Troubles
+from kill_campaign.views import Views
 from process_tree import descendants
 
 CLIENTS = 32
@@ -51,7 +51,8 @@ def run(model: Path, folder: Path, seed: int, kinds: int, kills: int, pause_s: t
         print(*troubles.schedule, crowd.counts, sep="\n")
         assert not crowd.faults, story()
         assert crowd.counts["answered exactly"] > CLIENTS, story()
-        wait_until(lambda: is_whole(cluster), WHOLE_AGAIN_S, story)
+        with Views(cluster.urls) as views:
+            wait_until(lambda: is_whole(cluster, views), WHOLE_AGAIN_S, story)
         cluster.processes = descendants(cluster.process.pid)
         cluster.wait_for_baseline()
 
@@ -69,17 +70,13 @@ def processes(cluster: Cluster) -> list[str]:
     return [f"{process.pid} {process.command}" for process in descendants(cluster.process.pid)]
 
 
-def is_whole(cluster: Cluster) -> bool:
+def is_whole(cluster: Cluster, views: Views) -> bool:
     """Every router knows every worker by the process that is there now."""
-    try:
-        views = [httpx.get(f"{url}/workers", trust_env=False).json()["workers"] for url in cluster.urls]
-    except httpx.TransportError:
-        return False
     alive = {process.pid for process in descendants(cluster.process.pid)}
     return all(
         {worker["id"] for worker in view if worker["pid"] in alive and worker["state"] == "ready"}
         == set(WORKERS)
-        for view in views
+        for view in views.workers()
     )
 
 

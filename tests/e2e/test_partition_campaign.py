@@ -11,22 +11,22 @@ import random
 import secrets
 from pathlib import Path
 
-import httpx
 import pytest
 from cluster import BASELINE_S, is_at_baseline, wait_until
 from kill_campaign.crowd import Crowd, bodies
 from kill_campaign.hosts import WORKERS, Hosts
-from kill_campaign.outages import LENGTHS_S, Outages
+from kill_campaign.outages import Outages
+from kill_campaign.views import Views
 
 START_S = 90.0
 WHOLE_AGAIN_S = 30.0
 
 
-def run(model: Path, seed: int, outages: int, clients: int, lengths_s: tuple[float, float]) -> None:
+def run(model: Path, seed: int, outages: int, clients: int) -> None:
     rng = random.Random(seed)
-    hosts = Hosts(model, {"disaggregation": "always"})
+    hosts = Hosts(model)
     crowd = Crowd(hosts.urls, bodies(12, max_tokens=96))
-    troubles = Outages(hosts, rng, lengths_s)
+    troubles = Outages(hosts, rng)
 
     async def campaign() -> None:
         await crowd.learn()
@@ -37,35 +37,27 @@ def run(model: Path, seed: int, outages: int, clients: int, lengths_s: tuple[flo
 
     try:
         hosts.start()
-        wait_until(lambda: is_whole(hosts), START_S, lambda: hosts.stderr)
-        asyncio.run(campaign())
-        story = "\n".join([f"seed {seed}", *troubles.schedule, str(crowd.counts), *crowd.faults[:10]])
-        print(story)
-        assert not crowd.faults, f"{story}\n{hosts.stderr}"
-        assert crowd.counts["answered exactly"] > clients, story
-        wait_until(lambda: is_whole(hosts), WHOLE_AGAIN_S, lambda: f"{story}\n{hosts.stderr}")
-        wait_until(
-            lambda: all(is_at_baseline(worker) for worker in workers(hosts.urls[0])),
-            BASELINE_S,
-            lambda: f"{story}\n{workers(hosts.urls[0])}",
-        )
+        with Views(hosts.urls) as views:
+            wait_until(lambda: is_whole(views), START_S, lambda: (views.workers(), hosts.stderr))
+            asyncio.run(campaign())
+            story = "\n".join([f"seed {seed}", *troubles.schedule, str(crowd.counts), *crowd.faults[:10]])
+            print(story)
+            assert not crowd.faults, f"{story}\n{hosts.stderr}"
+            assert crowd.counts["answered exactly"] > clients, story
+            wait_until(lambda: is_whole(views), WHOLE_AGAIN_S, lambda: f"{story}\n{hosts.stderr}")
+            wait_until(lambda: at_baseline(views), BASELINE_S, lambda: f"{story}\n{views.workers()}")
         hosts.stop()
     finally:
         hosts.close()
 
 
-def workers(url: str) -> list[dict[str, object]]:
-    try:
-        answer = httpx.get(f"{url}/workers", trust_env=False)
-    except httpx.TransportError:
-        return []
-    return list(answer.raise_for_status().json()["workers"])
+def at_baseline(views: Views) -> bool:
+    return all(is_at_baseline(worker) for view in views.workers() for worker in view)
 
 
-def is_whole(hosts: Hosts) -> bool:
+def is_whole(views: Views) -> bool:
     """Every router knows every worker."""
-    views = [{w["id"] for w in workers(url) if w["state"] == "ready"} for url in hosts.urls]
-    return all(view == set(WORKERS) for view in views)
+    return all({w["id"] for w in view if w["state"] == "ready"} == set(WORKERS) for view in views.workers())
 
 
 @pytest.fixture
@@ -74,5 +66,7 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.mark.soak
-def test_no_outage_costs_a_client_more_than_a_pause(llama: Path, seed: int) -> None:
-    run(llama, seed, outages=30, clients=16, lengths_s=LENGTHS_S)
+def test_no_outage_costs_a_client_more_than_a_pause(
+    llama: Path, seed: int, request: pytest.FixtureRequest
+) -> None:
+    run(llama, seed, request.config.getoption("--outages"), clients=16)

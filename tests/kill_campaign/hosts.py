@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -27,14 +27,13 @@ _KEPT_STDERR = 4000
 class Hosts:
     """`pids`: of every process by its name. Processes begin with `start` and end with `stop`."""
 
-    def __init__(self, model: Path, options: Mapping[str, object]) -> None:
+    def __init__(self, model: Path) -> None:
         self.names = (*ROUTERS, *WORKERS)
         self.consul = ConsulAgent(host=f"{_SUBNET}.1")
         self.urls = [f"http://{self._address(name)}:{_HTTP_PORT}" for name in ROUTERS]
         self.pids: dict[str, int] = {}
-        self._common = {"model": model, "registry": f"consul://{self.consul.address}/campaign"} | dict(
-            options
-        )
+        registry = f"consul://{self.consul.address}/campaign"
+        self._common = {"model": model, "registry": registry, "log_level": "warning"}
         self._processes: list[subprocess.Popen[str]] = []
         self._cleanup = ExitStack()
         self._stderr = self._cleanup.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 - entered
@@ -75,7 +74,7 @@ class Hosts:
         command = name.partition("-")[0]
         options = {**self._common, "host": self._address(name)}
         if command == "router":
-            options |= {"port": _HTTP_PORT}
+            options |= {"port": _HTTP_PORT, "disaggregation": "always"}
         else:
             options |= {"worker_id": name, "threads": 1, "kv_blocks": 512}
         network = ["ip", "netns", "exec", _network(name)]

@@ -13,7 +13,7 @@ from typing import Any
 
 from kill_campaign.hosts import WORKERS, Hosts
 
-LENGTHS_S = (0.3, 12.0)
+_LENGTHS_S = (0.3, 12.0)
 """Shorter and longer than a lease, and than the silence after which a connection counts as dead."""
 
 
@@ -24,7 +24,6 @@ class Outages:
 
     hosts: Hosts
     rng: random.Random
-    lengths_s: tuple[float, float] = LENGTHS_S
     schedule: list[str] = field(default_factory=list)
     _began_at_s: float = field(default_factory=time.monotonic)
     _away: set[str] = field(default_factory=set)
@@ -61,7 +60,7 @@ class Outages:
         self._away.discard(name)
 
     async def _lose_consul(self) -> None:
-        seconds = self.rng.uniform(*self.lengths_s)
+        seconds = self.rng.uniform(*_LENGTHS_S)
         self._note(f"no Consul for {seconds:.1f} s, then an empty one")
         await asyncio.to_thread(self.hosts.consul.kill)
         await asyncio.sleep(seconds)
@@ -70,7 +69,7 @@ class Outages:
     def _leaves(self, how: str) -> tuple[str, float]:
         taken = self._away_roles()
         name = self.rng.choice([worker for worker in WORKERS if worker.partition("-")[0] not in taken])
-        seconds = self.rng.uniform(*self.lengths_s)
+        seconds = self.rng.uniform(*_LENGTHS_S)
         self._away.add(name)
         self._note(f"{how} {name} for {seconds:.1f} s")
         return name, seconds
