@@ -13,19 +13,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import httpx
 import pytest
 from cluster import BASELINE_S, is_at_baseline, start_baton, wait_until
 from consul_agent import free_ports
 from kill_campaign.churn import Churn
+from kill_campaign.views import Views
 
 GROWTH_LIMIT = 0.02
 WARM_UP_SHARE, LONGEST_WARM_UP_S = 1 / 3, 600.0
 SAMPLE_S = 2.0
 STAYS = ("router", "prefill", "decode")
 VISIT_S = 15.0
-START_S = 60.0
+START_S = 120.0
 
 _SECRET = {"BATON_SECRET": "0123456789abcdef" * 4}
 
@@ -41,6 +42,7 @@ class Fleet:
         self._cleanup = cleanup
         self._stderr = cleanup.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 - entered
         router = self._start("router", port=http_port, registry_port=registry_port, disaggregation="always")
+        self._views = cleanup.enter_context(Views([self.url]))
         self.pids = {
             "router": router.pid,
             "prefill": self._start_worker("prefill").pid,
@@ -51,11 +53,8 @@ class Fleet:
     def wait_for(self, workers: int) -> None:
         wait_until(lambda: len(self.workers()) == workers, START_S, self._stderr_so_far)
 
-    def workers(self) -> list[dict[str, object]]:
-        try:
-            return list(httpx.get(f"{self.url}/workers", trust_env=False).json()["workers"])
-        except httpx.TransportError:
-            return []
+    def workers(self) -> list[dict[str, Any]]:
+        return self._views.workers()[0]
 
     def visit(self, role: str) -> None:
         """A worker joins, serves for a while, and leaves."""

@@ -108,25 +108,28 @@ class Troubles:
         try:
             async with asyncio.timeout(_STATION_WAIT_S):
                 async for event in self._events():
-                    if event["transition"] == "place":
+                    if event.get("transition") == "place":
                         placed[event["request_id"]] = event
-                    if event["transition"] == station and event["request_id"] in placed:
+                    if event.get("transition") == station and event["request_id"] in placed:
                         return placed[event["request_id"]]
         except TimeoutError:
             pass
         return {}
 
     async def _events(self) -> AsyncIterator[dict[str, Any]]:
-        with self.event_log.open() as log:
-            log.seek(0, os.SEEK_END)
-            line = ""
+        """What is appended from now on. The log may end in the middle of a line that is just being written, so what
+        comes before the first line's end is left out."""
+        with self.event_log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 1))
+            line, is_whole = b"", False
             while True:
                 line += log.readline()
-                if line.endswith("\n"):
-                    yield json.loads(line)
-                    line = ""
-                else:
+                if not line.endswith(b"\n"):
                     await asyncio.sleep(_LOG_POLL_S)
+                    continue
+                if is_whole:
+                    yield json.loads(line)
+                line, is_whole = b"", True
 
     def _pid(self, name: str) -> int | None:
         """Of the process that has this place now; None while it has none."""
