@@ -32,6 +32,7 @@ from baton.router.event_log import EventLog
 from baton.router.kv_index_metrics import KvIndexCollector
 from baton.router.metrics import RouterMetrics
 from baton.router.request_flow import RequestFlow
+from baton.router.scalers import open_scaler
 from baton.router.session_metrics import SessionCollector
 from baton.router.sessions import Sessions
 from baton.router.tokenizer import TextProcessor
@@ -72,6 +73,7 @@ async def run_router(config: RouterConfig) -> None:
             control,
             lambda: candidacy.is_leader,
             lambda decision: _tell(decisions, decision),
+            open_scaler(config.planner.scaler),
         )
         sessions = Sessions(lambda: workers.channels)
         flow = RequestFlow(workers, events, config.flow)
