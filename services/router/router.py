@@ -24,6 +24,7 @@ from baton.errors import Unavailable
 from baton.events import EventStream
 from baton.router.api.app import create_app
 from baton.router.backend import FleetBackend
+from baton.router.breaker_metrics import BreakerCollector
 from baton.router.config import RouterConfig
 from baton.router.control import FleetControl
 from baton.router.elastic import Decision, Elastic, PlannerMode, PlannerSettings
@@ -81,6 +82,7 @@ async def run_router(config: RouterConfig) -> None:
             lambda: workers.members,
             lambda: config.served_model_names[0],
             KvIndexCollector(lambda: workers.caches.stats),
+            BreakerCollector(workers.breakers),
             SessionCollector(lambda: sessions.counts),
         )
         events.subscribe(metrics.on_event)
