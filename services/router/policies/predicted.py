@@ -7,16 +7,15 @@ Tokens: the decode worker is the session's own, unless another one caches more o
 is the one with the least predicted time to a second token and a few more.
 
 Conditional disaggregation: a decode worker computes the prompt itself where that presses it less than the hand-off
-would press its two workers, each measured by the objective that it serves: what the first token takes against the
-TTFT objective, what later ones take against that for TPOT, and the worse of both counts. So prefill workers with time
-on their hands are never relieved at the expense of streams, and busy ones are relieved while streams have slack. A
-decode worker's time on prompts counts what it was given of late. Without a TPOT objective prompts are handed off.
+would press its two workers, each measured by the objective that it serves: the time to the first token against the
+TTFT objective, that of later ones against the TPOT objective, and the worse of both counts. So idle prefill workers
+are not relieved at the expense of streams, and busy ones are while streams have slack. Without a TPOT objective
+prompts are handed off.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from baton.fleet import Role
 from baton.router.affinity import owner, scores, session_hash
@@ -31,8 +30,8 @@ _TOKENS_AHEAD = 32
 """Output tokens by which decode workers are compared; how long an answer will be is not known beforehand."""
 
 _WORK_WEIGHT = 16.0
-"""How much more a second of computing counts than one of waiting. From 8 to 32
-goodput hardly changes (by simulation, `benchmarks/placement.py`)."""
+"""How much more a second of computing counts than one of waiting. From 8 to 32 goodput hardly changes (by
+simulation, `benchmarks/placement.py`)."""
 
 _HARM = 0.03
 """How much a second of computing beside decoding counts for each stream that it holds up, where decode workers that
@@ -47,7 +46,6 @@ come at once, answers that are shorter than others and batches that grow."""
 
 _MOST_SHARE = 0.95
 """Of a decode worker's time on local prefills, beyond which a step's length has no meaning."""
-
 
 _MODES = (Disaggregation.AUTO, Disaggregation.ALWAYS, Disaggregation.NEVER)
 """As native code numbers them."""
