@@ -19,7 +19,8 @@ async def test_a_prefix_that_sequences_share_counts_for_each_that_reads_it() -> 
     hashes = PromptHashes(asked.token_ids, "")
 
     def context_tokens(router: Router) -> list[float]:
-        return router.workers.snapshot(hashes, ()).decode.context_tokens.tolist()
+        column: list[float] = router.workers.snapshot(hashes, ()).decode.context_tokens.tolist()
+        return column
 
     async with fleet.scripted_worker("d", Role.DECODE, Script()), routed(fleet) as router:
         placement = place(router.workers.snapshot(hashes, ()), Demand(40, 3), load_policy("predicted"))
