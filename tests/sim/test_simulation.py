@@ -71,7 +71,8 @@ def simulated(spec: FleetSpec, *requests: SimRequest, policy: str = "predicted",
 def assert_everything_came_back(run: Run) -> None:
     for worker in [*run.prefill, *run.decode]:
         assert worker.blocks.available == worker.blocks.num_blocks
-        assert (worker.queued_tokens, worker.queued_s, worker.leased_sequences) == (0, 0, 0)
+        assert (worker.queued_tokens, worker.queued_s) == (0, 0)
+        assert (worker.leased_sequences, worker.leased_context_tokens) == (0, 0)
 
 
 def figures(ride: Ride) -> tuple[float, float]:
