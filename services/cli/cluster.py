@@ -18,6 +18,7 @@ from baton.cli.ports import free_ports
 from baton.cli.supervision import RestartLimits
 from baton.cli.supervisor import Supervisor
 from baton.errors import Unavailable
+from baton.loaded import spare_what_is_loaded
 from baton.rpc import host_port
 
 Arguments = Mapping[str, object]
@@ -60,6 +61,7 @@ class Cluster:
 
     def run(self) -> int:
         """Returns the status to exit with: 0 after a signal, 1 after a failure."""
+        spare_what_is_loaded()
         with _signal_as_fd() as stop_fd:
             try:
                 self._start()
