@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rows import Row
 
-from baton.router.prefix_index import PrefixIndex, is_native_built
+from baton.router.compiled import is_native_built
+from baton.router.prefix_index import PrefixIndex
 
 EXAMPLES = """
 examples:

@@ -14,7 +14,8 @@ from engine_kernel_time import KernelTime
 from engine_work import Work, answer, command, prompts
 
 from baton.engine.batch import Chunk
-from baton.engine.engine import Engine, EngineConfig
+from baton.engine.engine import Engine
+from baton.engine.engine_config import EngineConfig
 from baton.engine.sequence import Sequence
 from baton.request import GenerationRequest, SamplingParams
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from baton import demo_model
-from baton.engine.architecture import read_architecture
+from baton.engine.architecture import Architecture, read_architecture
 from baton.engine.hf_files import ConfigFile, read_json
 from baton.engine.weights import expected_shapes
 
@@ -26,6 +27,10 @@ SHAPE = {
 }
 """SmolLM-135M's, with fewer layers: large enough that computing a token takes longer than sending it."""
 
+SHARD_BYTES = 2 << 30
+
+Shape = tuple[int, ...]
+
 
 def make_servable(folder: Path) -> None:
     """Writes the model into `folder`."""
@@ -36,17 +41,42 @@ def make_servable(folder: Path) -> None:
     save_weights(folder)
 
 
-def save_weights(folder: Path) -> None:
-    """Random bfloat16 weights for the config.json in `folder`, the same ones each time."""
+def save_weights(folder: Path, device: str = "cpu") -> Architecture:
+    """Random bfloat16 weights for the config.json in `folder`, the same ones each time; drawn on `device`. Returns
+    what they are the weights of."""
     architecture = read_architecture(folder, read_json(folder / "config.json", ConfigFile))
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        name: torch.ones(shape, dtype=torch.bfloat16)
-        if len(shape) == 1
-        else (0.02 * torch.randn(shape, generator=generator)).bfloat16()
-        for name, shape in expected_shapes(architecture).items()
-    }
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    generator = torch.Generator(device).manual_seed(0)
+    shards = _shards(expected_shapes(architecture))
+    file_of: dict[str, str] = {}
+    for number, shapes in enumerate(shards):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}.safetensors"
+        weights = {name: _random(shape, generator) for name, shape in shapes.items()}
+        save_file(weights, folder / file, {"format": "pt"})
+        file_of |= dict.fromkeys(shapes, file)
+    if len(shards) > 1:
+        index = {"metadata": {}, "weight_map": file_of}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return architecture
+
+
+def _shards(shapes: dict[str, Shape]) -> list[dict[str, Shape]]:
+    """`shapes` in their order, shared out among files that fit into memory."""
+    shards: list[dict[str, Shape]] = [{}]
+    room_bytes = SHARD_BYTES
+    for name, shape in shapes.items():
+        size_bytes = math.prod(shape) * torch.bfloat16.itemsize
+        if shards[-1] and size_bytes > room_bytes:
+            shards.append({})
+            room_bytes = SHARD_BYTES
+        shards[-1][name] = shape
+        room_bytes -= size_bytes
+    return shards
+
+
+def _random(shape: Shape, generator: torch.Generator) -> torch.Tensor:
+    if len(shape) == 1:  # of a norm
+        return torch.ones(shape, dtype=torch.bfloat16)
+    return (0.02 * torch.randn(shape, generator=generator, device=generator.device)).bfloat16().cpu()
 
 
 def vocabulary(folder: Path) -> int:

@@ -16,6 +16,9 @@ BLOCK_TOKENS = 16
 
 MAX_PROMPT_TOKENS = 2048
 
+DECODE_BATCH = 4
+"""Sequences that a decode worker is assumed to have, where its load is estimated."""
+
 
 def scaled(whole: Workload, prompt_scale: float, output_scale: float) -> Workload:
     """`whole` with shorter prompts and answers; a hash stands for one block of the live pools."""
@@ -32,25 +35,39 @@ def scaled(whole: Workload, prompt_scale: float, output_scale: float) -> Workloa
     return Workload(whole.name, BLOCK_TOKENS, [short(request) for request in whole.requests])
 
 
-def generated(name: str, count: int, seed: int, output_scale: float) -> Workload:
-    """`count` requests of one of the simulator's own workloads."""
-    whole = generate(name, count, 1.0, seed)
-    return scaled(whole, BLOCK_TOKENS / whole.block_tokens, output_scale)
+def generated(name: str, skip: int, count: int, seed: int, output_scale: float) -> Workload:
+    """`count` requests of one of the simulator's own workloads, those after the first `skip`."""
+    return _part(generate(name, skip + count, 1.0, seed), skip, count, output_scale)
 
 
 def traced(trace: Path, skip: int, count: int, output_scale: float) -> Workload:
     """`count` requests of a trace, those after the first `skip`. Raises ConfigError where there are none."""
     whole = read_trace(trace)
-    part = whole.requests[skip : skip + count]
-    if not part:
+    if len(whole.requests) <= skip:
         raise ConfigError(f"{trace} has no request after the first {skip}", field="skip")
-    first_s = part[0].arrival_s
-    whole = replace(whole, requests=[replace(r, arrival_s=r.arrival_s - first_s) for r in part])
-    return scaled(whole, BLOCK_TOKENS / whole.block_tokens, output_scale)
+    return _part(whole, skip, count, output_scale)
 
 
-def at_load(sent: Workload, prefill: WorkerProfile, load: float) -> Workload:
-    """Arrivals such that computing what no prefix cache holds takes `load` of the time."""
+def _part(whole: Workload, skip: int, count: int, output_scale: float) -> Workload:
+    """From time 0 on, in blocks of the live pools."""
+    part = whole.requests[skip : skip + count]
+    shifted = [replace(request, arrival_s=request.arrival_s - part[0].arrival_s) for request in part]
+    return scaled(replace(whole, requests=shifted), BLOCK_TOKENS / whole.block_tokens, output_scale)
+
+
+def later(sent: Workload, pause_s: float) -> Workload:
+    """The same requests, each `pause_s` later."""
+    moved = [replace(request, arrival_s=request.arrival_s + pause_s) for request in sent.requests]
+    return replace(sent, requests=moved)
+
+
+def at_load(sent: Workload, prefill: WorkerProfile, decode: WorkerProfile, load: float) -> Workload:
+    """Arrivals such that the busier of the two workers is expected to be busy for `load` of the time: by computing
+    what no prefix cache holds, or by steps of a few sequences."""
     uncached = 1 - sent.unlimited_hit_rate()
-    work_s = sum(prefill.prefill_s(round(r.prompt_tokens * uncached), 0) for r in sent.requests)
-    return sent.at_rate(sent.requests[-1].arrival_s * load / work_s)
+    prompts_s = sum(prefill.prefill_s(round(r.prompt_tokens * uncached), 0) for r in sent.requests)
+    tokens_s = sum(
+        r.output_tokens * decode.step_s(DECODE_BATCH, DECODE_BATCH * r.prompt_tokens) / DECODE_BATCH
+        for r in sent.requests
+    )
+    return sent.at_rate(sent.requests[-1].arrival_s * load / max(prompts_s, tokens_s))

@@ -23,10 +23,12 @@ class StreamFailed(Exception):
 
 @dataclass(slots=True)
 class TokenTimes:
-    """Seconds on `time.perf_counter`; token_at_s has the arrival of each token."""
+    """Seconds on `time.perf_counter`; token_at_s has the arrival of each token. response_id: as it stands in the
+    server's event log."""
 
     sent_at_s: float
     token_at_s: list[float] = field(default_factory=list)
+    response_id: str = ""
 
     @property
     def ttft_s(self) -> float:
@@ -74,3 +76,4 @@ async def _read(reader: asyncio.StreamReader, times: TokenTimes) -> None:
     async for line in reader:
         if line.startswith(b"data: {") and b'"token_ids":[' in line and b'"token_ids":[]' not in line:
             times.token_at_s.append(time.perf_counter())
+            times.response_id = times.response_id or json.loads(line.removeprefix(b"data: "))["id"]

@@ -8,28 +8,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import rows
 from live_cluster import running
 from random_model import make_servable, vocabulary
 from rich.console import Console
 from rows import Row
-from scaled_workload import BLOCK_TOKENS, at_load, generated, traced
-from token_stream import TokenTimes, stream_tokens
+from scaled_workload import BLOCK_TOKENS, at_load, generated, later, traced
+from truth_live import Latencies, Live, front_s
 
 from baton.engine.model_config import ModelConfig
 from baton.fleet import Role, WorkerProfile
 from baton.sim.fleet_file import FleetSpec, HardwareProfile, Objectives, Pool
 from baton.sim.ride import Outcome
 from baton.sim.simulation import Simulation
-from baton.sim.workload import SimRequest, Workload
+from baton.sim.workload import Workload
 
 EXAMPLES = """
 examples:
@@ -38,86 +35,34 @@ examples:
   python benchmarks/truth.py --trace requests.jsonl --skip 1000
 
 what is compared:
-  a router, one prefill and one decode worker, each a process, with a model of random weights. First other
-  requests of the same kind pass through, from which the workers learn their profiles, and a few tiny ones
-  on the idle cluster, whose TTFT less the profile's prefill is what HTTP and router take. Then both are
-  frozen, the requests of the test are sent, and simulated with what is known by then: nothing is fitted to
-  the answer. Lengths are scaled down, so that two cores can serve them; prefixes that the workload shares
-  are shared tokens. The rate is such that the prefill worker is expected to be busy for --load of the time.
+  a router, one prefill and one decode worker, each a process, with a model of random weights. First earlier
+  requests of the same workload pass through, from which the workers learn their profiles; what their first
+  tokens took beside the workers' own time is what client, HTTP, router and RPC take. Then both are frozen,
+  the requests of the test are sent, and simulated with what is known by then: nothing is fitted to the
+  answer. The earlier requests are simulated as well, for caches hold what these left there. Lengths are
+  scaled down, so that two cores can serve them; prefixes that the workload shares are shared tokens. The
+  rate is such that the busier worker is expected to be busy for --load of the time. "meanwhile" is what the
+  workers reported of their speed during the test: a machine that has become slower is no fault of the model.
 """
 MS = 1000.0
 CHUNK_TOKENS = 256
-PROBES = 20
-PROBE_TOKENS = 16
-PROBE_GAP_S = 0.05
+HEARTBEAT_S = 0.25
 SETTLE_S = 1.0
 QUICK = {"requests": 60, "calibration": 40}
+OBJECTIVES = Objectives(tpot=1e-9)
+"""`baton up` has none, and hands off every prompt that is not almost cached; so it does where none can be kept."""
+
+PROFILES = ("corrected", "meanwhile", "at start")
 TARGETS = {50: 10.0, 90: 20.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a simulation goes by: both workers' profiles as they report them, and what a request takes beside."""
+    """What a simulation goes by: both workers' profiles as reported, and what a first token takes beside them."""
 
     prefill: WorkerProfile
     decode: WorkerProfile
     front_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Latencies:
-    """Seconds, of each request that has such a figure."""
-
-    ttft_s: list[float]
-    tpot_s: list[float]
-
-
-class Live:
-    """The cluster at `url`, and prompts for it."""
-
-    def __init__(self, url: str, model_vocabulary: int) -> None:
-        self._url = url
-        self._vocabulary = model_vocabulary
-        self._rng = np.random.default_rng(0)
-
-    async def replay(self, sent: Workload) -> Latencies:
-        """All requests at their times."""
-        began_at_s = time.perf_counter()
-
-        async def one(request: SimRequest, prompt: list[int]) -> TokenTimes:
-            await asyncio.sleep(max(0.0, began_at_s + request.arrival_s - time.perf_counter()))
-            return await stream_tokens(self._url, prompt, request.output_tokens)
-
-        prompts = [self._prompt(request) for request in sent.requests]
-        answers = await asyncio.gather(*map(one, sent.requests, prompts))
-        tpots_s = [answer.tpot_s for answer in answers]
-        return Latencies([answer.ttft_s for answer in answers], [s for s in tpots_s if s is not None])
-
-    async def front_s(self, prefill: WorkerProfile) -> float:
-        """What an idle cluster adds to the computation of a prompt, at the client."""
-        added_s = []
-        for _ in range(PROBES):
-            await asyncio.sleep(PROBE_GAP_S)
-            answer = await stream_tokens(self._url, self._random_tokens(self._rng, PROBE_TOKENS), 1)
-            added_s.append(answer.ttft_s - prefill.prefill_s(PROBE_TOKENS, 0))
-        return max(0.0, float(np.median(added_s)))
-
-    def profiles(self) -> tuple[WorkerProfile, WorkerProfile]:
-        """Of the prefill and of the decode worker, as they report them now."""
-        workers: list[dict[str, Any]] = httpx.get(f"{self._url}/workers", trust_env=False).json()["workers"]
-        by_role = {worker["role"]: WorkerProfile(**worker["profile"]) for worker in workers}
-        return by_role["prefill"], by_role["decode"]
-
-    def _prompt(self, request: SimRequest) -> list[int]:
-        """Equal hashes become equal tokens, the rest is this request's own."""
-        blocks = request.hashes[: request.prompt_tokens // BLOCK_TOKENS]
-        streams = [np.random.default_rng(list(block)) for block in blocks]
-        shared = [token for stream in streams for token in self._random_tokens(stream, BLOCK_TOKENS)]
-        return shared + self._random_tokens(self._rng, request.prompt_tokens - len(shared))
-
-    def _random_tokens(self, rng: np.random.Generator, count: int) -> list[int]:
-        tokens: list[int] = rng.integers(10, self._vocabulary, count).tolist()
-        return tokens
 
 
 def sent_of(options: argparse.Namespace, *, is_test: bool) -> Workload:
@@ -125,27 +70,34 @@ def sent_of(options: argparse.Namespace, *, is_test: bool) -> Workload:
     count, skip = (options.requests, options.calibration) if is_test else (options.calibration, 0)
     if options.trace is not None:
         return traced(options.trace, options.skip + skip, count, options.output_scale)
-    return generated(options.workload, count, options.seed + is_test, options.output_scale)
+    return generated(options.workload, skip, count, options.seed, options.output_scale)
 
 
-def simulate(sent: Workload, known: Known, model: ModelConfig, kv_tokens: int) -> Latencies:
-    """What `baton sim` makes of it, with the time that HTTP and router take added to each first token."""
+def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig, kv_tokens: int) -> Latencies:
+    """What `baton sim` makes of `test` after `before`, both on one clock, with what is beside the workers added to
+    each first token."""
     pools = tuple(
         Pool(role.value, role, 1, _hardware(profile, model, kv_tokens), 0.0)
         for role, profile in ((Role.PREFILL, known.prefill), (Role.DECODE, known.decode))
     )
     spec = FleetSpec(
         pools=pools,
-        objectives=Objectives(),
+        objectives=OBJECTIVES,
         chunk_tokens=CHUNK_TOKENS,
         max_running=256,
         max_requests=1024,
         queue_timeout_s=60.0,
         local_prefill_tokens=64,
+        heartbeat_s=HEARTBEAT_S,
+        kv_events=True,
     )
-    rides = [ride for ride in Simulation(spec, sent).run().rides if ride.outcome is Outcome.FINISHED]
-    ttfts_s = [ride.ttft_s + known.front_s for ride in rides if ride.ttft_s is not None]
-    return Latencies(ttfts_s, [ride.tpot_s for ride in rides if ride.tpot_s is not None])
+    both = replace(test, requests=[*before.requests, *test.requests])
+    numbered = [replace(request, number=number) for number, request in enumerate(both.requests)]
+    rides = Simulation(spec, replace(both, requests=numbered)).run().rides
+    tested = [ride for ride in rides if ride.number >= len(before.requests)]
+    ended = [ride for ride in tested if ride.outcome is Outcome.FINISHED]
+    ttfts_s = [ride.ttft_s + known.front_s for ride in ended if ride.ttft_s is not None]
+    return Latencies(ttfts_s, [ride.tpot_s for ride in ended if ride.tpot_s is not None])
 
 
 def _hardware(profile: WorkerProfile, model: ModelConfig, kv_tokens: int) -> HardwareProfile:
@@ -155,33 +107,37 @@ def _hardware(profile: WorkerProfile, model: ModelConfig, kv_tokens: int) -> Har
 
 
 async def measure(
-    url: str, options: argparse.Namespace, model_folder: Path, console: Console
+    url: str, options: argparse.Namespace, model_folder: Path, event_log: Path, console: Console
 ) -> dict[str, Latencies]:
-    """By name: `live`, and simulated from the profiles `at start` and `corrected`."""
+    """By name: `live`, and simulated from the profiles `at start`, `corrected` before the test and `meanwhile`."""
     live = Live(url, vocabulary(model_folder))
     start = Known(*live.profiles(), 0.0)
     console.print("calibrating")
-    await live.replay(at_load(sent_of(options, is_test=False), start.prefill, options.load))
+    before = await live.replay(
+        at_load(sent_of(options, is_test=False), start.prefill, start.decode, options.load)
+    )
     await asyncio.sleep(SETTLE_S)
-    prefill, decode = live.profiles()
-    known = Known(prefill, decode, await live.front_s(prefill))
+    known = Known(*live.profiles(), front_s(before.answers, event_log))
     console.print(f"known: {known}")
-    sent = at_load(sent_of(options, is_test=True), prefill, options.load)
-    console.print(f"sending {len(sent.requests)} requests in {sent.requests[-1].arrival_s:.0f} s")
-    observed = await live.replay(sent)
+    test = at_load(sent_of(options, is_test=True), known.prefill, known.decode, options.load)
+    console.print(f"sending {len(test.requests)} requests in {test.requests[-1].arrival_s:.0f} s")
+    observed, meanwhile = await live.replay_asking(test)
     model = ModelConfig.from_folder(model_folder, "auto", None)
     kv_tokens = options.kv_blocks * BLOCK_TOKENS
-    return {
-        "live": observed,
-        "corrected": simulate(sent, known, model, kv_tokens),
-        "at start": simulate(sent, replace(start, front_s=known.front_s), model, kv_tokens),
+    shifted = later(test, observed.began_at_s - before.began_at_s)
+    told = {
+        "corrected": known,
+        "meanwhile": Known(*meanwhile, known.front_s),
+        "at start": replace(start, front_s=known.front_s),
     }
+    simulated = {name: simulate(before.sent, shifted, by, model, kv_tokens) for name, by in told.items()}
+    return {"live": observed.latencies(), **simulated}
 
 
 def figures(told: dict[str, Latencies]) -> list[Row]:
     """Errors of the simulation, in percent of what was observed."""
     result = []
-    for profile in ("corrected", "at start"):
+    for profile in PROFILES:
         for name, of in (("TTFT", _ttft), ("TPOT", _tpot)):
             for percent, target in TARGETS.items():
                 live_s, sim_s = (float(np.percentile(of(told[key]), percent)) for key in ("live", profile))
@@ -213,7 +169,7 @@ def plot(told: dict[str, Latencies], path: Path) -> None:
     of_each: tuple[tuple[str, Callable[[Latencies], list[float]]], ...] = (("TTFT", _ttft), ("TPOT", _tpot))
     for axes, (name, of) in zip(figure.subplots(1, 2), of_each, strict=True):
         live_ms = np.percentile(of(told["live"]), percents) * MS
-        for profile in ("corrected", "at start"):
+        for profile in PROFILES:
             axes.plot(
                 live_ms, np.percentile(of(told[profile]), percents) * MS, ".", label=f"profile {profile}"
             )
@@ -260,9 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as folder:
         make_servable(Path(folder))
+        event_log = Path(folder) / "events.jsonl"
         flags = [f"--model={folder}", f"--chunk-tokens={CHUNK_TOKENS}", f"--kv-blocks={options.kv_blocks}"]
-        with running([*flags, *options.up]) as url:
-            told = asyncio.run(measure(url, options, Path(folder), console))
+        with running([*flags, f"--event-log={event_log}", *options.up]) as url:
+            told = asyncio.run(measure(url, options, Path(folder), event_log, console))
     shown = figures(told)
     Console().print(rows.table(shown, f"{options.trace or options.workload}, {options.requests} requests"))
     if options.json is not None:

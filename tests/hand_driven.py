@@ -62,8 +62,8 @@ class HandDriven:
 
     def step(self, chunks: Sequenced[Chunk]) -> list[Token]:
         """Runs one step and appends what it draws to the samplers."""
-        tokens = self.runner.run(chunks)
         samplers = [sampler for chunk in chunks for sampler in chunk.samplers]
+        tokens = [token for _, token in self.runner.launch(chunks).read(samplers)]
         for chunk in chunks:
             chunk.sequence.computed_tokens += chunk.length
         for sampler, token in zip(samplers, tokens, strict=True):
@@ -84,7 +84,9 @@ class HandDriven:
 
     def logits(self, sequence: Sequence, chunk_tokens: int) -> Tensor:
         """Logits, float32 [prompt_tokens, vocab_size], of every position of the prompt."""
-        attention = load_backend(self._attention, torch.device("cpu"), self.config.head_dim)
+        attention = load_backend(
+            self._attention, torch.device("cpu"), self.config.head_dim, self.config.dtype
+        )
         rows = []
         with torch.inference_mode():
             while sequence.computed_tokens < sequence.prompt_tokens:

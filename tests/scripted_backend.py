@@ -136,9 +136,10 @@ class ScriptedGeneration:
                 if choice in self._ended:
                     del sequences[choice]
                     continue
-                output = sequence.append(
-                    self._token(sequence), backend.model.eos_token_ids, backend.model.max_model_tokens
-                )
+                token = self._token(sequence)
+                sequence.await_token(0)
+                model = backend.model
+                output = sequence.learn(token, model.eos_token_ids, model.max_model_tokens)
                 given += 1
                 backend.outputs_given += 1
                 if output.finish_reason is not None:

@@ -15,7 +15,8 @@ from typing import Any
 from baton.decode.scheduler import DecodeLimits, DecodeScheduler
 from baton.decode.work import Grant, Report, Work
 from baton.engine.batch import Chunk
-from baton.engine.engine import Engine, EngineConfig
+from baton.engine.engine import Engine
+from baton.engine.engine_config import EngineConfig
 from baton.engine.sequence import Sequence
 from baton.errors import BatonError
 from baton.kvtransfer.agent import TransferAgent

@@ -111,7 +111,11 @@ def _refuse_unsupported(path: Path, file: ConfigFile) -> None:
     if file.hidden_act != "silu":
         raise ModelFolderError(f"{path}: hidden_act {file.hidden_act!r} is not supported (supported: silu)")
     if file.quantization_config is not None:
-        raise ModelFolderError(f"{path}: quantization_config is set; quantized weights are not supported")
+        method = file.quantization_config.get("quant_method", "without a quant_method")
+        raise ModelFolderError(
+            f"{path}: quantization_config {method!r} is not supported (supported: no quantization; weights in "
+            "float32, bfloat16 or float16)"
+        )
 
 
 def _kv_heads(path: Path, file: ConfigFile, family: Family) -> int:

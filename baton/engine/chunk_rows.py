@@ -8,8 +8,9 @@ from baton.engine.batch import Chunk
 
 
 class ChunkRows(msgspec.Struct, frozen=True, array_like=True):
-    """token_ids: of the chunk alone, at positions from `start` on. block_ids: those that the context up to the
-    chunk's end needs. samplers: how many sequences draw from its last row."""
+    """token_ids: of the chunk alone, at positions from `start` on; below 0 where a token is being drawn (see
+    `Sequence.await_token`). block_ids: those that the context up to the chunk's end needs. samplers: how many
+    sequences draw from its last row."""
 
     token_ids: list[int]
     start: int
@@ -19,7 +20,7 @@ class ChunkRows(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def of(cls, chunk: Chunk, block_size: int) -> ChunkRows:
-        sequence, start = chunk.sequence, chunk.sequence.computed_tokens
+        sequence, start = chunk.sequence, chunk.sequence.launched_tokens
         end = start + chunk.length
         assert chunk.length > 0, "a chunk has at least one token"
         assert end <= len(sequence.token_ids), "a chunk reaches beyond its sequence's tokens"

@@ -5,11 +5,8 @@ Owned by one thread (`baton.engine.loop`); schedulers decide, the engine does.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
+from collections import deque
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -18,48 +15,25 @@ from baton.engine.batch import Chunk
 from baton.engine.block_manager import BlockManager
 from baton.engine.chunk_rows import ChunkRows
 from baton.engine.decode_graphs import CudaRecorder
-from baton.engine.kv_pool import KVPool
-from baton.engine.memory import available_bytes, exhaustion_named
+from baton.engine.engine_config import EngineConfig, complete, make_pool
+from baton.engine.flight import Flight
+from baton.engine.memory import exhaustion_named
 from baton.engine.model import CausalLM
 from baton.engine.model_config import ModelConfig
-from baton.engine.parallel import WHOLE, Parallel, Shard
+from baton.engine.parallel import WHOLE, Parallel
 from baton.engine.runner import ModelRunner
-from baton.engine.sampler import Sampler
+from baton.engine.sampler import NonFiniteLogits, Sampler
 from baton.engine.sequence import Sequence
 from baton.engine.step_work import StepWork
-from baton.errors import ConfigError
 from baton.request import GenerationRequest, TokenOutput
-
-CPU_KV_MEMORY_SHARE = 0.1
-GPU_KV_MEMORY_SHARE = 0.9
-"""Share of the memory free at start that the KV pool takes where no number of blocks is given."""
-
-MAX_DEFAULT_CPU_KV_BYTES = 4 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """What an engine is built from.
-
-    dtype: "auto" (the folder's own), "float32", "bfloat16" or "float16". block_size: tokens a block.
-    kv_blocks: None sizes the pool from free memory. max_model_tokens: prompt and output together; None takes
-    the model's own. threads: of torch's kernels, None leaves torch's choice. tp: ranks, each a process, that
-    share the model (see `parallel`).
-    """
-
-    model: Path
-    dtype: str = "auto"
-    device: str = "cpu"
-    block_size: int = 16
-    kv_blocks: int | None = None
-    max_model_tokens: int | None = None
-    attention: str = "auto"
-    threads: int | None = None
-    tp: int = 1
 
 
 class Engine:
-    """Loads at construction; raises ModelFolderError or ConfigError before anything is served."""
+    """Loads at construction; raises ModelFolderError or ConfigError before anything is served.
+
+    A step is launched and lands. Up to two are in flight at a time, and the later one takes the tokens of the
+    earlier where they are drawn, on the device.
+    """
 
     def __init__(self, config: EngineConfig, parallel: Parallel | None = None) -> None:
         """parallel: the group of `config.tp` ranks that this is rank 0 of; `config` is complete then."""
@@ -67,7 +41,7 @@ class Engine:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         shard, collective = (WHOLE, None) if parallel is None else (parallel.shard, parallel.collective)
-        self.config = config = complete(config)
+        self.config = config = complete(config) if parallel is None else config
         self.model = ModelConfig.from_folder(config.model, config.dtype, config.max_model_tokens)
         model = CausalLM.load(self.model, config.device, shard, collective)
         self.pool = make_pool(config, shard.config(self.model), config.device)
@@ -75,7 +49,12 @@ class Engine:
         self.blocks = BlockManager(self.pool.num_blocks, config.block_size)
         self._eos_token_ids = frozenset(self.model.eos_token_ids)
         sampler = Sampler(self.model.vocab_size, self._eos_token_ids)
-        self.last_work = StepWork()
+        self.overlaps = config.device.startswith("cuda") if config.overlap is None else config.overlap
+        self.overlaps = (
+            self.overlaps and parallel is None
+        )  # the other ranks are told of tokens, not where they are
+        self._flights: deque[Flight] = deque()
+        self._landed_work = StepWork()
         self._runner = ModelRunner(model, self.pool, sampler, config.device, config.attention)
         self.max_model_tokens = min(self.model.max_model_tokens, self.pool.num_blocks * config.block_size)
         if parallel is None and self._runner.can_record:
@@ -167,85 +146,75 @@ class Engine:
             self.pool.clear_tail(sequence.block_ids[full], partial)
 
     def free(self, sequence: Sequence) -> None:
-        """Gives back all blocks; the sequence could be computed anew from its tokens."""
-        self.blocks.release(sequence.block_ids)
-        sequence.block_ids = []
+        """Gives back all blocks, those that a step in flight may write to when it has landed; the sequence could be
+        computed anew from the tokens that are known."""
+        block_ids, sequence.block_ids = sequence.block_ids, []
+        if any([flight.drop(sequence) for flight in self._flights]):
+            self._flights[-1].held_block_ids += block_ids
+        else:
+            self.blocks.release(block_ids)
+        sequence.forget_awaited()
         sequence.published_blocks = 0
-        sequence.computed_tokens = 0
+        sequence.computed_tokens = sequence.in_flight_tokens = 0
 
     def run(self, chunks: list[Chunk]) -> list[tuple[Sequence, TokenOutput]]:
-        """One step: computes all chunks in one forward pass and draws one token for each sampler. Raises
-        StepOutOfMemory, having changed nothing that counts, unless there are other ranks, which have gone on."""
-        if self._followers is not None and chunks:
+        """One step, launched and landed, where none is in flight; raises as `launch` and `land` do."""
+        assert not self._flights, "another step would land in its place"
+        self.launch(chunks)
+        return self.land()
+
+    @property
+    def in_flight(self) -> int:
+        """Steps that were launched and have not landed."""
+        return len(self._flights)
+
+    def launch(self, chunks: list[Chunk]) -> None:
+        """Has the device compute all chunks (at least one) in one forward pass and draw one token for each sampler.
+        Raises StepOutOfMemory, having changed nothing, unless there are other ranks, which have gone on."""
+        assert len(self._flights) < 2, "a third step could not know whose tokens it takes"
+        if self._followers is not None:
             self._followers.compute([ChunkRows.of(chunk, self.block_size) for chunk in chunks])
-        self.last_work = StepWork.of(chunks)
+        being_drawn = self._flights[-1].drawn.token_ids if self._flights else None
         with nullcontext() if self._followers is not None else exhaustion_named():
-            tokens = iter(self._runner.run(chunks))
-        for chunk in chunks:
+            drawn = self._runner.launch(chunks, being_drawn)
+        self._flights.append(Flight(chunks, drawn))
+
+    def land(self) -> list[tuple[Sequence, TokenOutput]]:
+        """Waits for the earliest step in flight and tells what it has drawn. Raises NonFiniteLogits, having
+        withdrawn all steps in flight."""
+        try:
+            drawn = self._flights[0].tokens()
+        except NonFiniteLogits:
+            self.withdraw()
+            raise
+        flight = self._flights.popleft()
+        self.blocks.release(flight.held_block_ids)
+        for chunk in flight.chunks:
+            chunk.sequence.in_flight_tokens -= chunk.length
             self.mark_computed(chunk.sequence, chunk.sequence.computed_tokens + chunk.length)
+        self._landed_work = flight.work
         return [
-            (sampler, sampler.append(next(tokens), self._eos_token_ids, self.max_model_tokens))
-            for sampler in _samplers(chunks)
+            (sequence, sequence.learn(token, self._eos_token_ids, self.max_model_tokens))
+            for sequence, token in drawn
         ]
 
+    def withdraw(self) -> None:
+        """Waits for the steps in flight and leaves everything as if they had not been launched."""
+        while self._flights:
+            flight = self._flights.pop()
+            flight.withdraw()
+            self.blocks.release(flight.held_block_ids)
+
+    def take_landed_work(self) -> StepWork:
+        """How much the step computed that landed last; nothing where none has since the last call."""
+        work, self._landed_work = self._landed_work, StepWork()
+        return work
+
     def close(self) -> None:
+        self.withdraw()
         self.pool.close()
 
     def _copy_block(self, source: int, target: int) -> None:
         if self._followers is not None:
             self._followers.copy_block(source, target)
         self.pool.copy_block(source, target)
-
-
-def _samplers(chunks: Iterable[Chunk]) -> Iterable[Sequence]:
-    return (sampler for chunk in chunks for sampler in chunk.samplers)
-
-
-def complete(config: EngineConfig) -> EngineConfig:
-    """`config` with the number of blocks, for all ranks the same. Raises ModelFolderError and ConfigError for what
-    cannot be served, before anything is loaded."""
-    _check_device(config.device)
-    model = ModelConfig.from_folder(config.model, config.dtype, config.max_model_tokens)
-    shard = Shard(config.tp).config(model)
-    _check_device(Shard(config.tp, config.tp - 1).device(config.device))
-    num_blocks = config.kv_blocks
-    if num_blocks is None:
-        on_one_device = 1 if config.device.startswith("cuda") else config.tp
-        pool_bytes = _default_kv_bytes(config.device) // on_one_device
-        num_blocks = pool_bytes // shard.kv_block_bytes(config.block_size)
-    if num_blocks < 2:
-        raise ConfigError(f"kv_blocks is {num_blocks}, at least 2 are needed", field="kv_blocks")
-    return dataclasses.replace(config, kv_blocks=num_blocks)
-
-
-def make_pool(config: EngineConfig, model: ModelConfig, device: str) -> KVPool:
-    """The pool of one rank; `config` is complete, `model` has the rank's own heads."""
-    assert config.kv_blocks is not None, "the configuration is not complete"
-    return KVPool(
-        config.kv_blocks,
-        config.block_size,
-        model.num_layers,
-        model.num_kv_heads,
-        model.head_dim,
-        model.dtype,
-        device,
-    )
-
-
-def _check_device(device: str) -> None:
-    """Raises ConfigError for a device that is not there, before anything is loaded."""
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise ConfigError(f"device {device!r} is unknown (choices: cpu, cuda, cuda:N)", field="device")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} of CUDA",
-            field="device",
-        )
-
-
-def _default_kv_bytes(device: str) -> int:
-    available = available_bytes(torch.device(device))
-    if device.startswith("cuda"):
-        return int(available * GPU_KV_MEMORY_SHARE)
-    return min(MAX_DEFAULT_CPU_KV_BYTES, int(available * CPU_KV_MEMORY_SHARE))

@@ -10,27 +10,30 @@ from collections.abc import Sequence
 
 import torch
 
+from baton.engine.device_copy import upload
 from baton.request import SamplingParams
 
 _WINDOW = 64
 _BITS_OF_ONE = 0x3F80_0000  # float32 1.0 as an integer; positive floats are ordered as their bits are
 
 
-def keep_likely(weights: torch.Tensor, sampling: Sequence[SamplingParams]) -> None:
+def keep_likely(weights: torch.Tensor, sampling: Sequence[SamplingParams], *, may_wait: bool = True) -> None:
     """Sets to zero, in place, the weights of the tokens that row i's `sampling[i]` filters out.
 
     weights: float32 [rows, vocab], probabilities up to a factor a row, the largest of each row exactly 1.
+    may_wait: whether the host may look at the weights to save the device work; not while it should run ahead.
     """
+    device = weights.device
     vocab = weights.shape[1]
     ranked = [row for row, params in enumerate(sampling) if _is_ranked(params, vocab)]
     if not ranked and not any(params.min_p for params in sampling):
         return
-    cutoffs = torch.tensor([params.min_p for params in sampling], device=weights.device)
+    cutoffs = upload(torch.tensor([params.min_p for params in sampling]), device)
     if ranked:
-        top_k = torch.tensor([sampling[row].top_k or vocab for row in ranked], device=weights.device)
-        top_p = torch.tensor([sampling[row].top_p for row in ranked], device=weights.device).double()
-        rows = weights if len(ranked) == len(sampling) else weights[ranked]
-        cutoffs[ranked] = torch.maximum(cutoffs[ranked], _rank_cutoffs(rows, top_k, top_p))
+        at = upload(torch.tensor(ranked), device)
+        rows = weights if len(ranked) == len(sampling) else weights[at]
+        found = _rank_cutoffs(rows, [sampling[row] for row in ranked], may_wait)
+        cutoffs[at] = torch.maximum(cutoffs[at], found)
     # 1.0 and 0.0 instead of booleans: several times as fast on a CPU
     weights *= torch.ge(weights, cutoffs[:, None], out=torch.empty_like(weights))
 
@@ -39,29 +42,33 @@ def _is_ranked(params: SamplingParams, vocab: int) -> bool:
     return 0 < params.top_k < vocab or params.top_p < 1.0
 
 
-def _rank_cutoffs(weights: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+def _rank_cutoffs(weights: torch.Tensor, sampling: Sequence[SamplingParams], may_wait: bool) -> torch.Tensor:
     """The smallest weight that top_k and then top_p keep, float32 [rows].
 
-    top_k: int64 [rows], `vocab` or more where off. top_p: float64 [rows] in (0, 1]: a token is kept where
-    the tokens above it hold less than top_p of the mass that top_k has left (Holtzman et al.: "The curious
-    case of neural text degeneration", 2020). Sorting a whole vocabulary is slow and a nucleus is small, so
-    only the largest weights are sorted, and the rows in which they do not suffice are bisected.
+    With top_p a token is kept where the tokens above it hold less than top_p of the mass that top_k has left
+    (Holtzman et al.: "The curious case of neural text degeneration", 2020). Sorting a whole vocabulary is slow and
+    a nucleus is small, so only the largest weights are sorted, and the rows in which they do not suffice are
+    bisected: all rows, where nobody may wait to see which those are.
     """
-    vocab = weights.shape[1]
+    vocab, device = weights.shape[1], weights.device
+    limits = [params.top_k if 0 < params.top_k < vocab else vocab for params in sampling]
+    window = min(vocab, max(_WINDOW, *(limit for limit in limits if limit < vocab), 0))
+    top_k = upload(torch.tensor(limits), device)
+    top_p = upload(torch.tensor([params.top_p for params in sampling], dtype=torch.float64), device)
     is_limited = (top_k < vocab)[:, None]
-    window = min(vocab, max(_WINDOW, int(top_k[:, None].where(is_limited, 0).max())))
     largest = weights.topk(window).values
     kth = largest.gather(1, top_k.clamp(max=window)[:, None] - 1).where(is_limited, 0.0)
     kept = largest * (largest >= kth)
     running = kept.cumsum(-1, dtype=torch.float64)
     total = torch.where(is_limited, running[:, -1:], weights.sum(-1, keepdim=True, dtype=torch.float64))
     in_nucleus = running - kept < top_p[:, None] * total
-    cutoffs = kept.gather(1, in_nucleus.sum(-1, keepdim=True) - 1)
+    cutoffs = kept.gather(1, (in_nucleus.sum(-1, keepdim=True) - 1).clamp_(min=0))  # NaN is in no nucleus
     # Outside the window there may be more to keep, unless its smallest weight is below the cut already.
     smallest = largest[:, -1:]
     is_open = (smallest > 0) & (smallest >= torch.where(is_limited, kth, cutoffs))
-    rows = is_open.squeeze(1).nonzero().squeeze(1)
-    if window < vocab and len(rows):
+    if window < vocab and not may_wait:
+        cutoffs = torch.where(is_open, _bisect_cutoffs(weights, kth, top_p[:, None]), cutoffs)
+    elif window < vocab and len(rows := is_open.squeeze(1).nonzero().squeeze(1)):
         cutoffs[rows] = _bisect_cutoffs(weights[rows], kth[rows], top_p[rows, None])
     return cutoffs.squeeze(1)
 

@@ -13,7 +13,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from baton.engine.device_copy import upload
 from baton.engine.sequence import Sequence
+from baton.request import SamplingParams
 
 
 def has_edits(sequence: Sequence) -> bool:
@@ -22,7 +24,14 @@ def has_edits(sequence: Sequence) -> bool:
     return (
         bool(sampling.logit_bias)
         or sequence.output_tokens < sampling.min_tokens
-        or sampling.repetition_penalty != 1.0
+        or depends_on_tokens(sampling)
+    )
+
+
+def depends_on_tokens(sampling: SamplingParams) -> bool:
+    """Whether the next token is chosen by looking at those before it."""
+    return (
+        sampling.repetition_penalty != 1.0
         or sampling.presence_penalty != 0.0
         or sampling.frequency_penalty != 0.0
     )
@@ -54,7 +63,7 @@ def _forbid_endings(
             if len(endings) < vocab:
                 positions.extend(row * vocab + token_id for token_id in endings)
     if positions:
-        logits.view(-1)[torch.tensor(positions, device=logits.device)] = -torch.inf
+        logits.view(-1)[upload(torch.tensor(positions), logits.device)] = -torch.inf
 
 
 def _add_bias(logits: torch.Tensor, sequences: abc.Sequence[Sequence]) -> None:
@@ -65,8 +74,8 @@ def _add_bias(logits: torch.Tensor, sequences: abc.Sequence[Sequence]) -> None:
         for token_id, bias in sequence.sampling.logit_bias
     }
     if biases:
-        positions = torch.tensor(list(biases), device=logits.device)
-        logits.view(-1)[positions] += torch.tensor(list(biases.values()), device=logits.device)
+        positions = upload(torch.tensor(list(biases)), logits.device)
+        logits.view(-1)[positions] += upload(torch.tensor(list(biases.values())), logits.device)
 
 
 def _penalize_repetition(logits: torch.Tensor, sequences: abc.Sequence[Sequence]) -> None:
@@ -119,6 +128,6 @@ def _to_device(
     logits: torch.Tensor, positions: np.typing.NDArray[np.int64], values: np.typing.NDArray[np.float64]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return (
-        torch.from_numpy(positions).to(logits.device),
-        torch.from_numpy(values.astype(np.float32)).to(logits.device),
+        upload(torch.from_numpy(positions), logits.device),
+        upload(torch.from_numpy(values.astype(np.float32)), logits.device),
     )

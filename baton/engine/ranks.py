@@ -8,7 +8,7 @@ import torch
 
 from baton.engine.attention import load_backend
 from baton.engine.chunk_rows import ChunkRows
-from baton.engine.engine import EngineConfig, make_pool
+from baton.engine.engine_config import EngineConfig, make_pool
 from baton.engine.model import CausalLM
 from baton.engine.model_config import ModelConfig
 from baton.engine.parallel import Collective, Shard
@@ -28,7 +28,7 @@ class RankEngine:
         self._device = torch.device(device)
         self._causal_lm = CausalLM.load(self.model, device, shard, collective)
         self.pool = make_pool(config, shard.config(self.model), device)
-        self._attention = load_backend(config.attention, self._device, self.model.head_dim)
+        self._attention = load_backend(config.attention, self._device, self.model.head_dim, self.model.dtype)
 
     def compute(self, rows: Sequenced[ChunkRows]) -> None:
         with torch.inference_mode():

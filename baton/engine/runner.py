@@ -1,4 +1,4 @@
-"""Runs one engine step: chunks in, tokens out."""
+"""Launches one engine step: chunks in, tokens on their way out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from baton.engine.batch import Chunk
 from baton.engine.decode_graphs import DecodeGraphs, Recorder
 from baton.engine.kv_pool import KVPool
 from baton.engine.model import CausalLM
-from baton.engine.sampler import Sampler
+from baton.engine.sampler import Drawn, Sampler
 from baton.engine.step import StepInputs
-from baton.request import Token
 
 
 class ModelRunner:
@@ -33,7 +32,7 @@ class ModelRunner:
         self._pool = pool
         self._sampler = sampler
         self._device = torch.device(device)
-        self._attention = load_backend(attention_backend, self._device, model.config.head_dim)
+        self._attention = load_backend(attention_backend, self._device, model.config.head_dim, pool.kv.dtype)
         self._graphs: DecodeGraphs | None = None
 
     @property
@@ -48,16 +47,12 @@ class ModelRunner:
                 self._compute, self._device, self._pool.block_size, max_model_tokens, recorder
             )
 
-    def run(self, chunks: Sequenced[Chunk]) -> list[Token]:
-        """Computes the K and V of all chunks and one token a sampler, in the order of chunks and samplers."""
-        if not chunks:
-            return []
+    def launch(self, chunks: Sequenced[Chunk], being_drawn: Tensor | None = None) -> Drawn:
+        """Has the device compute the K and V of all chunks (at least one) and draw one token a sampler, in the
+        order of chunks and samplers, and waits for none of it. being_drawn: see `StepInputs.of`."""
         with torch.inference_mode():
-            step = StepInputs.of(chunks, self._pool.block_size, self._device)
-            hidden = self._forward(step)
-            if not step.samplers:
-                return []
-            return self._sampler.sample(self._logits(step, hidden), step.samplers)
+            step = StepInputs.of(chunks, self._pool.block_size, self._device, being_drawn)
+            return self._sampler.draw(self._logits(step, self._forward(step)), step.samplers)
 
     def _forward(self, step: StepInputs) -> Tensor:
         hidden = None if self._graphs is None else self._graphs.run(step)
@@ -71,5 +66,7 @@ class ModelRunner:
 
     def _logits(self, step: StepInputs, hidden: Tensor) -> Tensor:
         """Logits, float32 [len(samplers), vocab_size]; each row is computed once, however many share it."""
+        if not step.samplers:
+            return hidden.new_empty((0, self._model.config.vocab_size), dtype=torch.float32)
         logits = self._model.logits(hidden[step.logits_rows])
         return logits if step.sampler_rows is None else logits[step.sampler_rows]

@@ -10,11 +10,15 @@ the model's have the same winner.
 
 from __future__ import annotations
 
+import math
 from collections import abc
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from baton.engine import philox, race, row_scan
+from baton.engine.device_copy import Readback, upload
 from baton.engine.likely_tokens import keep_likely
 from baton.engine.logit_edits import edit_logits, has_edits
 from baton.engine.sequence import Sequence
@@ -28,12 +32,45 @@ Logprobs = tuple[float | None, tuple[tuple[int, float], ...]]
 class NonFiniteLogits(WorkerFailed):
     """The model computed NaN or infinity for one sequence; the others of its step are sound."""
 
-    def __init__(self, sequence: Sequence, logit: float) -> None:
+    def __init__(self, sequence: Sequence, index: int, logit: float) -> None:
         super().__init__(
-            f"request {sequence.request_id}: the largest logit of token {sequence.output_tokens} "
-            f"is {logit}, not a finite number"
+            f"request {sequence.request_id}: the largest logit of token {index} is {logit}, not a finite number"
         )
         self.request_id = sequence.request_id
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """The tokens of one step, drawn on the device and on their way to the host.
+
+    token_ids: int64 [rows], on the device. indices: of each row's token in its sequence's output. logprobs: how
+    many are asked for, by row.
+    """
+
+    token_ids: Tensor
+    indices: tuple[int, ...]
+    logprobs: dict[int, int]
+    _readback: Readback
+
+    def wait(self) -> None:
+        """Until the device has drawn them."""
+        self._readback.wait()
+
+    def read(self, sequences: abc.Sequence[Sequence | None]) -> list[tuple[Sequence, Token]]:
+        """Each row's sequence and its token, but for rows whose sequence is None: nobody wants those any more.
+        Raises NonFiniteLogits naming the request where the model computed NaN or +inf, or all tokens were ruled
+        out."""
+        ids, peaks, *logprobs = self._readback.wait()
+        for row, (sequence, peak) in enumerate(zip(sequences, peaks.tolist(), strict=True)):
+            if sequence is not None and not math.isfinite(peak):
+                raise NonFiniteLogits(sequence, self.indices[row], peak)
+        told = _told(self.logprobs, *logprobs) if logprobs else {}
+        rows = enumerate(zip(sequences, self.indices, ids.tolist(), strict=True))
+        return [
+            (sequence, Token(index, token_id, *told.get(row, (None, ()))))
+            for row, (sequence, index, token_id) in rows
+            if sequence is not None
+        ]
 
 
 class Sampler:
@@ -43,90 +80,81 @@ class Sampler:
         self.vocab_size = vocab_size
         self.eos_token_ids = eos_token_ids
 
-    def sample(self, logits: torch.Tensor, sequences: abc.Sequence[Sequence]) -> list[Token]:
-        """The next token of each sequence, with logprobs where asked for; changes neither argument.
+    def draw(self, logits: Tensor, sequences: abc.Sequence[Sequence]) -> Drawn:
+        """The next token of each sequence, with logprobs where asked for; changes neither argument, and waits for
+        nothing that a GPU computes.
 
         logits: float32 [rows, vocab_size], contiguous, on any device; row i belongs to `sequences[i]`. A
-        logit of -inf rules its token out. Raises NonFiniteLogits naming the request where a row holds NaN or
-        +inf, or rules all tokens out.
+        logit of -inf rules its token out.
         """
         assert logits.shape == (len(sequences), self.vocab_size), f"logits have shape {tuple(logits.shape)}"
+        indices = tuple(sequence.output_tokens for sequence in sequences)
         if not sequences:
-            return []
-        token_ids: list[int] = _most_likely(logits, sequences)[0].tolist()
+            nothing = torch.empty(0, dtype=torch.int64, device=logits.device)
+            return Drawn(nothing, indices, {}, Readback(nothing, nothing))
+        token_ids, peaks = row_scan.argmax(logits)
         special = [
             row
             for row, sequence in enumerate(sequences)
             if not sequence.sampling.is_greedy or has_edits(sequence)
         ]
         if special:
-            choices = self._choose(logits[special], [sequences[row] for row in special])
-            for row, token_id in zip(special, choices, strict=True):
-                token_ids[row] = token_id
-        logprobs = _logprobs(logits, sequences, token_ids)
-        return [
-            Token(sequence.output_tokens, token_id, *logprobs.get(row, (None, ())))
-            for row, (sequence, token_id) in enumerate(zip(sequences, token_ids, strict=True))
-        ]
+            rows = _rows(special, logits.device)
+            token_ids[rows], edited = self._choose(logits[rows], [sequences[row] for row in special])
+            # What the model made of a row counts even where an edit has ruled the worst of it out.
+            peaks[rows] = torch.where(peaks[rows].isfinite(), edited, peaks[rows])
+        counts = {
+            row: sequence.sampling.logprobs
+            for row, sequence in enumerate(sequences)
+            if sequence.sampling.logprobs is not None
+        }
+        logprobs = _logprobs(logits, counts, token_ids) if counts else ()
+        return Drawn(token_ids, indices, counts, Readback(token_ids, peaks, *logprobs))
 
-    def _choose(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-        """Token ids of rows with edits or chance; overwrites `logits`."""
+    def _choose(self, logits: Tensor, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
+        """Tokens of rows with edits or chance, and the largest logit of each; overwrites `logits`."""
         edit_logits(logits, sequences, self.eos_token_ids)
-        token_ids, peaks = _most_likely(logits, sequences)
+        token_ids, peaks = row_scan.argmax(logits)
         random = [row for row, sequence in enumerate(sequences) if not sequence.sampling.is_greedy]
         if len(random) == len(sequences):
             token_ids = _draw(logits, peaks, sequences)
         elif random:
-            drawn = _draw(logits[random], peaks[random], [sequences[row] for row in random])
-            token_ids[random] = drawn
-        choices: list[int] = token_ids.tolist()
-        return choices
+            rows = _rows(random, logits.device)
+            token_ids[rows] = _draw(logits[rows], peaks[rows], [sequences[row] for row in random])
+        return token_ids, peaks
 
 
-def _most_likely(
-    logits: torch.Tensor, sequences: abc.Sequence[Sequence]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The most likely token of each row, int64 [rows], and its logit, float32 [rows]."""
-    token_ids, peaks = row_scan.argmax(logits)
-    is_finite = peaks.isfinite()  # NaN and +inf win, and -inf only where there is nothing else
-    if not is_finite.all():
-        row = is_finite.tolist().index(False)
-        raise NonFiniteLogits(sequences[row], peaks[row].item())
-    return token_ids, peaks
+def _rows(rows: list[int], device: torch.device) -> Tensor:
+    return upload(torch.tensor(rows), device)
 
 
-def _draw(logits: torch.Tensor, peaks: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-    """One token of each row at random, int64 [rows]; overwrites `logits`, whose largest are `peaks`."""
+def _draw(logits: Tensor, peaks: Tensor, sequences: list[Sequence]) -> Tensor:
+    """One token of each row at random, int64 [rows]; overwrites `logits`, whose largest are `peaks`. A row whose
+    largest is not finite gets any token."""
     least = torch.finfo(torch.float32).tiny
     temperatures = [max(sequence.sampling.temperature, least) for sequence in sequences]
-    scale = torch.tensor(temperatures, dtype=torch.float32, device=logits.device)
+    scale = upload(torch.tensor(temperatures, dtype=torch.float32), logits.device)
     # Relative to the peak, so that neither a large logit nor a tiny temperature overflows.
     weights = logits.sub_(peaks[:, None]).div_(scale[:, None]).exp_()
-    keep_likely(weights, [sequence.sampling for sequence in sequences])
+    keep_likely(weights, [sequence.sampling for sequence in sequences], may_wait=not logits.is_cuda)
     keys = philox.words(
         [sequence.seed for sequence in sequences], [sequence.output_tokens for sequence in sequences]
     )
-    return race.first(weights, torch.from_numpy(keys).to(logits.device))
+    return race.first(weights, upload(torch.from_numpy(keys), logits.device))
 
 
-def _logprobs(
-    logits: torch.Tensor, sequences: abc.Sequence[Sequence], token_ids: list[int]
-) -> dict[int, Logprobs]:
-    """Logprobs by row, for the rows that ask, from the model's own logits."""
-    counts = {
-        row: sequence.sampling.logprobs
-        for row, sequence in enumerate(sequences)
-        if sequence.sampling.logprobs is not None
-    }
-    if not counts:
-        return {}
-    rows = list(counts)
+def _logprobs(logits: Tensor, counts: dict[int, int], token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From the model's own logits, for the rows that ask: the logprob of the chosen token, float32 [rows], and the
+    most likely tokens, int64 [rows, most], with theirs."""
+    rows = _rows(list(counts), logits.device)
     logprobs = torch.log_softmax(logits[rows], dim=-1)
-    chosen_ids = torch.tensor([token_ids[row] for row in rows], device=logits.device)
-    chosen = logprobs.gather(1, chosen_ids[:, None]).squeeze(1).tolist()
+    chosen = logprobs.gather(1, token_ids[rows, None]).squeeze(1)
     top = logprobs.topk(min(max(counts.values()), logits.shape[1]))
-    tops = [
-        tuple(zip(ids, values, strict=True))
-        for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    ]
-    return {row: (chosen[i], tops[i][: counts[row]]) for i, row in enumerate(rows)}
+    return chosen, top.indices, top.values
+
+
+def _told(counts: dict[int, int], chosen: Tensor, ids: Tensor, values: Tensor) -> dict[int, Logprobs]:
+    """What `_logprobs` found, on the host, by row."""
+    tops = [tuple(zip(*top, strict=True)) for top in zip(ids.tolist(), values.tolist(), strict=True)]
+    answers = zip(counts.items(), chosen.tolist(), tops, strict=True)
+    return {row: (logprob, top[:count]) for (row, count), logprob, top in answers}

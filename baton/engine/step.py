@@ -13,6 +13,7 @@ from torch import Tensor
 from baton.engine.attention.base import AttentionBatch
 from baton.engine.batch import Chunk
 from baton.engine.chunk_rows import ChunkRows
+from baton.engine.device_copy import upload
 from baton.engine.sequence import Sequence
 
 Ints = npt.NDArray[np.int64]
@@ -33,11 +34,18 @@ class StepInputs:
     sampler_rows: Tensor | None
 
     @classmethod
-    def of(cls, chunks: Sequenced[Chunk], block_size: int, device: torch.device) -> StepInputs:
-        """The inputs of `chunks` (at least one) on `device`."""
+    def of(
+        cls,
+        chunks: Sequenced[Chunk],
+        block_size: int,
+        device: torch.device,
+        being_drawn: Tensor | None = None,
+    ) -> StepInputs:
+        """The inputs of `chunks` (at least one) on `device`. being_drawn: int64, on `device`, the tokens of the
+        step in flight, in place of those whose ids are awaited."""
         rows = [ChunkRows.of(chunk, block_size) for chunk in chunks]
         samplers = tuple(sampler for chunk in chunks for sampler in chunk.samplers)
-        return cls.of_rows(rows, samplers, block_size, device)
+        return cls.of_rows(rows, samplers, block_size, device, being_drawn)
 
     @classmethod
     def of_rows(
@@ -46,6 +54,7 @@ class StepInputs:
         samplers: tuple[Sequence, ...],
         block_size: int,
         device: torch.device,
+        being_drawn: Tensor | None = None,
     ) -> StepInputs:
         """The same from what is left of chunks without their sequences."""
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].token_ids) > 1)
@@ -62,7 +71,7 @@ class StepInputs:
         sampler_rows = np.repeat(np.arange(sampled.sum()), sampler_counts[sampled])
         token_ids = np.array([token_id for row in ordered for token_id in row.token_ids], dtype=np.int64)
         return cls(
-            token_ids=_tensor(token_ids, device),
+            token_ids=_known(token_ids, being_drawn, device),
             positions=_tensor(positions, device),
             prompt_tokens=_tensor(np.repeat(prompts, lengths), device),
             attention=_attention_batch(ordered, positions, block_size, device),
@@ -70,6 +79,15 @@ class StepInputs:
             logits_rows=_tensor(last_rows[sampled], device),
             sampler_rows=_tensor(sampler_rows, device) if sampler_counts.max() > 1 else None,
         )
+
+
+def _known(token_ids: Ints, being_drawn: Tensor | None, device: torch.device) -> Tensor:
+    """`token_ids` with the tokens of the step in flight in place of those that are awaited."""
+    ids = _tensor(token_ids, device)
+    if not (token_ids < 0).any():
+        return ids
+    assert being_drawn is not None, "tokens are awaited of a step that is not in flight"
+    return torch.where(ids < 0, being_drawn[ids.bitwise_not().clamp_(min=0)], ids)
 
 
 def _attention_batch(
@@ -93,7 +111,7 @@ def _attention_batch(
 
 
 def _tensor(array: Ints, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
-    return torch.from_numpy(array).to(device=device, dtype=dtype)
+    return upload(torch.from_numpy(array).to(dtype), device)
 
 
 def _block_tables(rows: list[ChunkRows]) -> Ints:

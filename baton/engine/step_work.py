@@ -20,11 +20,11 @@ class StepWork:
 
     @classmethod
     def of(cls, chunks: Iterable[Chunk]) -> StepWork:
-        """To be asked before the chunks are marked as computed."""
+        """To be asked before the chunks are launched."""
         prompt_tokens = sequences = context_tokens = 0
         prompt_pairs = 0.0
         for chunk in chunks:
-            seen_tokens = chunk.sequence.computed_tokens
+            seen_tokens = chunk.sequence.launched_tokens
             if chunk.length == 1:
                 sequences += 1
                 context_tokens += seen_tokens

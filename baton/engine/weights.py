@@ -6,6 +6,7 @@ Tensors that are neither fused nor converted stay mapped from the file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -81,6 +82,11 @@ def _layer_shapes(config: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]
     if config.qk_norm:
         yield "self_attn.q_norm.weight", (config.head_dim,)
         yield "self_attn.k_norm.weight", (config.head_dim,)
+
+
+def weight_count(config: Architecture) -> int:
+    """Numbers in the weights of a model, or of the shard that has these heads and this width."""
+    return sum(math.prod(shape) for shape in expected_shapes(config).values())
 
 
 def verify(config: Architecture, checkpoint: Checkpoint) -> None:

@@ -31,7 +31,8 @@ def profile(
 
     Example: baton profile --model ./Llama-3.2-1B-Instruct --threads 8 > here.toml
     """
-    from baton.engine.engine import Engine, EngineConfig
+    from baton.engine.engine import Engine
+    from baton.engine.engine_config import EngineConfig
     from baton.worker.profile import measure_profile
 
     folder = model_folder(model)

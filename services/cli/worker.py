@@ -57,7 +57,7 @@ def worker_command(role: str) -> Callable[..., None]:
     ) -> None:
         from baton.decode.scheduler import DecodeLimits
         from baton.discovery.base import RegistryAccess
-        from baton.engine.engine import EngineConfig
+        from baton.engine.engine_config import EngineConfig
         from baton.fleet import Role
         from baton.prefill.scheduler import PrefillLimits
         from baton.worker.config import WorkerConfig

@@ -8,6 +8,7 @@ from baton.decode.work import Work
 from baton.engine.batch import Chunk
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
+from baton.engine.logit_edits import depends_on_tokens
 from baton.engine.sequence import Sequence
 
 _ROOM_PER_STEP = 1 / 64
@@ -58,6 +59,14 @@ class Batch:
         if self._running.pop(sequence, None) is None:
             self._waiting = [(waiting, work) for waiting, work in self._waiting if waiting is not sequence]
 
+    def needs_landed(self) -> bool:
+        """Whether the step in flight has to land before the next can be planned: blocks that it keeps busy may be
+        needed, or a token is chosen by looking at those before it."""
+        lacking_blocks = sum(map(self._lacks_block, self._running))
+        return lacking_blocks > self._engine.blocks.available or any(
+            depends_on_tokens(sequence.sampling) for sequence in self._running
+        )
+
     def plan(self) -> list[Chunk]:
         """What the next step computes: one token of each running sequence, and of prompts as much as the
         budget allows."""
@@ -71,7 +80,7 @@ class Batch:
             if pending > 1:
                 length = min(pending, prefill_budget_tokens)
                 prefill_budget_tokens -= length
-            if length > 0:
+            if length > 0 and not self._is_full(sequence):
                 chunks.append(Chunk(sequence, length, _samplers(sequence, work) if length == pending else ()))
         return chunks
 
@@ -111,7 +120,12 @@ class Batch:
                     self._preempt(*max(self._running.items(), key=_age))
 
     def _lacks_block(self, sequence: Sequence) -> bool:
-        return len(sequence.block_ids) * self._engine.block_size < len(sequence.token_ids)
+        has_room = len(sequence.block_ids) * self._engine.block_size >= len(sequence.token_ids)
+        return not has_room and not self._is_full(sequence)
+
+    def _is_full(self, sequence: Sequence) -> bool:
+        """Whether it only waits for its last token, which the step in flight draws."""
+        return sequence.is_full(self._engine.max_model_tokens)
 
     def _preempt(self, sequence: Sequence, work: Work) -> None:
         self._engine.free(sequence)

@@ -1,5 +1,8 @@
 """Continuous batching: every running sequence gains one token a step, whatever else joins or leaves.
 
+Where the engine overlaps, a step is launched before the one in flight has landed: what stops a sequence is seen one
+step late, and what that step computed of it is dropped.
+
 Stations of a request, all on the engine's thread:
 
     submit -> asking (bounded FIFO, until there is memory)
@@ -132,6 +135,7 @@ class DecodeScheduler:
 
     def _decoding(self, handover: Handover) -> Sequence | None:
         """The sequence meant, where it is running or preempted here."""
+        self._land()
         work = self._works.get(handover.request_id)
         if work is None or handover.choice >= len(work.choices):
             return None
@@ -140,6 +144,8 @@ class DecodeScheduler:
 
     def release(self, request_id: str, choices: list[int]) -> None:
         """Ends some choices of a request, or with none named all of it, wherever they are."""
+        if choices:
+            self._land()  # a prompt's step draws for choices that take their blocks from the first only then
         work = self._works.get(request_id)
         if work is None:
             return
@@ -169,23 +175,36 @@ class DecodeScheduler:
     def step(self) -> bool:
         self._expire()
         self._grant()
+        is_busy = self._engine.in_flight > 0
+        if is_busy and self._batch.needs_landed():
+            self._land()
         chunks = self._batch.plan()
-        if chunks:
-            self._compute(chunks)
+        is_launched = bool(chunks) and self._launch(chunks)
+        self._land(leaving=1 if is_launched and self._engine.overlaps else 0)
         self._load = self._measure_load()
-        return bool(chunks)
+        return is_busy or bool(chunks)
 
-    def _compute(self, chunks: list[Chunk]) -> None:
+    def _launch(self, chunks: list[Chunk]) -> bool:
+        """Whether there was memory for this step; if not, the next is a smaller one."""
         try:
-            outputs = self._engine.run(chunks)
+            self._engine.launch(chunks)
+        except StepOutOfMemory as error:
+            self._land()
+            work = self._works.get(chunks[0].sequence.request_id)
+            if work is not None and not self._batch.halve():
+                self._fail(work, error)
+            return False
+        return True
+
+    def _land(self, leaving: int = 0) -> None:
+        """Delivers what the steps in flight have drawn, but for the latest `leaving` of them, which the device
+        computes meanwhile."""
+        try:
+            while self._engine.in_flight > leaving:
+                self._deliver(self._engine.land())
         except NonFiniteLogits as error:
             self._engine.blocks.clear_cache()  # whatever made them may be in blocks that others would reuse
             self._fail(self._works[error.request_id], error)
-        except StepOutOfMemory as error:
-            if not self._batch.halve():
-                self._fail(self._works[chunks[0].sequence.request_id], error)
-        else:
-            self._deliver(outputs)
 
     def next_deadline_s(self) -> float | None:
         return min((work.deadline_s for work in self._works.values()), default=None)
@@ -193,6 +212,7 @@ class DecodeScheduler:
     def close(self) -> None:
         for work in list(self._works.values()):
             self._fail(work, Unavailable("the decode worker is stopping"))
+        self._engine.withdraw()
 
     def load(self) -> WorkerLoad:
         """As of the end of the last step; callable from any thread."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from baton.fleet import WorkerProfile
 from baton.router.affinity import worker_keys
+from baton.router.compiled import is_native_built, native
 
 Column = npt.NDArray[np.float64]
 
@@ -76,10 +77,11 @@ class Candidates:
     LOAD = slice(0, 5)
 
     def __init__(self, worker_ids: Sequence[str], figures: Column, keys: npt.NDArray[np.uint64]) -> None:
-        """figures: (fields, n), in the order below and then of `WorkerProfile`."""
+        """figures: (fields, n), contiguous, in the order below and then of `WorkerProfile`, as native code reads
+        them too."""
         self.worker_ids = worker_ids
         self.keys = keys
-        self._figures = figures
+        self.figures = figures
         self.queued_tokens: Column
         self.queued_s: Column
         self.sequences: Column
@@ -130,21 +132,25 @@ class Candidates:
 
     def write(self, index: int, load: tuple[float, ...]) -> None:
         """load: as `Candidate.load` has it."""
-        self._figures[self.LOAD, index] = load
+        self.figures[self.LOAD, index] = load
 
-    def write_cached(self, tokens: npt.NDArray[np.integer]) -> None:
-        """tokens: (n,), what each worker caches of the prompt that is placed next; it can use whole blocks of its
-        own."""
-        np.subtract(tokens, tokens % self.block_tokens, out=self.cached_tokens)
+    def write_cached(self, matched_tokens: npt.NDArray[np.int32], slots: npt.NDArray[np.int64]) -> None:
+        """What each worker caches of the prompt that is placed next: element slots[i] of `matched_tokens`, down to
+        whole blocks of its own. Raises IndexError for a slot that is not there."""
+        if is_native_built():
+            native.write_cached(self.cached_tokens, self.block_tokens, matched_tokens, slots)
+        else:
+            tokens = matched_tokens[slots]
+            np.subtract(tokens, tokens % self.block_tokens, out=self.cached_tokens)
 
     def row(self, index: int) -> Candidates:
-        return Candidates(self.worker_ids[index : index + 1], self._figures[:, index], self.keys)
+        return Candidates(self.worker_ids[index : index + 1], self.figures[:, index], self.keys)
 
     def without(self, worker_ids: frozenset[str]) -> Candidates:
         """A copy that lacks these."""
         kept = [index for index, worker_id in enumerate(self.worker_ids) if worker_id not in worker_ids]
         ids = [self.worker_ids[index] for index in kept]
-        return Candidates(ids, self._figures[:, kept], self.keys[kept])
+        return Candidates(ids, self.figures.take(kept, axis=1), self.keys[kept])
 
 
 def _speeds(profile: WorkerProfile) -> tuple[float, ...]:

@@ -22,17 +22,19 @@ class FleetColumns:
 
     def __init__(self, workers: Mapping[Role, Sequence[Candidate]], slot_of: Callable[[str], int]) -> None:
         """slot_of: where a worker stands in what `snapshot` is given."""
-        self._pools = {role: Candidates.of(workers.get(role, ())) for role in Role}
+        self._prefill, self._decode = (
+            Candidates.of(workers.get(role, ())) for role in (Role.PREFILL, Role.DECODE)
+        )
         self._rows = {
             worker_id: (pool, row)
-            for pool in self._pools.values()
+            for pool in (self._prefill, self._decode)
             for row, worker_id in enumerate(pool.worker_ids)
         }
         self._faded_at_s = 0.0
-        self._slots = {
-            role: np.array([slot_of(worker_id) for worker_id in pool.worker_ids], np.intp)
-            for role, pool in self._pools.items()
-        }
+        self._prefill_slots, self._decode_slots = (
+            np.array([slot_of(worker_id) for worker_id in pool.worker_ids], np.int64)
+            for pool in (self._prefill, self._decode)
+        )
 
     def write(self, worker: Candidate) -> None:
         """Its load has changed; a worker that is not usable is passed over."""
@@ -52,11 +54,11 @@ class FleetColumns:
         """For a prompt of which so many tokens are cached at each worker, by slot, without the workers `excluded`.
         Good until the next one is taken: both look at the same columns. now_s: on any clock that does not go
         backwards."""
-        self._pools[Role.DECODE].local_prefill_s *= math.exp((self._faded_at_s - now_s) / LOCAL_MEMORY_S)
+        prefill, decode = self._prefill, self._decode
+        decode.local_prefill_s *= math.exp((self._faded_at_s - now_s) / LOCAL_MEMORY_S)
         self._faded_at_s = now_s
-        for role, pool in self._pools.items():
-            pool.write_cached(matched_tokens[self._slots[role]])
-        prefill, decode = self._pools[Role.PREFILL], self._pools[Role.DECODE]
+        prefill.write_cached(matched_tokens, self._prefill_slots)
+        decode.write_cached(matched_tokens, self._decode_slots)
         if excluded:
             prefill, decode = prefill.without(excluded), decode.without(excluded)
         return Snapshot(prefill, decode)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from baton.router.candidates import Candidates
 from baton.router.policies.base import Choice, Policy
 from baton.router.prediction import Prediction, predict
 from baton.router.snapshot import Demand, Disaggregation, Snapshot
@@ -45,25 +44,23 @@ def place(snapshot: Snapshot, demand: Demand, policy: Policy) -> Placement | Ref
     if not len(snapshot.decode):
         return Refusal("no decode worker is ready")
     choice = policy.choose(snapshot, demand)
-    decode = snapshot.decode.row(choice.decode)
-    site = _site(snapshot, choice, decode, demand)
-    prefill = None
-    if site is PrefillSite.REMOTE and choice.prefill is not None:
-        prefill = snapshot.prefill.row(choice.prefill)
+    site = _site(snapshot, choice, demand)
+    prefill = choice.prefill if site is PrefillSite.REMOTE else None
     return Placement(
-        prefill=None if prefill is None else prefill.worker_ids[0],
-        decode=decode.worker_ids[0],
-        prediction=predict(prefill, decode, demand),
+        prefill=None if prefill is None else snapshot.prefill.worker_ids[prefill],
+        decode=snapshot.decode.worker_ids[choice.decode],
+        prediction=predict(snapshot, prefill, choice.decode, demand),
         site=site,
         reasons=(*choice.reasons, f"prompt: {site.value}"),
     )
 
 
-def _site(snapshot: Snapshot, choice: Choice, decode: Candidates, demand: Demand) -> PrefillSite:
+def _site(snapshot: Snapshot, choice: Choice, demand: Demand) -> PrefillSite:
     if not len(snapshot.prefill):
         return PrefillSite.LOCAL_ALONE
     if demand.disaggregation is Disaggregation.NEVER:
         return PrefillSite.LOCAL_NEVER
-    if demand.disaggregation is Disaggregation.AUTO and demand.is_almost_cached(float(decode.cached_tokens)):
+    cached_tokens = snapshot.decode.cached_tokens.item(choice.decode)
+    if demand.disaggregation is Disaggregation.AUTO and demand.is_almost_cached(cached_tokens):
         return PrefillSite.LOCAL_CACHED
     return PrefillSite.LOCAL_PREDICTED if choice.prefill is None else PrefillSite.REMOTE

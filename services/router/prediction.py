@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from baton.router.candidates import Candidates, Column
-from baton.router.snapshot import Demand
+from baton.router.compiled import is_native_built, native
+from baton.router.snapshot import Demand, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,34 @@ class Prediction:
         return self.step_s
 
 
-def predict(prefill: Candidates | None, decode: Candidates, demand: Demand) -> Prediction:
-    """Of one worker each: for a hand-off from `prefill`, or with None for a local prefill on `decode`."""
+def predict(snapshot: Snapshot, prefill: int | None, decode: int, demand: Demand) -> Prediction:
+    """Of one worker each, by their places in the snapshot: for a hand-off from `prefill`, or with None for a local
+    prefill on `decode`."""
+    if is_native_built():
+        return _predict_natively(snapshot, prefill, decode, demand)
+    return predict_rows(
+        None if prefill is None else snapshot.prefill.row(prefill), snapshot.decode.row(decode), demand
+    )
+
+
+def _predict_natively(snapshot: Snapshot, prefill: int | None, decode: int, demand: Demand) -> Prediction:
+    givers, takers = snapshot.prefill, snapshot.decode
+    terms = native.predict(
+        givers.figures,
+        givers.keys,
+        -1 if prefill is None else prefill,
+        takers.figures,
+        takers.keys,
+        decode,
+        demand.prompt_tokens,
+        demand.blocks,
+        demand.choices,
+    )
+    return Prediction(*terms)
+
+
+def predict_rows(prefill: Candidates | None, decode: Candidates, demand: Demand) -> Prediction:
+    """The same of two rows: what native code is held against."""
     prompt_s = prefill_s(prefill or decode, demand)
     return Prediction(
         prefill_tokens=int(prefill_tokens(prefill or decode, demand)),

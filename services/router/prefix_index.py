@@ -17,11 +17,7 @@ from numpy.typing import NDArray
 from baton.block_hash import HASH_BYTES
 from baton.errors import Overloaded
 from baton.router import block_table
-
-try:
-    from baton.router import native as native
-except ImportError:  # installed where there was no compiler
-    native = None  # type: ignore[assignment]
+from baton.router.compiled import is_native_built, native
 
 MAX_PAIRS = 10_000_000
 """Of a block and a worker: 0.6 GB where each block lies on one worker; reserved, not taken, beforehand."""
@@ -121,10 +117,6 @@ class PrefixIndex:
 
     def stats(self) -> IndexStats:
         return IndexStats(*self._table.stats())
-
-
-def is_native_built() -> bool:
-    return native is not None
 
 
 def _make_table(max_pairs: int) -> block_table.BlockTable | native.BlockTable:

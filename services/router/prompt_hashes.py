@@ -10,6 +10,7 @@ import msgspec
 from baton.block_hash import block_hashes, namespace
 from baton.fleet import WorkerInfo
 from baton.kvtransfer.layout import KVLayout
+from baton.router.compiled import is_native_built, native
 
 _decode_layout = msgspec.msgpack.Decoder(KVLayout).decode
 
@@ -46,6 +47,12 @@ class PromptHashes:
         packed = self._packed.get(hashing)
         if packed is None:
             seed = namespace(hashing.kv_fingerprint, hashing.weight_version, self._cache_salt)
-            packed = b"".join(block_hashes(seed, self._token_ids, hashing.block_size))
+            packed = _hash_blocks(seed, self._token_ids, hashing.block_size)
             self._packed[hashing] = packed
         return packed
+
+
+def _hash_blocks(seed: bytes, token_ids: Sequence[int], block_size: int) -> bytes:
+    if is_native_built():
+        return native.hash_blocks(seed, token_ids, block_size)
+    return b"".join(block_hashes(seed, token_ids, block_size))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from baton.decode.scheduler import DecodeLimits
 from baton.discovery.base import RegistryAccess
-from baton.engine.engine import EngineConfig
+from baton.engine.engine_config import EngineConfig
 from baton.fleet import Role
 from baton.prefill.scheduler import PrefillLimits
 from baton.worker.notices import NoticeSource

@@ -13,9 +13,15 @@ _TYPICAL_SEQUENCES = 4
 _TYPICAL_CONTEXT_TOKENS = 1024
 _TYPICAL_TAIL_BYTES = 1 << 20
 
-_PASSES_FORGETTING = 0.99
-_STEPS_FORGETTING = 0.998
-_TAILS_FORGETTING = 0.98
+_STEPS_MEMORY_S = 5.0
+_TAILS_MEMORY_S = 0.5
+"""Busy time, and time that tails of hand-offs took, after which what was seen counts 1/e."""
+
+_TYPICAL = (
+    *(1, TYPICAL_PROMPT_TOKENS, TYPICAL_PROMPT_TOKENS**2 / 2),
+    *(1, _TYPICAL_SEQUENCES - 1, _TYPICAL_CONTEXT_TOKENS),
+)
+"""Amounts of each of a step's terms."""
 
 _LATENCY_PRIOR_S = 0.001
 _COPY_PRIOR_BYTES_PER_S = 1e9
@@ -31,48 +37,39 @@ _NEWS_SHARE = 0.05
 class LiveProfile:
     """`note_*` on the engine's thread, `published` on any one thread.
 
-    Fitted apart: passes over prompts alone, steps of decode alone, and for each KV scheme the tails of hand-offs.
-    Steps that did both tell nothing of either.
+    Fitted apart: steps, and for each KV scheme the tails of hand-offs. A step of decode is made anyway: prompts
+    beside it add what they compute, and not what a pass takes.
     """
 
     def __init__(self, measured: WorkerProfile) -> None:
         """measured: at start."""
         self._published = self._measured = measured
-        pairs = TYPICAL_PROMPT_TOKENS**2 / 2
-        self._passes = TermFit(
-            (measured.prefill_pass_s, 1 / measured.prefill_rate, measured.prefill_s_per_pair),
-            (1, TYPICAL_PROMPT_TOKENS, pairs),
-            _PASSES_FORGETTING,
-        )
         one_s, two_s = measured.step_s(1, 0), measured.step_s(2, 0)
+        prompts_s = (measured.prefill_pass_s, 1 / measured.prefill_rate, measured.prefill_s_per_pair)
         self._steps = TermFit(
-            (one_s, two_s - one_s, measured.decode_s_per_context_token),
-            (1, _TYPICAL_SEQUENCES - 1, _TYPICAL_CONTEXT_TOKENS),
-            _STEPS_FORGETTING,
+            (*prompts_s, one_s, two_s - one_s, measured.decode_s_per_context_token), _TYPICAL, _STEPS_MEMORY_S
         )
         self._tails: dict[str, TermFit] = {}
         self._last_scheme = ""
 
     def note_step(self, work: StepWork, seconds: float) -> None:
         """seconds: from the end of the step before, or from the moment that there was work, to this one's end."""
-        if work.prompt_tokens and not work.sequences:
-            self._passes.note((1, work.prompt_tokens, work.prompt_pairs), seconds)
-        elif work.sequences and not work.prompt_tokens:
-            self._steps.note((1, work.sequences - 1, work.context_tokens), seconds)
+        decodes = work.sequences > 0
+        prompts = (not decodes, work.prompt_tokens, work.prompt_pairs)
+        self._steps.note((*prompts, decodes, max(0, work.sequences - 1), work.context_tokens), seconds)
 
     def note_tail(self, scheme: str, tail_bytes: float, seconds: float) -> None:
         """What was left of a hand-off when its prompt was computed: `tail_bytes`, acknowledged `seconds` after they
         had been given to the transport."""
         if scheme not in self._tails:
             prior = (_LATENCY_PRIOR_S, 1 / (self._measured.copy_bytes_per_s or _COPY_PRIOR_BYTES_PER_S))
-            self._tails[scheme] = TermFit(prior, (1, _TYPICAL_TAIL_BYTES), _TAILS_FORGETTING)
+            self._tails[scheme] = TermFit(prior, (1, _TYPICAL_TAIL_BYTES), _TAILS_MEMORY_S)
         self._tails[scheme].note((1, tail_bytes), seconds)
         self._last_scheme = scheme
 
     def corrected(self) -> WorkerProfile:
         """Hand-offs by the scheme of the last one."""
-        pass_s, token_s, pair_s = self._passes.terms
-        step_s, sequence_s, context_s = self._steps.terms
+        pass_s, token_s, pair_s, step_s, sequence_s, context_s = self._steps.terms
         profile = replace(
             self._measured,
             prefill_pass_s=pass_s,

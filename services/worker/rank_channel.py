@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from baton.engine.chunk_rows import ChunkRows
-from baton.engine.engine import EngineConfig
+from baton.engine.engine_config import EngineConfig
 
 _LENGTH = struct.Struct("<I")
 _MAX_MESSAGE_BYTES = 256 << 20

@@ -26,7 +26,7 @@ from typing import TypeVar
 import numpy as np
 
 from baton.engine.chunk_rows import ChunkRows
-from baton.engine.engine import EngineConfig
+from baton.engine.engine_config import EngineConfig
 from baton.engine.parallel import Collective, Parallel, Shard
 from baton.errors import ERRORS_BY_CODE, ConfigError, WorkerFailed
 from baton.kvtransfer.base import BlockIds, OnDone, SendSession, TransferResult, TransferState

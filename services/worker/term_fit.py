@@ -7,13 +7,14 @@ are never negative. An observation far off its expectation counts less (Huber, 1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 _PRIOR_WEIGHT = 0.05
-"""Of the prior, against 1 of each observation and 1 / (1 - forgetting) of all that are remembered."""
+"""Of the prior, against 1 of each observation that is remembered."""
 
 _OUTLIER = 1.0
 """Relative error from which on an observation's weight falls."""
@@ -30,11 +31,11 @@ Vector = npt.NDArray[np.float64]
 class TermFit:
     """`note` on one thread; `terms` may be read on any."""
 
-    def __init__(self, prior: Sequence[float], typical: Sequence[float], forgetting: float) -> None:
+    def __init__(self, prior: Sequence[float], typical: Sequence[float], memory_s: float) -> None:
         """prior: the terms before anything is noted, not all 0. typical: amounts of a usual observation.
-        forgetting: what an observation's weight is multiplied by with each one that follows."""
+        memory_s: an observation counts 1/e once those that followed it were expected to take so long together."""
         self.terms = tuple(prior)
-        self._forgetting = forgetting
+        self._memory_s = memory_s
         amounts = np.array(typical, np.float64)
         typical_s = float(amounts @ self.terms)
         assert typical_s > 0, f"the prior {prior} expects 0 s of {typical}"
@@ -53,8 +54,9 @@ class TermFit:
             return
         row /= usual_s
         weight = usual_s / max(usual_s, abs(seconds - expected_s) / _OUTLIER)
-        self._moments = self._forgetting * self._moments + weight * np.outer(row, row)
-        self._projections = self._forgetting * self._projections + weight * seconds / usual_s * row
+        forgetting = math.exp(-usual_s / self._memory_s)
+        self._moments = forgetting * self._moments + weight * np.outer(row, row)
+        self._projections = forgetting * self._projections + weight * seconds / usual_s * row
         self._noted += 1
         if self._noted % _SOLVE_EVERY == 0:
             solved = nonnegative_solution(

@@ -26,7 +26,7 @@ class TimedScheduler:
         is_busy = self._scheduler.step()
         ended_at_s = time.perf_counter()
         if is_busy:
-            self._profile.note_step(self._engine.last_work, ended_at_s - began_at_s)
+            self._profile.note_step(self._engine.take_landed_work(), ended_at_s - began_at_s)
         self._busy_until_s = ended_at_s if is_busy else None
         return is_busy
 

@@ -17,7 +17,8 @@ from baton import __version__
 from baton.background import run_forever
 from baton.discovery import open_registry
 from baton.discovery.base import Registration
-from baton.engine.engine import Engine, complete
+from baton.engine.engine import Engine
+from baton.engine.engine_config import complete
 from baton.engine.loop import EngineLoop
 from baton.engine.parallel import Shard
 from baton.fleet import ModelInfo, WorkerInfo, WorkerProfile, WorkerState

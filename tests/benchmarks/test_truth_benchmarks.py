@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import distserve
@@ -10,7 +12,8 @@ import interference
 import numpy as np
 import pytest
 import truth
-from scaled_workload import BLOCK_TOKENS, at_load, generated, traced
+import truth_live
+from scaled_workload import BLOCK_TOKENS, at_load, generated, later, traced
 from token_stream import TokenTimes
 
 from baton import demo_model
@@ -22,14 +25,28 @@ SPEEDS = WorkerProfile(5000.0, 0.005, 1e9, prefill_pass_s=0.002, handoff_latency
 
 
 def test_a_scaled_workload_keeps_its_prefixes_and_its_load() -> None:
-    sent = generated("chat", 200, 1, output_scale=0.1)
+    sent = generated("chat", 0, 200, 1, output_scale=0.1)
     assert sent.block_tokens == BLOCK_TOKENS
     assert all(len(request.hashes) == request.prompt_tokens // BLOCK_TOKENS for request in sent.requests)
     assert sent.unlimited_hit_rate() > 0.3
     busy_s = sum(SPEEDS.prefill_s(r.prompt_tokens, 0) for r in sent.requests) * (
         1 - sent.unlimited_hit_rate()
     )
-    assert busy_s / at_load(sent, SPEEDS, 0.5).requests[-1].arrival_s == pytest.approx(0.5, rel=0.15)
+    fast = replace(SPEEDS, decode_step_s=1e-6, decode_s_per_sequence=1e-6)
+    assert busy_s / at_load(sent, SPEEDS, fast, 0.5).requests[-1].arrival_s == pytest.approx(0.5, rel=0.15)
+    slow = replace(SPEEDS, decode_step_s=1.0)
+    assert (
+        at_load(sent, SPEEDS, slow, 0.5).requests[-1].arrival_s
+        > sum(r.output_tokens for r in sent.requests) / 4
+    )
+
+
+def test_what_comes_before_the_test_is_the_same_workload() -> None:
+    whole = generated("chat", 0, 60, 1, output_scale=0.1)
+    test = later(generated("chat", 20, 40, 1, output_scale=0.1), whole.requests[20].arrival_s)
+    assert [request.hashes for request in test.requests] == [r.hashes for r in whole.requests[20:]]
+    of_whole = [request.arrival_s for request in whole.requests[20:]]
+    assert [request.arrival_s for request in test.requests] == pytest.approx(of_whole)
 
 
 def test_a_trace_that_ends_too_early_is_named(tmp_path: Path) -> None:
@@ -39,16 +56,43 @@ def test_a_trace_that_ends_too_early_is_named(tmp_path: Path) -> None:
 
 
 def test_a_simulation_of_known_speeds_takes_what_these_say() -> None:
-    sent = at_load(generated("chat", 50, 1, output_scale=0.1), SPEEDS, 0.01)
-    model = ModelConfig.from_folder(demo_model.PATH, "auto", None)
-    told = truth.simulate(sent, truth.Known(SPEEDS, SPEEDS, 0.0), model, 100_000)
-    delayed = truth.simulate(sent, truth.Known(SPEEDS, SPEEDS, 0.25), model, 100_000)
+    sent = at_load(generated("chat", 0, 50, 1, output_scale=0.1), SPEEDS, SPEEDS, 0.01)
+    nothing, model = replace(sent, requests=[]), ModelConfig.from_folder(demo_model.PATH, "auto", None)
+    told = truth.simulate(nothing, sent, truth.Known(SPEEDS, SPEEDS, 0.0), model, 100_000)
+    delayed = truth.simulate(nothing, sent, truth.Known(SPEEDS, SPEEDS, 0.25), model, 100_000)
     assert min(told.ttft_s) > SPEEDS.prefill_pass_s
     assert np.array(delayed.ttft_s) - np.array(told.ttft_s) == pytest.approx(0.25)
-    rows = truth.figures({"live": told, "corrected": told, "at start": delayed})
-    assert [row.value for row in rows[:4]] == [0.0] * 4
-    assert rows[4].value is not None
-    assert rows[4].value > 0
+    rows = truth.figures({"live": told, "corrected": told, "meanwhile": told, "at start": delayed})
+    assert [row.value for row in rows[:8]] == [0.0] * 8
+    assert rows[8].value is not None
+    assert rows[8].value > 0
+
+
+def test_a_simulation_finds_cached_what_came_before_the_test() -> None:
+    sent = at_load(generated("chat", 0, 50, 1, output_scale=0.1), SPEEDS, SPEEDS, 0.01)
+    again = later(sent, sent.requests[-1].arrival_s + 10)
+    model = ModelConfig.from_folder(demo_model.PATH, "auto", None)
+    known = truth.Known(SPEEDS, SPEEDS, 0.0)
+    cold = truth.simulate(replace(sent, requests=[]), again, known, model, 100_000)
+    warm = truth.simulate(sent, again, known, model, 100_000)
+    assert len(warm.ttft_s) == len(cold.ttft_s) == 50
+    assert sum(warm.ttft_s) < sum(cold.ttft_s) / 2
+
+
+def test_what_is_beside_the_workers_is_learned_from_prompts_that_were_handed_off(tmp_path: Path) -> None:
+    """Of a first token after 0.5 s, 0.2 s waiting and 0.1 s computing or waiting for memory are the worker's."""
+    log = tmp_path / "events.jsonl"
+    times = {"queued_s": 0.2, "compute_s": 0.05, "reserve_s": 0.1}
+    events = [
+        {"request_id": "a", "transition": "hand_off", **times},
+        {"request_id": "b", "transition": "decode_locally"},
+        {"request_id": "of somebody else", "transition": "hand_off", **times},
+        {"time": 1.0, "planner": {}},
+    ]
+    log.write_text("".join(json.dumps(event) + "\n" for event in events))
+    answers = [TokenTimes(1.0, [1.5], "a"), TokenTimes(1.0, [9.0], "b")]
+    assert truth_live.front_s(answers, log) == pytest.approx(0.2)
+    assert truth_live.front_s([], log) == 0.0
 
 
 def test_distserve_draws_the_published_mean_within_the_context() -> None:

@@ -28,7 +28,7 @@ LEAVES = {
 }
 SERVICES = {"baton.router", "baton.prefill", "baton.decode", "baton.worker", "baton.sim", "baton.cli"}
 BARE_MACHINE = {"torch", "numpy", "safetensors", "msgspec", "xxhash", "baton"}
-WHERE_ASKED_FOR = {"ucxx", "triton"}
+WHERE_ASKED_FOR = {"flashinfer", "ucxx", "triton"}
 """Extras: whoever does not choose what needs them never imports them."""
 
 

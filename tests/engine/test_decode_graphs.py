@@ -34,7 +34,7 @@ class Recorded:
     def __init__(self, folder: Path) -> None:
         self.engine = HandDriven(folder)
         self.pool = self.engine.pool
-        self._attention = load_backend("triton", CPU, self.engine.config.head_dim)
+        self._attention = load_backend("triton", CPU, self.engine.config.head_dim, self.pool.kv.dtype)
         self.graphs = DecodeGraphs(self.forward, CPU, self.pool.block_size, MAX_TOKENS, again, (1, 2, 4))
 
     def forward(self, step: StepInputs) -> Tensor:

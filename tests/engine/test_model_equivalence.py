@@ -133,7 +133,6 @@ def test_samplers_that_share_a_prompt_share_its_logits(model_folder: Folders) ->
 
 def test_a_step_without_samplers_draws_nothing(model_folder: Folders) -> None:
     engine = HandDriven(model_folder("llama"))
-    assert engine.step([]) == []
     assert engine.step([Chunk(engine.sequence(prompt_ids(20)), 10)]) == []
 
 

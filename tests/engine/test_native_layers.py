@@ -40,8 +40,8 @@ class SomeBackend(AttentionBackend):
         self._cpu = CpuAttention()
 
     @classmethod
-    def hindrance(cls, device: torch.device, head_dim: int) -> str | None:
-        return CpuAttention.hindrance(device, head_dim)
+    def hindrance(cls, device: torch.device, head_dim: int, dtype: torch.dtype) -> str | None:
+        return CpuAttention.hindrance(device, head_dim, dtype)
 
     def begin_step(self, batch: AttentionBatch) -> None:
         self._cpu.begin_step(batch)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from baton.engine.checkpoint import Checkpoint
-from baton.engine.engine import EngineConfig, complete
+from baton.engine.engine_config import EngineConfig, complete
 from baton.engine.linear import GatedLinear, Linear
 from baton.engine.model_config import ModelConfig
 from baton.engine.parallel import WHOLE, Shard

@@ -13,7 +13,7 @@ from sampling_cases import GREEDY, RANDOM, edited_logits, is_borderline, sequenc
 from baton.engine.sampler import Sampler
 from baton.engine.sequence import Sequence
 from baton.errors import WorkerFailed
-from baton.request import SamplingParams
+from baton.request import SamplingParams, Token
 
 torch.set_num_threads(1)
 
@@ -53,8 +53,12 @@ def rows(draw: st.DrawFn) -> tuple[list[float], Sequence]:
     return draw(ROWS_OF_LOGITS), sequence_of(draw(sampling_params()), prompt, output)
 
 
+def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Token]:
+    return [token for _, token in SAMPLER.draw(logits, sequences).read(sequences)]
+
+
 def token_of(logits: list[float], sequence: Sequence) -> int:
-    return SAMPLER.sample(torch.tensor([logits]), [sequence])[0].token_id
+    return sample(torch.tensor([logits]), [sequence])[0].token_id
 
 
 @settings(max_examples=150, deadline=None)
@@ -65,7 +69,7 @@ def test_a_mixed_batch_gets_the_tokens_of_the_slow_sampler(batch: list[tuple[lis
             assume(not is_borderline(edited_logits(logits, sequence, EOS), sequence.sampling))
     stacked = torch.tensor([row for row, _ in batch])
     before = stacked.clone()
-    tokens = SAMPLER.sample(stacked, [sequence for _, sequence in batch])
+    tokens = sample(stacked, [sequence for _, sequence in batch])
     assert torch.equal(stacked, before)
     for token, (row, sequence) in zip(tokens, batch, strict=True):
         assert token.index == sequence.output_tokens
@@ -77,7 +81,7 @@ def test_a_mixed_batch_gets_the_tokens_of_the_slow_sampler(batch: list[tuple[lis
 def test_logprobs_are_the_models_own_whatever_the_request_changes(
     batch: list[tuple[list[float], Sequence]],
 ) -> None:
-    tokens = SAMPLER.sample(torch.tensor([row for row, _ in batch]), [sequence for _, sequence in batch])
+    tokens = sample(torch.tensor([row for row, _ in batch]), [sequence for _, sequence in batch])
     for token, (row, sequence) in zip(tokens, batch, strict=True):
         exact = torch.tensor(row, dtype=torch.float64).log_softmax(-1)
         wanted = sequence.sampling.logprobs
@@ -149,8 +153,8 @@ def test_logits_that_are_no_distribution_fail_and_name_the_request(
     sequences = [sequence_of(sampling) for _ in range(3)]
     sequences[1].request_id = "request-of-the-bad-row"
     with pytest.raises(WorkerFailed, match=r"request-of-the-bad-row: the largest logit of token 0 is"):
-        SAMPLER.sample(logits, sequences)
+        sample(logits, sequences)
 
 
 def test_an_empty_batch_has_no_tokens() -> None:
-    assert SAMPLER.sample(torch.empty(0, VOCAB), []) == []
+    assert sample(torch.empty(0, VOCAB), []) == []

@@ -27,8 +27,8 @@ def model(sequence: Sequence) -> torch.Tensor:
 
 def step(sampler: Sampler, sequences: list[Sequence]) -> None:
     logits = torch.stack([model(sequence) for sequence in sequences])
-    for token, sequence in zip(sampler.sample(logits, sequences), sequences, strict=True):
-        sequence.append(token, frozenset(), 10_000)
+    for sequence, token in sampler.draw(logits, sequences).read(sequences):
+        sequence.token_ids.append(token.token_id)
 
 
 def generate(sequence: Sequence, others: list[Sequence], place: int, steps: int = 24) -> list[int]:
@@ -96,7 +96,8 @@ def test_frequencies_follow_the_filtered_distribution() -> None:
     logits = torch.linspace(-2.0, 2.0, vocab)
     sampling = replace(RANDOM, temperature=0.9, top_k=10, top_p=0.97)
     sequences = [sequence_of(replace(sampling, seed=seed)) for seed in range(draws)]
-    tokens = Sampler(vocab, frozenset()).sample(logits.expand(draws, vocab).contiguous(), sequences)
+    drawn = Sampler(vocab, frozenset()).draw(logits.expand(draws, vocab).contiguous(), sequences)
+    tokens = [token for _, token in drawn.read(sequences)]
     observed = Counter(token.token_id for token in tokens)
 
     probabilities = (logits / 0.9).softmax(-1)

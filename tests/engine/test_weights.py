@@ -81,7 +81,14 @@ def test_a_malformed_config_is_refused(folder: Path, content: bytes) -> None:
         ({"model_type": "gpt2"}, ["'gpt2'", "llama, mistral, qwen2, qwen3"]),
         ({"architectures": ["LlamaForSequenceClassification"]}, ["LlamaForSequenceClassification"]),
         ({"hidden_act": "relu"}, ["'relu'", "silu"]),
-        ({"quantization_config": {"bits": 4}}, ["quantization_config"]),
+        ({"quantization_config": {"bits": 4}}, ["quantization_config", "float32, bfloat16 or float16"]),
+        *(
+            (
+                {"quantization_config": {"quant_method": method}},
+                [f"quantization_config '{method}'", "bfloat16"],
+            )
+            for method in ("awq", "gptq", "fp8")
+        ),
         ({"num_key_value_heads": 3}, ["num_attention_heads 4", "num_key_value_heads 3"]),
         ({"dtype": "float8_e4m3fn"}, ["'float8_e4m3fn'", "bfloat16"]),
         ({"rope_parameters": {"rope_type": "longrope"}}, ["'longrope'", "default, linear, dynamic"]),

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baton.router import prefix_index
 from baton.router.block_table import BlockTable
+from baton.router.compiled import is_native_built, native
 from baton.router.prefix_index import PrefixIndex
 
 Table = Any  # the native class where it is built, else the one in Python
 MAKERS: dict[str, Callable[[int], Table]] = {"python": BlockTable}
-if prefix_index.is_native_built():
-    MAKERS["native"] = lambda max_pairs: prefix_index.native.BlockTable(max_pairs, 3, 5)
+if is_native_built():
+    MAKERS["native"] = lambda max_pairs: native.BlockTable(max_pairs, 3, 5)
 
 needs_native = pytest.mark.skipif("native" not in MAKERS, reason="the native index is not built here")
 

@@ -32,10 +32,11 @@ def batches(draw: random.Random, count: int) -> list[StepWork]:
 
 
 def seconds(profile: WorkerProfile, work: StepWork) -> float:
-    if work.sequences:
-        return profile.step_s(work.sequences, work.context_tokens)
     tokens_s = work.prompt_tokens / profile.prefill_rate
-    return profile.prefill_pass_s + tokens_s + work.prompt_pairs * profile.prefill_s_per_pair
+    prompts_s = tokens_s + work.prompt_pairs * profile.prefill_s_per_pair
+    if work.sequences:
+        return prompts_s + profile.step_s(work.sequences, work.context_tokens)
+    return prompts_s + profile.prefill_pass_s
 
 
 def median_error(profile: WorkerProfile, works: list[StepWork]) -> float:
@@ -63,12 +64,20 @@ def test_a_wrong_start_is_corrected_by_what_steps_take(
     assert median_error(corrected, unseen) < 0.15
 
 
-def test_steps_that_compute_prompts_and_decode_at_once_teach_nothing() -> None:
-    live = LiveProfile(WRONG)
-    for _ in range(100):
-        live.note_step(StepWork(100, 5000.0, 4, 1000), 3.0)
-    assert live.corrected().step_s(4, 1000) == pytest.approx(WRONG.step_s(4, 1000))
-    assert live.corrected().prefill_s(100, 0) == pytest.approx(WRONG.prefill_s(100, 0))
+def test_prompts_beside_decode_teach_what_prompts_take() -> None:
+    """As on a decode worker that computes some prompts itself, and never one alone."""
+    draw = random.Random(4)
+    beside = [
+        StepWork(n, n * (draw.choice([0, 512]) + n / 2), of.sequences, of.context_tokens)
+        for n, of in zip((draw.randint(2, 64) for _ in range(100)), batches(draw, 100), strict=True)
+    ]
+    alone = batches(draw, 900)
+    corrected = taught(draw.sample(beside + alone, 1000), draw).corrected()
+    of_true = [seconds(corrected, work) / seconds(TRUE, work) for work in beside]
+    assert statistics.median(of_true) == pytest.approx(1, abs=0.15)
+    unseen = [StepWork(n, n * 512) for n in (128, 256)]
+    without_pass = replace(corrected, prefill_pass_s=TRUE.prefill_pass_s)
+    assert median_error(without_pass, unseen) < 0.3
 
 
 def test_the_tails_of_handoffs_tell_latency_and_bandwidth_for_each_scheme() -> None:
@@ -100,7 +109,7 @@ def test_a_profile_is_published_anew_only_when_a_prediction_changes() -> None:
     )
 )
 def test_no_observation_makes_a_term_negative_or_infinite(noted: list[tuple[int, float, float]]) -> None:
-    fit = TermFit((0.001, 0.0, 0.0), (1, 256, 32768), forgetting=0.9)
+    fit = TermFit((0.001, 0.0, 0.0), (1, 256, 32768), memory_s=1.0)
     for tokens, pairs, took_s in noted:
         fit.note((1, tokens, pairs), took_s)
     assert all(0 <= term < 1e9 for term in fit.terms)

@@ -12,10 +12,9 @@ from model_folders import prompt_ids
 from stepped_pair import BLOCK_SIZE, GREEDY, Pair, undisturbed
 
 from baton.engine.batch import Chunk
-from baton.engine.engine import Engine, EngineConfig
+from baton.engine.engine import Engine
+from baton.engine.engine_config import EngineConfig
 from baton.engine.memory import StepOutOfMemory, exhaustion_named
-from baton.engine.sequence import Sequence
-from baton.request import TokenOutput
 
 MORE_THAN_THERE_IS_BYTES = 1 << 60
 
@@ -26,12 +25,12 @@ class NarrowEngine(Engine):
     max_rows = 10**6
     refusals = 0
 
-    def run(self, chunks: list[Chunk]) -> list[tuple[Sequence, TokenOutput]]:
+    def launch(self, chunks: list[Chunk]) -> None:
         with exhaustion_named():
             if sum(chunk.length for chunk in chunks) > self.max_rows:
                 self.refusals += 1
                 torch.empty(MORE_THAN_THERE_IS_BYTES, dtype=torch.uint8)
-        return super().run(chunks)
+        super().launch(chunks)
 
 
 @pytest.fixture

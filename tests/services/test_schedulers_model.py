@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from model_folders import prompt_ids
 from stepped_pair import GREEDY, Pair, Ride, make_engine, undisturbed
 
@@ -43,6 +50,10 @@ class Schedulers(RuleBasedStateMachine):
         super().__init__()
         self.pair = Pair(self.engines[0], self.engines[1], PREFILL, DECODE)
         self.all: list[Ride] = []
+
+    @initialize(overlaps=st.booleans())
+    def decode(self, overlaps: bool) -> None:
+        self.pair.decode_engine.overlaps = overlaps
 
     @rule(
         target=rides,

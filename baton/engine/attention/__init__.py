@@ -1,7 +1,7 @@
 """Attention backends behind one contract (`base.py`), found by name and imported when asked for.
 
 `reference` is plain torch, runs everywhere, and is what the others are checked against. `auto` is the first here
-that can serve.
+that can serve, so what stands behind `reference` is chosen by its name alone.
 """
 
 from __future__ import annotations
@@ -18,24 +18,32 @@ BACKENDS = {
     "cpu": "baton.engine.attention.cpu:CpuAttention",
     "triton": "baton.engine.attention.triton:TritonAttention",
     "reference": "baton.engine.attention.reference:ReferenceAttention",
+    "flashinfer": "baton.engine.attention.flashinfer:FlashInferAttention",
 }
 
 
-def load_backend(name: str, device: torch.device, head_dim: int) -> AttentionBackend:
-    """A new backend for a model on `device`. Raises ConfigError listing the choices where `name` is none of them,
-    and with the reason where it cannot serve there."""
+def load_backend(name: str, device: torch.device, head_dim: int, dtype: torch.dtype) -> AttentionBackend:
+    """A new backend for a model on `device`; raises as `choose_backend` does."""
+    return choose_backend(name, device, head_dim, dtype)()
+
+
+def choose_backend(
+    name: str, device: torch.device, head_dim: int, dtype: torch.dtype
+) -> type[AttentionBackend]:
+    """The class of the backend meant. Raises ConfigError listing the choices where `name` is none of them, and with
+    the reason where it cannot serve a model with such heads in `dtype` on `device`."""
     if name == AUTO:
-        return next(kind() for kind in map(_load, BACKENDS) if kind.hindrance(device, head_dim) is None)
+        return next(kind for kind in map(_load, BACKENDS) if kind.hindrance(device, head_dim, dtype) is None)
     if name not in BACKENDS:
         raise ConfigError(
             f"attention backend {name!r} is unknown (choices: {', '.join((AUTO, *BACKENDS))})",
             field="attention_backend",
         )
     kind = _load(name)
-    hindrance = kind.hindrance(device, head_dim)
+    hindrance = kind.hindrance(device, head_dim, dtype)
     if hindrance is not None:
         raise ConfigError(f"attention backend {name!r} {hindrance}", field="attention_backend")
-    return kind()
+    return kind
 
 
 def _load(name: str) -> type[AttentionBackend]:

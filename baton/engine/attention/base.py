@@ -51,8 +51,9 @@ class AttentionBackend(ABC):
 
     @classmethod
     @abstractmethod
-    def hindrance(cls, device: torch.device, head_dim: int) -> str | None:
-        """Why it cannot serve a model with such heads on `device`, as the end of a sentence; None where it can."""
+    def hindrance(cls, device: torch.device, head_dim: int, dtype: torch.dtype) -> str | None:
+        """Why it cannot serve a model with such heads in `dtype` on `device`, as the end of a sentence; None where
+        it can."""
 
     @abstractmethod
     def begin_step(self, batch: AttentionBatch) -> None:

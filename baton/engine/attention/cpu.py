@@ -24,7 +24,7 @@ class CpuAttention(AttentionBackend):
     batch: AttentionBatch
 
     @classmethod
-    def hindrance(cls, device: torch.device, head_dim: int) -> str | None:
+    def hindrance(cls, device: torch.device, head_dim: int, dtype: torch.dtype) -> str | None:
         if device.type != "cpu":
             return f"does not run on {device}"
         if not are_built():

@@ -37,7 +37,7 @@ class ReferenceAttention(AttentionBackend):
     _batch: AttentionBatch
 
     @classmethod
-    def hindrance(cls, device: torch.device, head_dim: int) -> str | None:
+    def hindrance(cls, device: torch.device, head_dim: int, dtype: torch.dtype) -> str | None:
         return None
 
     def begin_step(self, batch: AttentionBatch) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from baton.engine.attention.base import AttentionBackend, AttentionBatch
+from baton.engine.device_copy import upload
 
 IS_INSTALLED = find_spec("triton") is not None
 """Torch for CPUs comes without it."""
@@ -19,7 +20,6 @@ if IS_INSTALLED:
     from baton.engine.triton import pointwise
 
 MAX_HEAD_DIM = 256
-MIN_CAPABILITY = (8, 0)
 _PROMPT_ROWS = 64
 """Rows of a program's tile in a prompt, query heads of one key head included."""
 _MIN_ROWS = 16
@@ -42,7 +42,7 @@ class TritonAttention(AttentionBackend):
     is_recordable: ClassVar[bool] = True
 
     @classmethod
-    def hindrance(cls, device: torch.device, head_dim: int) -> str | None:
+    def hindrance(cls, device: torch.device, head_dim: int, dtype: torch.dtype) -> str | None:
         if not IS_INSTALLED:
             return "needs the package triton (pip install 'baton[gpu]')"
         if head_dim > MAX_HEAD_DIM:
@@ -51,8 +51,6 @@ class TritonAttention(AttentionBackend):
             return None
         if device.type != "cuda":
             return f"does not run on {device}"
-        if (capability := torch.cuda.get_device_capability(device)) < MIN_CAPABILITY:
-            return f"needs compute capability 8.0, {device} has {capability[0]}.{capability[1]}"
         return None
 
     def begin_step(self, batch: AttentionBatch) -> None:
@@ -102,7 +100,7 @@ def _plan(batch: AttentionBatch, group: int, kv_heads: int) -> list[kernels.Tile
             for first in range(0, batch.query_tokens[sequence], tokens)
         ]
         # The last tile of a prompt sees the most keys: it goes first, lest it runs alone at the end.
-        sequence, first = torch.tensor(places[::-1], dtype=torch.int32).T.contiguous().to(device)
+        sequence, first = upload(torch.tensor(places[::-1], dtype=torch.int32).T.contiguous(), device)
         plan.append(kernels.Tiles(sequence, first, tokens, 1, _rows(tokens * group)))
     return plan
 

@@ -133,12 +133,21 @@ INLINE void store_partials(const Attention *a, const Tile *tile, Work *work, int
     }
 }
 
-INLINE void attend_keys(Work *work, int64_t row, int64_t last, int64_t from, int64_t keys, int64_t vecs) {
+INLINE void attend_keys_as(Work *work, int64_t row, int64_t last, int64_t from, int64_t keys, int64_t vecs) {
     for (int64_t r = row; r < last; r++) weigh(work, r, from, keys, vecs);
     add_all_values(work, row, last, vecs, keys);
 }
 
-INLINE void attend_as(const Attention *a, const Tile *tile, Kind kind) {
+/* Rows [row, last) of a tile meet its keys. Kept out of its caller, which is compiled for each kind: here all are float32. */
+ON_WIDEST_UNITS __attribute__((noinline)) static void attend_keys(Work *work, int64_t row, int64_t last, int64_t from, int64_t keys,
+                                                                  int64_t vecs) {
+    if (vecs == 4) attend_keys_as(work, row, last, from, keys, 4); /* the compiler knows the commonest width */
+    else attend_keys_as(work, row, last, from, keys, vecs);
+}
+
+INLINE void attend_as(const Plan *plan, int64_t index, Kind kind) {
+    const Attention own = *plan->a, *a = &own; /* copies, which no store to `work` can change */
+    const Tile own_tile = plan->tiles[index], *tile = &own_tile;
     Work work;
     int64_t key_heads = key_heads_of(a, tile), rows = tile->heads * (tile->last - tile->first) / key_heads;
     int64_t vecs = (a->head_dim + LANES - 1) / LANES;
@@ -147,8 +156,7 @@ INLINE void attend_as(const Attention *a, const Tile *tile, Kind kind) {
         int64_t keys = tile->to - from < TILE_KEYS ? tile->to - from : TILE_KEYS;
         for (int64_t head = 0, row = 0; head < key_heads; head++, row += rows) {
             load_keys(a, tile, &work, kind, vecs, tile->head / group_of(a) + head, from, keys);
-            if (vecs == 4) attend_keys(&work, row, row + rows, from, keys, 4); /* the compiler knows the commonest width */
-            else attend_keys(&work, row, row + rows, from, keys, vecs);
+            attend_keys(&work, row, row + rows, from, keys, vecs);
         }
     }
     if (tile->partial) store_partials(a, tile, &work, key_heads * rows, vecs);
@@ -157,8 +165,7 @@ INLINE void attend_as(const Attention *a, const Tile *tile, Kind kind) {
 
 ON_WIDEST_UNITS void attend_any_tile(const void *context, int64_t index) {
     const Plan *plan = context;
-    const Tile *tile = plan->tiles + index;
-    if (plan->a->kind == BFLOAT16) attend_as(plan->a, tile, BFLOAT16);
-    else if (plan->a->kind == FLOAT16) attend_as(plan->a, tile, FLOAT16);
-    else attend_as(plan->a, tile, FLOAT32);
+    if (plan->a->kind == BFLOAT16) attend_as(plan, index, BFLOAT16);
+    else if (plan->a->kind == FLOAT16) attend_as(plan, index, FLOAT16);
+    else attend_as(plan, index, FLOAT32);
 }

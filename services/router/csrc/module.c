@@ -1,9 +1,8 @@
-/* baton.router.native: `BlockTable`, as `block_table.py` describes it. Every method keeps the interpreter's lock: most
- * take microseconds, and whoever has many blocks to store does so a few thousand at a time. */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
-#include <Python.h>
-
+/* baton.router.native: `BlockTable`, as `block_table.py` describes it, a prompt's hashes, and its placement. Everything
+ * keeps the interpreter's lock: most takes microseconds, and whoever has many blocks to store does so a few thousand at
+ * a time. */
+#include "placing.h"
+#include "prompt_hashes.h"
 #include "table.h"
 
 typedef struct {
@@ -150,8 +149,15 @@ static PyType_Slot slots[] = {
 
 static PyType_Spec spec = {"baton.router.native.BlockTable", sizeof(Object), 0, Py_TPFLAGS_DEFAULT, slots};
 
+static PyMethodDef functions[] = {
+    {"hash_blocks", FAST(hash_blocks)}, {"hash_blocks_portably", FAST(hash_blocks_portably)},
+    {"write_cached", FAST(write_cached)}, {"choose_predicted", FAST(choose_predicted)}, {"predict", FAST(predict)},
+    {NULL, NULL, 0, NULL},
+};
+
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "baton.router.native",
-                                        .m_doc = "Which workers hold which blocks.", .m_size = 0};
+                                        .m_doc = "A prompt's blocks, who holds them, where it goes.", .m_size = 0,
+                                        .m_methods = functions};
 
 PyMODINIT_FUNC PyInit_native(void) {
     PyObject *module = PyModule_Create(&definition), *type = PyType_FromSpec(&spec);

@@ -65,7 +65,7 @@ def least(*columns: Column) -> npt.NDArray[np.intp]:
 
 
 def describe_load(workers: Candidates, index: int, role: Role) -> str:
-    cached_tokens = workers.cached_tokens[index]
+    cached_tokens = workers.cached_tokens.item(index)
     if role is Role.PREFILL:
-        return f"{workers.queued_tokens[index]:.0f} tokens queued, {cached_tokens:.0f} cached"
-    return f"{workers.sequences[index]:.0f} sequences, {cached_tokens:.0f} tokens cached"
+        return f"{workers.queued_tokens.item(index):.0f} tokens queued, {cached_tokens:.0f} cached"
+    return f"{workers.sequences.item(index):.0f} sequences, {cached_tokens:.0f} tokens cached"

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from baton.fleet import Role
 from baton.router.affinity import owner, scores, session_hash
 from baton.router.candidates import Candidates, Column
+from baton.router.compiled import is_native_built, native
 from baton.router.fleet_columns import LOCAL_MEMORY_S
 from baton.router.policies.base import Choice, Policy, describe_load, least
 from baton.router.prediction import handoff_s, prefill_s, queue_s, reserve_s, step_s, turn_s
@@ -40,30 +41,61 @@ _MOST_SHARE = 0.95
 """Of a decode worker's time on local prefills, beyond which a step's length has no meaning."""
 
 
+_MODES = (Disaggregation.AUTO, Disaggregation.ALWAYS, Disaggregation.NEVER)
+"""As native code numbers them."""
+
+
 class Predicted(Policy):
     def choose(self, snapshot: Snapshot, demand: Demand) -> Choice:
-        prefill, decode = snapshot.prefill, snapshot.decode
-        later_s = _TOKENS_AHEAD * step_s(decode, demand)
-        if not len(prefill) or demand.disaggregation is Disaggregation.NEVER:
-            return _local(decode, _local_cost(decode, demand) + later_s, demand)
-        prompt_s = prefill_s(prefill, demand)
-        prompt_cost = turn_s(prefill, demand, prompt_s) + _WORK_WEIGHT * prompt_s
-        first = _least(prefill, prompt_cost, demand)
-        second_s = handoff_s(prefill.row(first), decode, demand, prompt_s[first])
-        decode_cost = reserve_s(decode, demand) + queue_s(decode) + second_s + later_s
-        second = _decode(decode, decode_cost, demand)
-        if demand.disaggregation is Disaggregation.AUTO and demand.tpot_s is not None:
-            local_cost = _local_cost(decode, demand) + later_s
-            local_cost[~_keeps_objective(decode, demand, demand.tpot_s)] = np.inf
-            if local_cost.min() < prompt_cost[first] + decode_cost[second]:
-                return _local(decode, local_cost, demand)
-        why_decode = f"decode: {describe_load(decode, second, Role.DECODE)}"
-        return Choice(first, second, (why_decode, f"prefill: {describe_load(prefill, first, Role.PREFILL)}"))
+        prefill, decode = (_choose_natively if is_native_built() else choose_by_columns)(snapshot, demand)
+        why_decode = f"decode: {describe_load(snapshot.decode, decode, Role.DECODE)}"
+        if prefill is None:
+            return Choice(None, decode, (why_decode,))
+        why_prefill = f"prefill: {describe_load(snapshot.prefill, prefill, Role.PREFILL)}"
+        return Choice(prefill, decode, (why_decode, why_prefill))
 
 
-def _local(decode: Candidates, cost: Column, demand: Demand) -> Choice:
-    best = _least(decode, cost, demand)
-    return Choice(None, best, (f"decode: {describe_load(decode, best, Role.DECODE)}",))
+Pair = tuple[int | None, int]
+"""The places of a prefill worker, or None, and of a decode worker."""
+
+
+def _choose_natively(snapshot: Snapshot, demand: Demand) -> Pair:
+    session, givers, takers = demand.session_key, snapshot.prefill, snapshot.decode
+    mode = _MODES.index(demand.disaggregation)
+    prefill, decode = native.choose_predicted(
+        givers.figures,
+        givers.keys,
+        takers.figures,
+        takers.keys,
+        demand.prompt_tokens,
+        demand.blocks,
+        demand.choices,
+        mode,
+        demand.tpot_s,
+        None if session is None else session_hash(session),
+        demand.ordinal,
+    )
+    return None if prefill < 0 else prefill, decode
+
+
+def choose_by_columns(snapshot: Snapshot, demand: Demand) -> Pair:
+    """The rule itself; native code takes the same steps, worker by worker."""
+    prefill, decode = snapshot.prefill, snapshot.decode
+    later_s = _TOKENS_AHEAD * step_s(decode, demand)
+    if not len(prefill) or demand.disaggregation is Disaggregation.NEVER:
+        return None, _least(decode, _local_cost(decode, demand) + later_s, demand)
+    prompt_s = prefill_s(prefill, demand)
+    prompt_cost = turn_s(prefill, demand, prompt_s) + _WORK_WEIGHT * prompt_s
+    first = _least(prefill, prompt_cost, demand)
+    second_s = handoff_s(prefill.row(first), decode, demand, prompt_s[first])
+    decode_cost = reserve_s(decode, demand) + queue_s(decode) + second_s + later_s
+    second = _decode(decode, decode_cost, demand)
+    if demand.disaggregation is Disaggregation.AUTO and demand.tpot_s is not None:
+        local_cost = _local_cost(decode, demand) + later_s
+        local_cost[~_keeps_objective(decode, demand, demand.tpot_s)] = np.inf
+        if local_cost.min() < prompt_cost[first] + decode_cost[second]:
+            return None, _least(decode, local_cost, demand)
+    return first, second
 
 
 def _local_cost(decode: Candidates, demand: Demand) -> Column:

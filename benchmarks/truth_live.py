@@ -1,0 +1,113 @@
+"""What `truth.py` sees of a live cluster: requests sent at their times, and what workers and event log tell."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from scaled_workload import BLOCK_TOKENS
+from token_stream import TokenTimes, stream_tokens
+
+from baton.fleet import WorkerProfile
+from baton.sim.workload import SimRequest, Workload
+
+_ASK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Seconds, of each request that has such a figure."""
+
+    ttft_s: list[float]
+    tpot_s: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Requests as they were sent, from `began_at_s` on, and their answers."""
+
+    sent: Workload
+    began_at_s: float
+    answers: list[TokenTimes]
+
+    def latencies(self) -> Latencies:
+        tpots_s = [answer.tpot_s for answer in self.answers]
+        return Latencies([answer.ttft_s for answer in self.answers], [s for s in tpots_s if s is not None])
+
+
+class Live:
+    """The cluster at `url`, and prompts for it."""
+
+    def __init__(self, url: str, model_vocabulary: int) -> None:
+        self._url = url
+        self._vocabulary = model_vocabulary
+        self._rng = np.random.default_rng(0)
+
+    async def replay(self, sent: Workload) -> Replayed:
+        """All requests at their times."""
+        began_at_s = time.perf_counter()
+
+        async def one(request: SimRequest, prompt: list[int]) -> TokenTimes:
+            await asyncio.sleep(max(0.0, began_at_s + request.arrival_s - time.perf_counter()))
+            return await stream_tokens(self._url, prompt, request.output_tokens)
+
+        prompts = [self._prompt(request) for request in sent.requests]
+        return Replayed(sent, began_at_s, await asyncio.gather(*map(one, sent.requests, prompts)))
+
+    async def replay_asking(self, sent: Workload) -> tuple[Replayed, tuple[WorkerProfile, WorkerProfile]]:
+        """The same, and what the workers reported meanwhile of their speed, on average."""
+        asked: list[tuple[WorkerProfile, WorkerProfile]] = []
+
+        async def ask() -> None:
+            while True:
+                await asyncio.sleep(_ASK_EVERY_S)
+                asked.append(await asyncio.to_thread(self.profiles))
+
+        asking = asyncio.create_task(ask())
+        replayed = await self.replay(sent)
+        asking.cancel()
+        prefill, decode = zip(*(asked or [self.profiles()]), strict=True)
+        return replayed, (mean_of(prefill), mean_of(decode))
+
+    def profiles(self) -> tuple[WorkerProfile, WorkerProfile]:
+        """Of the prefill and of the decode worker, as they report them now."""
+        workers: list[dict[str, Any]] = httpx.get(f"{self._url}/workers", trust_env=False).json()["workers"]
+        by_role = {worker["role"]: WorkerProfile(**worker["profile"]) for worker in workers}
+        return by_role["prefill"], by_role["decode"]
+
+    def _prompt(self, request: SimRequest) -> list[int]:
+        """Equal hashes become equal tokens, the rest is this request's own."""
+        blocks = request.hashes[: request.prompt_tokens // BLOCK_TOKENS]
+        streams = [np.random.default_rng(list(block)) for block in blocks]
+        shared = [token for stream in streams for token in self._random_tokens(stream, BLOCK_TOKENS)]
+        return shared + self._random_tokens(self._rng, request.prompt_tokens - len(shared))
+
+    def _random_tokens(self, rng: np.random.Generator, count: int) -> list[int]:
+        tokens: list[int] = rng.integers(10, self._vocabulary, count).tolist()
+        return tokens
+
+
+def mean_of(profiles: Sequence[WorkerProfile]) -> WorkerProfile:
+    """Term by term."""
+    names = [term.name for term in fields(WorkerProfile)]
+    return WorkerProfile(**{name: float(np.mean([getattr(one, name) for one in profiles])) for name in names})
+
+
+def front_s(answers: Sequence[TokenTimes], event_log: Path) -> float:
+    """What client, HTTP, router and RPC add to a first token: the median over prompts that were handed off, of
+    their TTFT less the time that they were at the prefill worker, or waited for memory on the decode worker."""
+    ttft_s = {answer.response_id: answer.ttft_s for answer in answers}
+    added_s = []
+    for line in event_log.read_text().splitlines():
+        event = json.loads(line)
+        if event.get("transition") == "hand_off" and event["request_id"] in ttft_s:
+            at_workers_s = event["queued_s"] + max(event["compute_s"], event["reserve_s"])
+            added_s.append(ttft_s[event["request_id"]] - at_workers_s)
+    return max(0.0, float(np.median(added_s))) if added_s else 0.0

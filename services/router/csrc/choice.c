@@ -1,0 +1,107 @@
+#include "choice.h"
+
+#include <math.h>
+
+static const double LOAD_BOUND = 1.25, LOCAL_MEMORY_S = 4.0, TOKENS_AHEAD = 32, WORK_WEIGHT = 16.0, HARM = 0.03,
+                    TPOT_SHARE = 0.7, MOST_SHARE = 0.95;
+
+/* As `affinity.scores`. */
+static uint64_t score(uint64_t session, uint64_t worker) {
+    uint64_t mixed = (worker ^ session) * 0x9E3779B97F4A7C15ULL;
+    mixed ^= mixed >> 32;
+    mixed *= 0x9E3779B97F4A7C15ULL;
+    return mixed ^ mixed >> 32;
+}
+
+/* As `affinity.owner`. */
+static size_t owner(const Pool *p, uint64_t session) {
+    double sequences = 0;
+    for (size_t i = 0; i < p->count; i++) sequences += figure(p, SEQUENCES, i);
+    double capacity = ceil(LOAD_BOUND * (sequences + 1) / (double)p->count);
+    size_t best = 0;
+    uint64_t highest = 0;
+    for (size_t i = 0; i < p->count; i++) {
+        uint64_t own = figure(p, SEQUENCES, i) < capacity ? score(session, p->keys[i]) : 0;
+        if (own > highest) highest = own, best = i;
+    }
+    return best;
+}
+
+/* The one of least cost; among equals the session's own, or the next in turn. */
+static size_t least(const Pool *p, const Demand *demand, const double *costs_s) {
+    double lowest_s = costs_s[0];
+    size_t equals = 0, found = p->count;
+    for (size_t i = 1; i < p->count; i++) lowest_s = smaller(lowest_s, costs_s[i]);
+    for (size_t i = 0; i < p->count; i++) equals += costs_s[i] == lowest_s;
+    uint64_t turn = demand->ordinal % equals, highest = 0;
+    for (size_t i = 0; i < p->count; i++) {
+        if (costs_s[i] != lowest_s) continue;
+        if (!demand->has_session) {
+            if (!turn--) return i;
+        } else {
+            uint64_t own = score(demand->session, p->keys[i]);
+            if (found == p->count || own > highest) highest = own, found = i;
+        }
+    }
+    return found;
+}
+
+static double prompt_cost_s(const Pool *p, size_t i, const Wanted *w) {
+    double prompt_s = prefill_s(p, i, w);
+    return turn_s(p, i, prompt_s) + WORK_WEIGHT * prompt_s;
+}
+
+static double decode_cost_s(const Pool *p, size_t i, const Pool *d, size_t j, const Wanted *w) {
+    double second_s = handoff_s(p, i, d, j, w, prefill_s(p, i, w));
+    return reserve_s(d, j, w) + queue_s(d, j) + second_s + TOKENS_AHEAD * step_s(d, j, w);
+}
+
+static double local_cost_s(const Pool *d, size_t j, const Wanted *w) {
+    double prompt_s = prefill_s(d, j, w), waiting_s = larger(0.0, reserve_s(d, j, w) - prompt_s);
+    double work_s = (WORK_WEIGHT + HARM * figure(d, SEQUENCES, j)) * prompt_s;
+    return queue_s(d, j) + waiting_s + work_s + TOKENS_AHEAD * step_s(d, j, w);
+}
+
+static int keeps_objective(const Pool *d, size_t j, const Wanted *w, double objective_s) {
+    double prompt_s = prefill_s(d, j, w), sequences = figure(d, SEQUENCES, j);
+    double share = (figure(d, LOCAL_PREFILL_S, j) + prompt_s) / LOCAL_MEMORY_S;
+    double slower = 1 / (1 - smaller(share, MOST_SHARE));
+    double grown = slower * sequences, context_tokens = slower * figure(d, CONTEXT_TOKENS, j);
+    double long_s = slower * batch_step_s(d, j, grown + w->choices, context_tokens + w->prompt_tokens);
+    double short_s = step_s(d, j, w) + (queue_s(d, j) + prompt_s) / TOKENS_AHEAD;
+    return larger(long_s, short_s) <= TPOT_SHARE * objective_s;
+}
+
+static size_t decoding(const Pool *p, size_t first, const Pool *d, const Demand *demand, double *costs_s) {
+    size_t own = demand->has_session ? owner(d, demand->session) : 0;
+    int is_known_elsewhere = 0;
+    for (size_t j = 0; j < d->count; j++) {
+        int knows_more = figure(d, CACHED_TOKENS, j) > figure(d, CACHED_TOKENS, own);
+        is_known_elsewhere |= knows_more;
+        int is_passed_over = demand->has_session && !knows_more;
+        costs_s[j] = is_passed_over ? INFINITY : decode_cost_s(p, first, d, j, &demand->wanted);
+    }
+    return demand->has_session && !is_known_elsewhere ? own : least(d, demand, costs_s);
+}
+
+Choice choose(const Pool *p, const Pool *d, const Demand *demand, double *costs_s) {
+    const Wanted *w = &demand->wanted;
+    int is_local = !p->count || demand->mode == NEVER;
+    Choice choice = {LOCAL, 0};
+    double remote_s = INFINITY, local_s = INFINITY;
+    if (!is_local) {
+        for (size_t i = 0; i < p->count; i++) costs_s[i] = prompt_cost_s(p, i, w);
+        size_t first = least(p, demand, costs_s);
+        remote_s = costs_s[first];
+        choice = (Choice){(ptrdiff_t)first, decoding(p, first, d, demand, costs_s)};
+        if (demand->mode != AUTO || !demand->has_tpot) return choice;
+        remote_s += decode_cost_s(p, first, d, choice.decode, w);
+    }
+    for (size_t j = 0; j < d->count; j++) {
+        int may = is_local || keeps_objective(d, j, w, demand->tpot_s);
+        costs_s[j] = may ? local_cost_s(d, j, w) : INFINITY;
+        local_s = smaller(local_s, costs_s[j]);
+    }
+    if (is_local || local_s < remote_s) choice = (Choice){LOCAL, least(d, demand, costs_s)};
+    return choice;
+}
