@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,8 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
+from baton.parent_process import die_with_parent
 
 
 class Child:
@@ -26,7 +24,7 @@ class Child:
             env={**inherited, **environment},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
@@ -56,7 +54,3 @@ class Child:
     def close(self) -> None:
         """Of a process that has ended."""
         os.close(self.pidfd)
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -18,6 +18,7 @@ from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.base import OnDone, SendSession, TransferResult
 from baton.kvtransfer.errors import TransferError
 from baton.loaded import spare_what_is_loaded
+from baton.parent_process import die_with_parent
 from baton.worker import rank_channel as say
 from baton.worker.rank_channel import RankChannel
 from baton.worker.transfer import make_agent
@@ -122,6 +123,7 @@ class Rank:
 
 
 def main() -> None:
+    die_with_parent()  # the closed channel tells it too, but not to a rank that hangs
     channel = RankChannel(socket.socket(fileno=int(sys.argv[1])))
     begin = channel.receive()
     if begin is None:

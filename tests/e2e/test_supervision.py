@@ -89,6 +89,7 @@ def test_a_worker_whose_engine_hangs_ends_itself_and_comes_back(llama: Path) -> 
             wait_until(lambda: cluster.worker("decode")["state"] == "stalled", WAIT_S, cluster.workers)
             wait_until(lambda: has_come_back(cluster, before, "decode-0"), RESTART_S, lambda: cluster.stderr)
             hung.result()
+        assert not rank.is_alive
         assert "the engine is in one step for" in cluster.stderr
         assert_equal(cluster.complete(expected.prompt), expected)
         cluster.processes = descendants(cluster.process.pid)
