@@ -110,7 +110,7 @@ class Channel:
             raise self._translate(error) from error
         except (aio.UsageError, asyncio.CancelledError):
             # gRPC cancels the calls of a channel that is closed, as if their callers had given them up.
-            if not self._is_closed or _is_task_cancelled():
+            if not self._is_closed or is_task_cancelled():
                 raise
             raise Unavailable(f"{self.address}: the connection was closed") from None
 
@@ -129,7 +129,8 @@ class Channel:
         return kind(f"{self.address}: {error.code().name.lower()}: {error.details()}")
 
 
-def _is_task_cancelled() -> bool:
+def is_task_cancelled() -> bool:
+    """Whether a CancelledError that arrives here is meant for this task, not for what it waits for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

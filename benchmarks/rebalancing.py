@@ -28,12 +28,15 @@ examples:
   python benchmarks/rebalancing.py --quick
   python benchmarks/rebalancing.py --json rebalancing.json --plots plots
   python benchmarks/rebalancing.py --workers 32 --phase-s 300 --seed 3
+  python benchmarks/rebalancing.py --steady 1.0,1.5 --workers 8 --phase-s 150
 
 what is measured:
   traffic turns from prompt-heavy to output-heavy and back. One fleet begins at the split that is best for the first
   phase, and its planner changes roles; beside it, splits that do not change are tried on each phase alone, and the
   best of each, chosen with hindsight, is added up. Good requests are those within both objectives. Steady
-  traffic of either kind is to change nobody's role. Workers are H100 with Llama 70B (see services/sim/profiles);
+  traffic of either kind is to change nobody's role: with --steady that alone is tried, at the given multiples of
+  the rates (1.5 takes nearly all that the best split bears) and with five seeds, beginning at the best split.
+  Workers are H100 with Llama 70B (see services/sim/profiles);
   a decode worker that changes moves its sequences first.
 """
 TTFT_S, TPOT_S = 2.0, 0.1
@@ -42,20 +45,22 @@ PROMPT_RPS, OUTPUT_RPS = 0.75, 2.25
 PROMPT_HEAVY, OUTPUT_HEAVY = "prompt-heavy", "output-heavy"
 PROFILE = "h100-80g-llama-70b"
 TRIED_SPLITS = 8
+STEADY_SEEDS = 5
 TARGET = 0.95
 CHUNK_TOKENS, MAX_RUNNING, MAX_REQUESTS, QUEUE_TIMEOUT_S, LOCAL_TOKENS = 8192, 256, 100_000, 60.0, 64
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """phase_s: of each of three phases."""
+    """phase_s: of each of three phases. rate: multiplies those of the workloads."""
 
     workers: int
     phase_s: float
     seed: int
+    rate: float = 1.0
 
     def phase(self, kind: str, number: int) -> Workload:
-        rate_rps = self.workers * (PROMPT_RPS if kind == PROMPT_HEAVY else OUTPUT_RPS)
+        rate_rps = self.rate * self.workers * (PROMPT_RPS if kind == PROMPT_HEAVY else OUTPUT_RPS)
         drawn = generate(kind, int(1.2 * rate_rps * self.phase_s), rate_rps, self.seed + number)
         return replace(drawn, requests=[r for r in drawn.requests if r.arrival_s < self.phase_s])
 
@@ -147,6 +152,26 @@ def measure(setting: Setting, rules: PlannerRules, progress: Progress) -> tuple[
     return figures(setting, rules, hindsight, run, steady_flips, fixed), run
 
 
+def measure_steady(
+    setting: Setting, rules: PlannerRules, rates: list[float], progress: Progress
+) -> list[Row]:
+    result = []
+    for rate in rates:
+        for number, kind in enumerate((PROMPT_HEAVY, OUTPUT_HEAVY)):
+            first = replace(setting, rate=rate)
+            _, prefill = best_split(first, first.phase(kind, number), progress)
+            task = progress.add_task(f"with the planner, {kind}", total=STEADY_SEEDS)
+            flips = 0
+            for seed in range(STEADY_SEEDS):
+                phase = replace(first, seed=setting.seed + 10 * seed).phase(kind, number)
+                flips += len(Simulation(setting.fleet(prefill, rules), phase).run().flips)
+                progress.advance(task)
+            split = f"{prefill}:{setting.workers - prefill}"
+            name = f"role changes, {kind} at {rate:g} times the rate, {split}, {STEADY_SEEDS} seeds"
+            result.append(Row(name=name, value=flips, unit="flips", target=0))
+    return result
+
+
 def figures(
     setting: Setting,
     rules: PlannerRules,
@@ -220,9 +245,14 @@ def parser() -> argparse.ArgumentParser:
     add("--phase-s", type=float, default=600.0, metavar="S", help="of each phase (default: 600)")
     add("--flips-per-hour", type=int, default=80, metavar="N", help="the planner's budget (default: 80)")
     add("--seed", type=int, default=0, metavar="N", help="of the requests (default: 0)")
+    add("--steady", type=rates, metavar="RATES", help="only steady traffic, at these multiples of the rates")
     add("--json", type=Path, metavar="FILE", help="writes the rows there as well")
     add("--plots", type=Path, metavar="FOLDER", help="writes rebalancing.png there")
     return result
+
+
+def rates(text: str) -> list[float]:
+    return [float(rate) for rate in text.split(",")]
 
 
 def main() -> None:
@@ -232,11 +262,14 @@ def main() -> None:
     setting = Setting(options.workers, options.phase_s, options.seed)
     rules = PlannerRules(ttft_s=TTFT_S, tpot_s=TPOT_S, flips_per_hour=options.flips_per_hour)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        result, run = measure(setting, rules, progress)
+        if options.steady:
+            result = measure_steady(setting, rules, options.steady, progress)
+        else:
+            result, run = measure(setting, rules, progress)
     Console().print(rows.table(result, f"traffic turns every {options.phase_s:g} s"))
     if options.json is not None:
         rows.write_json(result, options.json)
-    if options.plots is not None:
+    if options.plots is not None and not options.steady:
         write_plot(run, setting, options.plots)
 
 

@@ -168,7 +168,7 @@ class TransferAgent:
             layout=self.layout,
             block_bytes=self._blocks.block_bytes,
             positions=positions,
-            expires_at_s=time.time() + ttl_s,
+            ttl_s=ttl_s,
             tokens=tokens,
         )
         return tickets.seal(promise, self._secret)

@@ -70,8 +70,9 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     keeps the promise, and the fencing token that every write has to carry. epoch: 8 random bytes made at each
     start of the receiver's agent. endpoints: every way in, fastest first. positions: int32, little-endian,
     ascending: the blocks of the request that are wanted, counted in the receiver's block size. tokens: of the
-    whole request, None where the last block is full. expires_at_s: Unix time, so the hosts' clocks have to
-    agree to well within a ticket's life. The receiver's block ids stay with the receiver.
+    whole request, None where the last block is full. ttl_s: what the promise lasts, counted by the receiver from
+    the seal and by the sender from the opening, each on its own monotonic clock: clocks may differ and jump, and
+    what comes after the receiver's end is refused. The receiver's block ids stay with the receiver.
     """
 
     transfer_id: bytes
@@ -82,7 +83,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     layout: KVLayout
     block_bytes: int
     positions: bytes
-    expires_at_s: float
+    ttl_s: float
     tokens: int | None = None
 
 

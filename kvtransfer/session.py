@@ -53,7 +53,7 @@ class Outgoing(SendSession):
         self.ticket = ticket
         self.heads = range(0) if converter is None else converter.heads
         self.row_bytes = blocks.block_bytes if converter is None else converter.row_bytes
-        self.expires_at_s = time.monotonic() + ticket.expires_at_s - time.time()
+        self.expires_at_s = time.monotonic() + ticket.ttl_s
         self._blocks = blocks
         self._converter = converter
         self._on_done = on_done

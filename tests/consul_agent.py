@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import random
 import shutil
@@ -23,8 +22,8 @@ import pytest
 
 _PORTS = range(10_000, 32_768)  # below what Linux takes for outgoing connections
 _START_TIMEOUT_S = 20.0
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
+_DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+"""Not by a preexec_fn: gRPC's threads may hold a lock at the moment of the fork."""
 
 
 def consul_binary() -> str:
@@ -85,11 +84,18 @@ class ConsulAgent:
             json.dump(self._configuration, file)
             file.flush()
             self._process = subprocess.Popen(
-                [*self._enter, self._binary, "agent", "-dev", f"-config-file={file.name}", "-log-level=warn"],
+                [
+                    *_DIE_WITH_US,
+                    *self._enter,
+                    self._binary,
+                    "agent",
+                    "-dev",
+                    f"-config-file={file.name}",
+                    "-log-level=warn",
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
             )
             self._wait_until_writable()
 

@@ -114,7 +114,8 @@ class FleetOfTest:
 @dataclass
 class Script:
     """halt_at: the station at which the workers wait for ever, or fail with `error` where there is one: of
-    "scheduled", "attach", "grant", "first_tokens", "handed_off", "decoding". The rest is what they saw."""
+    "scheduled", "attach", "grant", "first_tokens", "handed_off", "started", "decoding". The rest is what
+    they saw."""
 
     halt_at: str = ""
     error: BatonError | None = None
@@ -180,6 +181,7 @@ class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
         while True:
             started = await self._started.get()
             choices = [output.choice for output in started.first_outputs]
+            await self._script.reach("started")
             if started.first_outputs[0].index == 0:
                 yield _step(started.request_id, [_output(choice, 1) for choice in choices])
             await self._script.reach("decoding")

@@ -14,13 +14,14 @@ from baton.lifecycle import State, step
 from baton.request import GenerationRequest
 from baton.router.request_flow import FlowLimits, RequestFlow
 from baton.router.workers import Workers
+from baton.rpc import STREAM_SILENCE_S
 
 
 class Router:
     """Workers, flow and events of one router over the test's fleet."""
 
-    def __init__(self, fleet: FleetOfTest, limits: FlowLimits) -> None:
-        self.workers = Workers(SECRET, "router-1", fleet.crashes.append)
+    def __init__(self, fleet: FleetOfTest, limits: FlowLimits, silence_s: float = STREAM_SILENCE_S) -> None:
+        self.workers = Workers(SECRET, "router-1", fleet.crashes.append, silence_s)
         self.events: list[Event] = []
         stream = EventStream()
         stream.subscribe(self.events.append)
@@ -51,8 +52,10 @@ class Router:
 
 
 @asynccontextmanager
-async def routed(fleet: FleetOfTest, limits: FlowLimits | None = None) -> AsyncIterator[Router]:
-    router = Router(fleet, limits or FlowLimits(policy="round_robin"))
+async def routed(
+    fleet: FleetOfTest, limits: FlowLimits | None = None, silence_s: float = STREAM_SILENCE_S
+) -> AsyncIterator[Router]:
+    router = Router(fleet, limits or FlowLimits(policy="round_robin"), silence_s)
     await until(router.workers.can_serve)
     yield router
     router.assert_nothing_under_way()

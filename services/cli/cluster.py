@@ -9,15 +9,18 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count, islice
 
 import httpx
 from rich.console import Console
 
 from baton.cli.ports import free_ports
+from baton.cli.scale_desk import ScaleDesk
 from baton.cli.supervision import RestartLimits
-from baton.cli.supervisor import Supervisor
-from baton.errors import Unavailable
+from baton.cli.supervisor import Post, Supervisor
+from baton.errors import InvalidRequest, Unavailable
+from baton.fleet import Role
 from baton.loaded import spare_what_is_loaded
 from baton.rpc import host_port
 
@@ -26,14 +29,15 @@ Arguments = Mapping[str, object]
 _LOOPBACK = "127.0.0.1"
 _START_TIMEOUT_S = 300.0
 _POLL_S = 0.05
-_DRAIN_TIMEOUT_S = 5.0
+_DRAIN: Arguments = {"drain-timeout": 5.0}
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """Options of the processes as `--name value`; None is left out, a list is repeated. port: of the first router;
     each further one has the next, or with 0 all have free ones. cores: those that a worker keeps to, by its id; one
-    that is not named may run on any."""
+    that is not named may run on any. router_secrets: options that only the environment may show. is_scaled: whether
+    routers may have workers started and stopped here."""
 
     routers: int
     prefill_workers: int
@@ -47,6 +51,8 @@ class ClusterConfig:
     prefill_args: Arguments
     decode_args: Arguments
     cores: Mapping[str, str]
+    router_secrets: Mapping[str, str] = field(default_factory=dict)
+    is_scaled: bool = False
 
 
 class Cluster:
@@ -58,13 +64,15 @@ class Cluster:
         self._ports = free_ports(config.host, config.routers, config.port)
         self._urls = [f"http://{host_port(config.host, port)}" for port in self._ports]
         self._supervisor = Supervisor(config.restarts, self._tell)
+        self._registry = host_port(_LOOPBACK, free_ports(_LOOPBACK, 1)[0])
+        self._environment = {"BATON_SECRET": secrets.token_hex(32)}
 
     def run(self) -> int:
         """Returns the status to exit with: 0 after a signal, 1 after a failure."""
         spare_what_is_loaded()
-        with _signal_as_fd() as stop_fd:
+        with _signal_as_fd() as stop_fd, self._scale_desk() as desk:
             try:
-                self._start()
+                self._start({} if desk is None else {"scaler": f"unix:{desk.path}"})
                 if not self._wait_until_ready(stop_fd):
                     return 0
                 print(f"baton ready at {', '.join(self._urls)}", flush=True)
@@ -75,28 +83,61 @@ class Cluster:
             finally:
                 self._supervisor.stop()
 
-    def _start(self) -> None:
+    @contextmanager
+    def _scale_desk(self) -> Iterator[ScaleDesk | None]:
+        """Where routers order workers, if they may."""
+        if not self._config.is_scaled:
+            yield None
+            return
+        desk = ScaleDesk(self._start_up_to, self._dismiss)
+        self._supervisor.listeners[desk.fd] = desk.answer
+        try:
+            yield desk
+        finally:
+            desk.close()
+
+    def _start(self, scaler: Arguments) -> None:
         """The first router serves the registry; a registry that is gone for a moment costs the others no worker."""
         config = self._config
-        [registry_port] = free_ports(_LOOPBACK, 1)
-        environment = {"BATON_SECRET": secrets.token_hex(32)}
-        drain = {"drain-timeout": _DRAIN_TIMEOUT_S}
-        address = host_port(_LOOPBACK, registry_port)
-        for number, port in enumerate(self._ports):
-            serve = {"registry-host": _LOOPBACK, "registry-port": registry_port}
-            registry = {"registry": address} if number else serve
-            arguments = _flags({**config.router_args, **drain, **registry, "port": port})
+        host, port = self._registry.rsplit(":", 1)
+        for number, http_port in enumerate(self._ports):
+            serve = {"registry-host": host, "registry-port": port}
+            registry = {"registry": self._registry} if number else serve
+            arguments = _flags({**config.router_args, **scaler, **_DRAIN, **registry, "port": http_port})
             name = "router" if config.routers == 1 else f"router-{number}"
+            environment = {**self._environment, **config.router_secrets}
             self._supervisor.start(name, ["router", *arguments], environment)
-        worker = {**config.worker_args, **drain, "registry": address}
-        for role, count, own in (
-            ("prefill", config.prefill_workers, config.prefill_args),
-            ("decode", config.decode_workers, config.decode_args),
-        ):
-            for number in range(count):
-                name = f"{role}-{number}"
-                arguments = _flags({**worker, **own, "worker-id": name, "cpus": config.cores.get(name)})
-                self._supervisor.start(name, [role, *arguments], environment)
+        for role, workers in ((Role.PREFILL, config.prefill_workers), (Role.DECODE, config.decode_workers)):
+            for number in range(workers):
+                self._start_worker(role, f"{role.value}-{number}")
+
+    def _start_worker(self, role: Role, name: str) -> None:
+        config = self._config
+        own = config.prefill_args if role is Role.PREFILL else config.decode_args
+        common = {**config.worker_args, **_DRAIN, "registry": self._registry}
+        arguments = _flags({**common, **own, "worker-id": name, "cpus": config.cores.get(name)})
+        self._supervisor.start(name, [role.value, *arguments], self._environment)
+
+    @property
+    def _workers(self) -> list[Post]:
+        return [
+            post for post in self._supervisor.posts if post.may_serve and not post.name.startswith("router")
+        ]
+
+    def _start_up_to(self, role: str, workers: int) -> None:
+        taken = {post.name for post in self._supervisor.posts}
+        free = (name for number in count() if (name := f"{role}-{number}") not in taken)
+        for name in islice(free, max(0, workers - len(self._workers))):
+            self._start_worker(Role(role), name)
+            self._tell(f"{name} is started at the planner's word")
+
+    def _dismiss(self, worker_id: str) -> None:
+        """A worker that is told twice ends at once, as after two SIGTERMs."""
+        posts = {post.name: post for post in self._supervisor.posts if not post.name.startswith("router")}
+        if worker_id not in posts:
+            raise InvalidRequest(f"there is no worker {worker_id!r:.200} here", field="worker")
+        self._supervisor.dismiss(posts[worker_id])
+        self._tell(f"{worker_id} is stopped at the planner's word")
 
     def _wait_until_ready(self, stop_fd: int) -> bool:
         """False where a signal came first. Raises Unavailable where a process ends or time runs out."""

@@ -16,7 +16,7 @@ from baton.cli import options as opt
 from baton.cli.cores import available_cores, share_out
 from baton.cli.measure import profile
 from baton.cli.plan import plan
-from baton.cli.planner_rules import PlannerOptions
+from baton.cli.planner_rules import LOCAL, PlannerOptions
 from baton.cli.process_setup import (
     checked_policy,
     checked_secret,
@@ -31,6 +31,7 @@ from baton.errors import BatonError
 from baton.router.admission import SloPolicy
 from baton.router.elastic import PlannerMode
 from baton.router.policies import DEFAULT_POLICY
+from baton.router.scalers import ScalerAddress
 from baton.router.snapshot import Disaggregation
 
 app = typer.Typer(
@@ -118,6 +119,12 @@ def up(
     planner_cooldown: opt.PlannerCooldown = 120.0,
     planner_window: opt.PlannerWindow = None,
     rescue_after: opt.RescueAfter = 5.0,
+    planner_workers: opt.PlannerWorkers = None,
+    planner_scale_in_after: opt.PlannerScaleIn = 300.0,
+    planner_scales_per_hour: opt.PlannerScales = 12,
+    scaler: opt.ScalerOption = "none",
+    scaler_token: opt.ScalerToken = "",
+    scaler_key: opt.ScalerKey = "",
     max_restarts: opt.MaxRestarts = 5,
     restart_window: opt.RestartWindow = 300.0,
     step_timeout: opt.StepTimeout = 120.0,
@@ -143,6 +150,10 @@ def up(
         planner_cooldown,
         planner_window,
         rescue_after,
+        planner_workers,
+        planner_scale_in_after,
+        planner_scales_per_hour,
+        ScalerAddress(scaler, scaler_token, scaler_key),
     )
     router_args = {
         "model": folder,
@@ -196,6 +207,8 @@ def up(
         prefill_args={"tp": prefill_tp or tp},
         decode_args={"tp": decode_tp or tp, "max-running": max_running},
         cores=share_out(available_cores(), ranks) if pin else {},
+        router_secrets=planner_options.secrets(),
+        is_scaled=scaler == LOCAL,
     )
     raise SystemExit(Cluster(config).run())
 
@@ -235,6 +248,12 @@ def router(
     planner_cooldown: opt.PlannerCooldown = 120.0,
     planner_window: opt.PlannerWindow = None,
     rescue_after: opt.RescueAfter = 5.0,
+    planner_workers: opt.PlannerWorkers = None,
+    planner_scale_in_after: opt.PlannerScaleIn = 300.0,
+    planner_scales_per_hour: opt.PlannerScales = 12,
+    scaler: opt.ScalerOption = "none",
+    scaler_token: opt.ScalerToken = "",
+    scaler_key: opt.ScalerKey = "",
     drain_timeout: opt.DrainTimeout = 30.0,
     secret: opt.Secret = "",
     log_level: opt.LogLevelOption = opt.LogLevel.INFO,
@@ -275,6 +294,10 @@ def router(
             planner_cooldown,
             planner_window,
             rescue_after,
+            planner_workers,
+            planner_scale_in_after,
+            planner_scales_per_hour,
+            ScalerAddress(scaler, scaler_token, scaler_key),
         ).settings(),
         api=ApiSettings(
             api_keys=tuple(api_key or ()),

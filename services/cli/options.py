@@ -338,8 +338,56 @@ PlannerCooldown = Annotated[
 PlannerWindow = Annotated[
     list[str] | None,
     _option(
-        help="Other bounds at a time of day (UTC), as '22:00-06:00 prefill=1-2 decode=4-'; repeat for more.",
+        help="Other bounds at a time of day (UTC), as '22:00-06:00 prefill=1-2 decode=4- workers=5-8'; repeat "
+        "for more.",
         envvar="BATON_PLANNER_WINDOW",
+    ),
+]
+PlannerWorkers = Annotated[
+    str | None,
+    _option(
+        help="Fewest and most workers in both pools together, as 2-8; where the planner starts and stops them.",
+        envvar="BATON_PLANNER_WORKERS",
+    ),
+]
+PlannerScaleIn = Annotated[
+    float,
+    _option(
+        help="Seconds for which fewer workers would have done before one is stopped.",
+        envvar="BATON_PLANNER_SCALE_IN_AFTER",
+        min=1.0,
+    ),
+]
+PlannerScales = Annotated[
+    int,
+    _option(
+        help="Orders to start or stop workers in any hour at most.",
+        envvar="BATON_PLANNER_SCALES_PER_HOUR",
+        min=0,
+    ),
+]
+ScalerOption = Annotated[
+    str,
+    _option(
+        help="Who starts and stops workers at the planner's word: none, local (baton up itself), or the URL that "
+        "orders are posted to.",
+        envvar="BATON_SCALER",
+    ),
+]
+ScalerToken = Annotated[
+    str,
+    _option(
+        help="Bearer token for the scaler's URL. Best given as BATON_SCALER_TOKEN.",
+        envvar="BATON_SCALER_TOKEN",
+        show_default=False,
+    ),
+]
+ScalerKey = Annotated[
+    str,
+    _option(
+        help="Key that orders are signed with for the scaler's URL. Best given as BATON_SCALER_KEY.",
+        envvar="BATON_SCALER_KEY",
+        show_default=False,
     ),
 ]
 RescueAfter = Annotated[

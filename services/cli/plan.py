@@ -53,6 +53,17 @@ def _pools(pools: dict[str, dict[str, Any]]) -> Table:
 
 def _decision(planner: dict[str, Any]) -> list[str]:
     acts = planner["mode"] == "on" and planner["leads"]
-    verb = "makes" if acts else "would make"
-    lines = [f"{verb} {action['worker']} a {action['role']} worker" for action in planner["actions"]]
+    lines = [_told(action, acts) for action in planner["actions"]]
     return [*lines, planner["reason"]]
+
+
+def _told(action: dict[str, Any], acts: bool) -> str:
+    would = "" if acts else "would "
+    s = "s" if acts else ""
+    match action["action"]:
+        case "flip":
+            return f"{would}make{s} {action['worker']} a {action['role']} worker"
+        case "start":
+            return f"{would}start{s} {action['role']} workers until there are {action['workers']} in all"
+        case _:
+            return f"{would}stop{s} {action['worker']}"

@@ -25,7 +25,8 @@ class Standing(enum.Enum):
 
 @dataclass(slots=True)
 class Post:
-    """One process's place in the cluster, whichever process holds it now. environment: as `Child` takes it."""
+    """One process's place in the cluster, whichever process holds it now. environment: as `Child` takes it.
+    is_leaving: it was told to end, and will not be started again."""
 
     name: str
     arguments: Sequence[str]
@@ -34,22 +35,33 @@ class Post:
     standing: Standing = Standing.RUNNING
     restart_at_s: float = 0.0
     ended_at_s: list[float] = field(default_factory=list)
+    is_leaving: bool = False
 
     @property
     def may_serve(self) -> bool:
-        return self.standing in (Standing.RUNNING, Standing.WAITING)
+        return self.standing in (Standing.RUNNING, Standing.WAITING) and not self.is_leaving
 
 
 class Supervisor:
-    """`tell` gets one line for each end and each new start."""
+    """`tell` gets one line for each end and each new start. listeners: descriptors to wait for besides, and what to
+    call when one is readable."""
 
     def __init__(self, limits: RestartLimits, tell: Callable[[str], None]) -> None:
+        self.listeners: dict[int, Callable[[], None]] = {}
         self.posts: list[Post] = []
         self._limits = limits
         self._tell = tell
 
     def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self.posts.append(Post(name, arguments, environment, Child(name, arguments, environment)))
+
+    def dismiss(self, post: Post) -> None:
+        """Tells its process to end, as SIGTERM does, and the place to go with it."""
+        post.is_leaving = True
+        if post.standing is Standing.RUNNING:
+            post.child.terminate()
+        else:
+            post.standing = Standing.DISMISSED
 
     def watch(self, stop_fd: int, can_serve: Callable[[], bool]) -> bool:
         """Runs until `stop_fd` becomes readable (True), or until an end after which `can_serve` is false."""
@@ -62,6 +74,9 @@ class Supervisor:
                     self._note_end(post, now_s)
                 elif post.standing is Standing.WAITING and post.restart_at_s <= now_s:
                     self._start_again(post)
+            self.posts = [
+                post for post in self.posts if post.standing is not Standing.DISMISSED or not post.is_leaving
+            ]
         return False
 
     def stop(self) -> None:
@@ -82,14 +97,19 @@ class Supervisor:
             for post in self.posts:
                 if post.standing is Standing.RUNNING:
                     selector.register(post.child.pidfd, selectors.EVENT_READ)
-            return any(key.fd == stop_fd for key, _ in selector.select(timeout_s))
+            for fd in self.listeners:
+                selector.register(fd, selectors.EVENT_READ)
+            ready = {key.fd for key, _ in selector.select(timeout_s)}
+        for fd in ready & self.listeners.keys():
+            self.listeners[fd]()
+        return stop_fd in ready
 
     def _note_end(self, post: Post, now_s: float) -> None:
         end, ended_well = post.child.describe_end(), post.child.exit_code == os.EX_OK
         post.child.close()
         post.ended_at_s = [*post.ended_at_s, now_s][-self._limits.max_restarts - 1 :]
         delay_s = delay_after_end(post.ended_at_s, self._limits, random.random())  # noqa: S311 - only jitter
-        if ended_well:
+        if ended_well or post.is_leaving:
             post.standing = Standing.DISMISSED
             self._tell(end)
         elif delay_s is None:

@@ -12,6 +12,7 @@ from baton.errors import Unavailable
 from baton.fleet import HandoffTotals, KVBlocks, Member, ModelInfo, Role, WorkerProfile
 from baton.request import GenerationRequest
 from baton.router.api.backend import ServedModel
+from baton.router.breaker import Standing
 from baton.router.config import RouterConfig
 from baton.router.control import FleetControl, RoleChange
 from baton.router.elastic import Elastic
@@ -24,12 +25,14 @@ from baton.router.workers import Workers
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One worker in the answer of /workers. kv_events: where it publishes them, empty where it does not.
+    """One worker in the answer of /workers. breaker: this router's, "closed" unless the worker failed again and
+    again. kv_events: where it publishes them, empty where it does not.
     prefix_knowledge: what the router has of its prefix cache, "exact" from these or "approximate" from routing."""
 
     id: str
     role: str
     state: str
+    breaker: str
     pid: int
     address: str
     running: int
@@ -104,8 +107,11 @@ class FleetBackend:
         return self._flow.start(request)
 
     def fleet(self) -> Sequence[WorkerView]:
-        caches = self._workers.caches
-        return [_view(member, caches.is_exact(member.worker.worker_id)) for member in self._workers.members]
+        caches, breakers = self._workers.caches, self._workers.breakers()
+        return [
+            _view(member, breakers[member.worker.worker_id], caches.is_exact(member.worker.worker_id))
+            for member in self._workers.members
+        ]
 
     async def change_role(self, worker_id: str, role: Role, drain_timeout_s: float) -> RoleChange:
         return await self._control.change_role(worker_id, role, drain_timeout_s)
@@ -131,12 +137,13 @@ class FleetBackend:
         }
 
 
-def _view(member: Member, is_exact: bool) -> WorkerView:
+def _view(member: Member, breaker: Standing, is_exact: bool) -> WorkerView:
     worker, load = member.worker, member.load
     return WorkerView(
         id=worker.worker_id,
         role=worker.role.value,
         state=member.state.value,
+        breaker=breaker.value,
         pid=worker.pid,
         address=worker.address,
         running=load.running,

@@ -9,11 +9,19 @@ A worker that cannot be reached at all is the connection's to notice.
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from baton.errors import BatonError, HandoffFailed, Unavailable, WorkerFailed
+
+
+class Standing(enum.Enum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
 
 FAULTS = 5
 FIRST_REST_S = 1.0
@@ -35,6 +43,12 @@ class Breaker:
     @property
     def is_closed(self) -> bool:
         return self._rests_until_s is None
+
+    @property
+    def standing(self) -> Standing:
+        if self.is_closed:
+            return Standing.CLOSED
+        return Standing.HALF_OPEN if self._is_probing or self.allows() else Standing.OPEN
 
     def allows(self) -> bool:
         """Whether the worker should get a request now."""

@@ -1,4 +1,4 @@
-"""The router's end of a decode worker: one standing stream on which the tokens of all its requests arrive."""
+"""The router's end of a decode worker: one standing stream, on which the tokens of all requests there arrive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from baton.errors import BatonError, Cancelled, DeadlineExceeded, WorkerFailed
 from baton.fleet import WorkerInfo
 from baton.request import GenerationRequest, TokenOutput
 from baton.router.breaker import Breaker
-from baton.rpc import CONTROL_TIMEOUT_S, STREAM_SILENCE_S, Channel
+from baton.rpc import CONTROL_TIMEOUT_S, STREAM_SILENCE_S, Channel, is_task_cancelled
 from baton.wire import decode_pb2, decode_pb2_grpc
 from baton.wire.convert import failure_from_wire, output_from_wire, output_to_wire, request_to_wire
 
@@ -97,6 +97,11 @@ class DecodePeer:
                 leg.wake()
         self.is_leaving = is_leaving
 
+    def give_up(self, reason: str) -> None:
+        """Fails what is under way here. The worker may be alive, so it is told; but nobody waits for it."""
+        for leg in self._legs.values():
+            leg.give_up(WorkerFailed(reason))
+
     def release(self, request_id: str, *choices: int) -> None:
         """Tells the worker, in the background, to forget a request or some of its choices. A worker that
         cannot be told notices by the end of the stream."""
@@ -120,12 +125,16 @@ class DecodePeer:
             _log.warning("release of %s: %s", request_id, error.message)
 
     async def _hold_stream(self) -> None:
-        """Opens the stream again whenever it breaks, for as long as the worker is there."""
+        """Opens the stream again whenever it breaks, for as long as the worker is there; complains once for each
+        new reason, not at every attempt."""
+        complaint = ""
         while True:
             try:
                 await self._read_stream()
             except BatonError as error:
-                _log.warning("decode worker %s: %s", self.worker.worker_id, error.message)
+                if error.message != complaint:
+                    complaint = error.message
+                    _log.warning("decode worker %s: %s", self.worker.worker_id, complaint)
             finally:
                 self.is_connected = False
             self._fail_all(WorkerFailed(f"the stream from decode worker {self.worker.worker_id} broke"))
@@ -158,7 +167,7 @@ class DecodePeer:
 
     def _fail_all(self, error: BatonError) -> None:
         for leg in self._legs.values():
-            leg.fail(error)
+            leg.lose(error)
 
 
 class _MovedOn:
@@ -174,6 +183,9 @@ class DecodeLeg:
         self.has_moved_on = False
         self._peer = peer
         self._request = request
+        self._heard = asyncio.Event()
+        self._reserving: asyncio.Task[decode_pb2.ReserveReply] | None = None
+        self._given_up: BatonError | None = None
         self._queue: asyncio.Queue[list[TokenOutput] | BatonError | _MovedOn] = asyncio.Queue()
 
     @property
@@ -188,7 +200,14 @@ class DecodeLeg:
         self.is_on_worker = True
         self._peer.breaker.begin()
         with self._peer.breaker.counting():
-            return await self._peer.reserve(self._request, remaining_s, is_local=is_local)
+            call = self._peer.reserve(self._request, remaining_s, is_local=is_local)
+            self._reserving = asyncio.create_task(call)
+            try:
+                return await self._reserving
+            except asyncio.CancelledError:
+                if self._given_up is None or is_task_cancelled():
+                    raise
+                raise self._given_up from None
 
     async def start(self, first_outputs: list[TokenOutput]) -> None:
         with self._peer.breaker.counting():
@@ -198,12 +217,15 @@ class DecodeLeg:
         """The next tokens; raises the failure that ended the request on the worker."""
         outputs = await self._queue.get()
         if isinstance(outputs, BatonError):
-            self.is_on_worker = False
             raise outputs
         if isinstance(outputs, _MovedOn):
-            self.is_on_worker, self.has_moved_on = False, True
+            self.has_moved_on = True
             return []
         return outputs
+
+    async def heard(self) -> None:
+        """Waits until there is something for `outputs`, were it the end."""
+        await self._heard.wait()
 
     async def hand_over(self, tokens: int, ticket: bytes, timeout_s: float) -> None:
         await self._peer.hand_over(self._request.request_id, tokens, ticket, timeout_s)
@@ -220,15 +242,31 @@ class DecodeLeg:
     def put(self, message: decode_pb2.RequestOutputs) -> None:
         if message.outputs:
             outputs = [output_from_wire(output) for output in message.outputs]
-            self._queue.put_nowait(outputs)
+            self._tell(outputs)
             if any(output.finish_reason is not None for output in outputs):
                 self._peer.breaker.succeed()
         if message.HasField("failure"):
             failure = failure_from_wire(message.failure)
             self._peer.breaker.fail(failure)
-            self._queue.put_nowait(failure)
+            self.lose(failure)
         if message.handed_over:
-            self._queue.put_nowait(_MovedOn())
+            self.is_on_worker = False
+            self._tell(_MovedOn())
 
-    def fail(self, error: BatonError) -> None:
-        self._queue.put_nowait(error)
+    def lose(self, error: BatonError) -> None:
+        """The worker has let go of the request. Where it had none yet, asking for it will tell."""
+        if self.is_on_worker:
+            self.is_on_worker = False
+            self._tell(error)
+
+    def give_up(self, error: BatonError) -> None:
+        """Leaves the request to the worker for as long as it takes to tell it, but waits for nothing there."""
+        if self.is_on_worker and self._given_up is None:
+            self._given_up = error
+            if self._reserving is not None:
+                self._reserving.cancel()
+            self._tell(error)
+
+    def _tell(self, news: list[TokenOutput] | BatonError | _MovedOn) -> None:
+        self._queue.put_nowait(news)
+        self._heard.set()

@@ -16,11 +16,13 @@ from typing import Protocol
 
 from baton.errors import BatonError
 from baton.fleet import Member, Role, WorkerState
-from baton.router.planner.actions import Flip, Plan
+from baton.router.planner.actions import Action, Flip, Plan, Start, Stop
 from baton.router.planner.decide import decide
 from baton.router.planner.history import History, Observation, WorkerStatus
 from baton.router.planner.rescue import decide_unplanned
 from baton.router.planner.rules import DAY_S, PlannerRules
+from baton.router.scalers import ScalerAddress
+from baton.router.scalers.base import ScaleOrder, Scaler
 
 _AT_WORK = (WorkerState.READY, WorkerState.SUSPECTED)
 """A heartbeat that is late is no reason to take a worker's place."""
@@ -37,11 +39,12 @@ class PlannerMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlannerSettings:
-    """interval_s: between two decisions."""
+    """interval_s: between two decisions. scaler: who starts and stops workers."""
 
     mode: PlannerMode = PlannerMode.OFF
     rules: PlannerRules = field(default_factory=PlannerRules)
     interval_s: float = 2.0
+    scaler: ScalerAddress = field(default_factory=ScalerAddress)
 
 
 class Actuator(Protocol):
@@ -73,20 +76,23 @@ class Decision:
             "leads": self.leads,
             "reason": self.plan.reason,
             "held_by": self.plan.held_by,
-            "actions": [
-                {"worker": action.worker_id, "role": action.role.value} for action in self.plan.actions
-            ],
-            "pools": {
-                role.value: {
-                    "workers": load.workers,
-                    "arriving": load.arriving,
-                    "pressure": round(min(load.pressure, _MAX_PRESSURE), 4),
-                    "attainment": round(load.attainment, 4),
-                    "worst_s": load.worst_s,
-                    "waiting": load.waiting,
-                }
-                for role, load in self.plan.pools.items()
-            },
+            "actions": [action.view() for action in self.plan.actions],
+            "needed_workers": self.plan.needed_workers,
+            "pools": self.inputs(),
+        }
+
+    def inputs(self) -> dict[str, object]:
+        """What was decided on, by pool."""
+        return {
+            role.value: {
+                "workers": load.workers,
+                "arriving": load.arriving,
+                "pressure": round(min(load.pressure, _MAX_PRESSURE), 4),
+                "attainment": round(load.attainment, 4),
+                "worst_s": load.worst_s,
+                "waiting": load.waiting,
+            }
+            for role, load in self.plan.pools.items()
         }
 
 
@@ -95,7 +101,8 @@ _MAX_PRESSURE = 1e6
 
 
 class Elastic:
-    """members: the fleet now. is_leader: read right before each act. publish: gets every decision."""
+    """members: the fleet now. is_leader: read right before each act. publish: gets every decision. scaler: None
+    where the number of workers is not the planner's to change."""
 
     def __init__(
         self,
@@ -104,14 +111,16 @@ class Elastic:
         control: Actuator,
         is_leader: Callable[[], bool],
         publish: Callable[[Decision], None],
+        scaler: Scaler | None = None,
     ) -> None:
         self._settings = settings
         self._members = members
         self._control = control
         self._is_leader = is_leader
         self._publish = publish
+        self._scaler = scaler
         self._history = History(settings.rules.window_s, settings.rules.cooldown_s)
-        self._flips: set[asyncio.Task[None]] = set()
+        self._acts: set[asyncio.Task[None]] = set()
         self.last: Decision | None = None
 
     async def run(self) -> None:
@@ -121,9 +130,9 @@ class Elastic:
                 await asyncio.sleep(self._settings.interval_s)
                 self.decide()
         finally:
-            for task in self._flips:
+            for task in self._acts:
                 task.cancel()
-            await asyncio.gather(*self._flips, return_exceptions=True)
+            await asyncio.gather(*self._acts, return_exceptions=True)
 
     def decide(self) -> None:
         """Looks, decides, tells, and begins what is to be done."""
@@ -134,6 +143,9 @@ class Elastic:
         plan = (decide_unplanned if is_off else decide)(self._history, self._settings.rules, now_s)
         if is_off and not plan.actions:
             return
+        if plan.needed_workers:
+            remember_s = self._settings.rules.scale_in_after_s
+            self._history.scale.note_needed(now_s, plan.needed_workers, remember_s)
         is_news = self.last is None or bool(plan.actions) or plan.held_by != self.last.plan.held_by
         decision = Decision(unix_s, plan, self._settings.mode, self._is_leader(), is_news)
         if not is_off:
@@ -141,15 +153,25 @@ class Elastic:
         self._publish(decision)
         if decision.is_acted_on:
             for action in plan.actions:
-                self._begin(action)
+                self._begin(action, decision)
 
-    def _begin(self, flip: Flip) -> None:
+    def _begin(self, action: Action, decision: Decision) -> None:
         if not self._is_leader():
             return
-        self._history.flip_ordered(flip.worker_id, flip.role, time.monotonic())
-        task = asyncio.create_task(self._flip(flip))
-        self._flips.add(task)
-        task.add_done_callback(self._flips.discard)
+        now_s = time.monotonic()
+        if isinstance(action, Flip):
+            self._history.flip_ordered(action.worker_id, action.role, now_s)
+            act = self._flip(action)
+        else:
+            order = ScaleOrder(action, decision.plan.reason, decision.inputs())
+            if isinstance(action, Start):
+                self._history.scale.start_ordered(action.workers, now_s)
+            else:
+                self._history.scale.stop_ordered(action.worker_id, now_s)
+            act = self._scale(action, order)
+        task = asyncio.create_task(act)
+        self._acts.add(task)
+        task.add_done_callback(self._acts.discard)
 
     async def _flip(self, flip: Flip) -> None:
         try:
@@ -157,6 +179,17 @@ class Elastic:
         except BatonError as error:
             self._history.flip_refused(flip.worker_id)
             _log.warning("planner: %s did not become a %s worker: %s", flip.worker_id, flip.role.value, error)
+
+    async def _scale(self, action: Start | Stop, order: ScaleOrder) -> None:
+        assert self._scaler is not None, "without a scaler no rules ask for other numbers, but to advise"
+        try:
+            await self._scaler.order(order)
+        except BatonError as error:
+            if isinstance(action, Start):
+                self._history.scale.start_refused()
+            else:
+                self._history.scale.stop_refused(action.worker_id)
+            _log.warning("planner: %s was not done: %s", action.view(), error)
 
 
 def status_of(member: Member, monotonic_less_unix_s: float, now_s: float) -> WorkerStatus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from baton.router.elastic import Decision
+from baton.router.planner.actions import Flip
 
 
 class PlannerMetrics:
@@ -23,6 +24,17 @@ class PlannerMetrics:
             ["role"],
             registry=registry,
         )
+        self._scales = Counter(
+            "baton_planner_scales",
+            "Orders to start or to stop workers that this router's planner gave",
+            ["action"],
+            registry=registry,
+        )
+        self._needed = Gauge(
+            "baton_planner_needed_workers",
+            "Workers in both pools that would bear the load with ease; 0 where the planner does not count",
+            registry=registry,
+        )
         self._leads = Gauge("baton_planner_leads", "1 where this router's planner acts", registry=registry)
         self._pressure = Gauge(
             "baton_planner_pressure",
@@ -38,9 +50,13 @@ class PlannerMetrics:
         plan = decision.plan
         self._decisions.labels(plan.held_by or "none").inc()
         self._leads.set(decision.is_acted_on)
+        self._needed.set(plan.needed_workers)
         for role, load in plan.pools.items():
             self._pressure.labels(role.value).set(load.pressure)
             self._workers.labels(role.value).set(load.workers)
         if decision.is_acted_on:
             for action in plan.actions:
-                self._flips.labels(action.role.value).inc()
+                if isinstance(action, Flip):
+                    self._flips.labels(action.role.value).inc()
+                else:
+                    self._scales.labels(str(action.view()["action"])).inc()

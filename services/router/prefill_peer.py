@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from grpc import aio
@@ -15,11 +15,14 @@ from baton.errors import Unavailable, WorkerFailed
 from baton.fleet import WorkerInfo
 from baton.request import GenerationRequest, TokenOutput
 from baton.router.breaker import Breaker
-from baton.rpc import Channel
+from baton.rpc import Channel, is_task_cancelled
 from baton.wire import prefill_pb2, prefill_pb2_grpc
 from baton.wire.convert import output_from_wire, request_to_wire
 
 _RunCall = aio.StreamStreamCall[prefill_pb2.PrefillCommand, prefill_pb2.PrefillEvent]
+
+REPORT_GRACE_S = 0.5
+"""For a report that the decode worker's tokens have overtaken."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class PrefillPeer:
         self.worker = worker
         self.breaker = Breaker()
         self.channel = Channel(worker.address, secret)
+        self._legs: set[PrefillLeg] = set()
         self._stub = prefill_pb2_grpc.PrefillStub(self.channel.grpc)
         self._watch = run_forever(
             self.channel.keep_connected(), f"connection to {worker.worker_id}", on_crash
@@ -49,11 +53,19 @@ class PrefillPeer:
         async with self.channel.errors_translated():
             call = self._stub.Run(timeout=remaining_s, metadata=self.channel.metadata)
             self.breaker.begin()
+            leg = PrefillLeg(call, start, self.channel, self)
+            self._legs.add(leg)
             try:
-                yield PrefillLeg(call, start, self.channel, self)
+                yield leg
                 self.breaker.succeed()
             finally:
+                self._legs.discard(leg)
                 call.cancel()
+
+    def give_up(self, reason: str) -> None:
+        """Fails what is under way here. The worker may be alive, so it is told; but nobody waits for it."""
+        for leg in self._legs:
+            leg.give_up(WorkerFailed(reason))
 
     async def close(self) -> None:
         self._watch.cancel()
@@ -73,6 +85,7 @@ class PrefillLeg:
         self._worker_id = peer.worker.worker_id
         self._breaker = peer.breaker
         self._ahead: asyncio.Task[object] | None = None
+        self._given_up: WorkerFailed | None = None
 
     async def scheduled(self) -> prefill_pb2.PrefillScheduled:
         """Sends the prompt and waits until its turn has come."""
@@ -101,20 +114,37 @@ class PrefillLeg:
         event = await self._read("first_tokens")
         return [output_from_wire(output) for output in event.first_tokens.outputs]
 
-    async def handed_off(self) -> prefill_pb2.PrefillHandedOff | None:
-        """None where the worker is gone before it has reported; whether its blocks have all arrived by then, the
-        decode worker knows."""
+    async def handed_off(
+        self, decode_is_heard: Coroutine[Any, Any, None]
+    ) -> prefill_pb2.PrefillHandedOff | None:
+        """None where the worker is gone before it has reported, or keeps silent although the decode worker is heard
+        already: whether its blocks have all arrived by then, that one knows."""
+        self._ahead = asyncio.create_task(self._next())
+        self._ahead.add_done_callback(_retrieve)
+        heard = asyncio.create_task(decode_is_heard)
         try:
+            await asyncio.wait((heard, self._ahead), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((self._ahead,), timeout=REPORT_GRACE_S)
+            if not self._ahead.done():
+                _log.warning("prefill worker %s has not reported a hand-off that is done", self._worker_id)
+                return None
             report = (await self._read("handed_off")).handed_off
         except (Unavailable, WorkerFailed) as error:
             _log.warning("prefill worker %s: %s", self._worker_id, error.message)
             return None
+        finally:
+            heard.cancel()
         self._breaker.succeed()
         return report
 
+    def give_up(self, reason: WorkerFailed) -> None:
+        self._given_up = reason
+        self._call.cancel()
+
     async def _write(self, command: prefill_pb2.PrefillCommand) -> None:
         try:
-            await self._call.write(command)
+            with self._ended_by_us():
+                await self._call.write(command)
         except asyncio.InvalidStateError:
             await self._read("anything more")  # the call has ended: reading raises why
 
@@ -132,7 +162,18 @@ class PrefillLeg:
     async def _next(self) -> object:
         with self._breaker.counting():
             async with self._channel.errors_translated():
-                return await self._call.read()
+                with self._ended_by_us():
+                    return await self._call.read()
+
+    @contextmanager
+    def _ended_by_us(self) -> Iterator[None]:
+        """A call that `give_up` has cancelled fails for its reason."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._given_up is None or is_task_cancelled():
+                raise
+            raise self._given_up from None
 
 
 def _retrieve(task: asyncio.Task[object]) -> None:

@@ -203,10 +203,8 @@ class RequestFlow:
             if going_on:
                 async with run.deadline():
                     await decode.start(going_on)
-                    report = await prompt.handed_off()
-                outputs = (
-                    [] if report else await run.next_outputs(part, decode)
-                )  # its word that all has arrived
+                    report = await prompt.handed_off(decode.heard())
+                outputs = [] if report else await run.first_outputs_unreported(part, decode)
                 run.progress(request, Transition.HAND_OFF, **timeline(grant, report))
                 self._workers.caches.note_cached(lease.decode.worker.worker_id, run.hashes)
                 for output in outputs:

@@ -25,6 +25,7 @@ from baton.events import EventStream
 from baton.loaded import spare_what_is_loaded
 from baton.router.api.app import create_app
 from baton.router.backend import FleetBackend
+from baton.router.breaker_metrics import BreakerCollector
 from baton.router.config import RouterConfig
 from baton.router.control import FleetControl
 from baton.router.elastic import Decision, Elastic, PlannerMode, PlannerSettings
@@ -32,6 +33,7 @@ from baton.router.event_log import EventLog
 from baton.router.kv_index_metrics import KvIndexCollector
 from baton.router.metrics import RouterMetrics
 from baton.router.request_flow import RequestFlow
+from baton.router.scalers import open_scaler
 from baton.router.session_metrics import SessionCollector
 from baton.router.sessions import Sessions
 from baton.router.tokenizer import TextProcessor
@@ -72,6 +74,7 @@ async def run_router(config: RouterConfig) -> None:
             control,
             lambda: candidacy.is_leader,
             lambda decision: _tell(decisions, decision),
+            open_scaler(config.planner.scaler),
         )
         sessions = Sessions(lambda: workers.channels)
         flow = RequestFlow(workers, events, config.flow)
@@ -80,6 +83,7 @@ async def run_router(config: RouterConfig) -> None:
             lambda: workers.members,
             lambda: config.served_model_names[0],
             KvIndexCollector(lambda: workers.caches.stats),
+            BreakerCollector(workers.breakers),
             SessionCollector(lambda: sessions.counts),
         )
         events.subscribe(metrics.on_event)

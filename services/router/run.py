@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 
-from baton.errors import BatonError, DeadlineExceeded, QueueTimeout
+from baton.errors import BatonError, DeadlineExceeded, HandoffFailed, QueueTimeout
 from baton.events import Attributes, EventStream, Lifecycle
 from baton.lifecycle import Transition
 from baton.request import GenerationRequest, Route, TokenOutput
@@ -18,6 +18,7 @@ from baton.router.placement import Placement
 from baton.router.prediction import Prediction
 from baton.router.prompt_hashes import PromptHashes
 from baton.router.slo_metrics import slo_attributes
+from baton.rpc import STREAM_SILENCE_S
 
 
 class Run:
@@ -159,6 +160,20 @@ class Run:
         if outputs and part.ends_with(outputs):
             leg.is_on_worker = False
         return outputs
+
+    async def first_outputs_unreported(self, part: Part, leg: DecodeLeg) -> list[TokenOutput]:
+        """The decode worker's word that all blocks have arrived, where the prefill worker has not said so. Raises
+        HandoffFailed where it does not come: they may never."""
+        limit = asyncio.timeout(STREAM_SILENCE_S)
+        try:
+            async with limit:
+                return await self.next_outputs(part, leg)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise HandoffFailed(
+                f"no word of a hand-off within {STREAM_SILENCE_S:g} s, from neither side"
+            ) from None
 
     def _note(self, output: TokenOutput) -> None:
         self._output_tokens += 1

@@ -21,6 +21,7 @@ from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
 from baton.router.admission import Capacity, capacity_of
+from baton.router.breaker import Standing
 from baton.router.caches import Caches, Expectation
 from baton.router.candidates import Candidate
 from baton.router.decode_peer import DecodePeer
@@ -30,7 +31,7 @@ from baton.router.prediction import Prediction
 from baton.router.prefill_peer import PrefillPeer
 from baton.router.prompt_hashes import PromptHashes
 from baton.router.snapshot import Snapshot
-from baton.rpc import Channel
+from baton.rpc import STREAM_SILENCE_S, Channel
 
 _DEFAULT_BLOCK_SIZE = 16
 """Where nobody is there to count by."""
@@ -127,7 +128,11 @@ class Lease:
 class Workers:
     """Follows the registry and keeps one peer a worker. On the router's event loop."""
 
-    def __init__(self, secret: bytes, router_id: str, on_crash: OnCrash) -> None:
+    def __init__(
+        self, secret: bytes, router_id: str, on_crash: OnCrash, silence_s: float = STREAM_SILENCE_S
+    ) -> None:
+        """silence_s: what a prefill worker that the registry has forgotten has left to finish its prompts."""
+        self._silence_s = silence_s
         self._on_crash = on_crash
         self._secret = secret
         self._router_id = router_id
@@ -150,8 +155,7 @@ class Workers:
         for worker_id, tracked in list(self._tracked.items()):
             member = present.get(worker_id)
             if member is None:
-                tracked.is_member = False
-                self._columns = None
+                self._forget(tracked)
                 self._drop_if_idle(tracked)
             elif member.worker.epoch != tracked.worker.epoch:
                 self._drop(worker_id)
@@ -170,7 +174,28 @@ class Workers:
                 self._tracked[worker_id] = tracked
                 self.caches.add(member.worker, tracked.pool_blocks)
                 self._columns = None
+        self._give_up_on_stalled()
         self._notify()
+
+    def _give_up_on_stalled(self) -> None:
+        """An engine that hangs may come back at once or never; what it has goes on elsewhere, if there is an
+        elsewhere."""
+        if self.can_serve():
+            for tracked in self._tracked.values():
+                if tracked.member.state is WorkerState.STALLED:
+                    tracked.peer.give_up(f"the engine of {tracked.worker.worker_id} hangs")
+
+    def _give_up_if_silent(self, tracked: Tracked) -> None:
+        """A decode worker's stream tells whether it lives; a prefill worker has none, so its membership does."""
+        if not tracked.is_member and isinstance(tracked.peer, PrefillPeer):
+            tracked.peer.give_up(f"nothing was heard of {tracked.worker.worker_id}")
+
+    def _forget(self, tracked: Tracked) -> None:
+        if tracked.is_member:
+            tracked.is_member = False
+            self._columns = None
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._silence_s, self._give_up_if_silent, tracked)
 
     def _hear(self, tracked: Tracked, member: Member) -> None:
         known, tracked.member = tracked.member, member
@@ -237,6 +262,10 @@ class Workers:
             for worker_id, tracked in self._tracked.items()
             if tracked.member.state is WorkerState.SUSPECTED or not tracked.peer.breaker.allows()
         )
+
+    def breakers(self) -> dict[str, Standing]:
+        """Of every member, by its id."""
+        return {w: t.peer.breaker.standing for w, t in self._tracked.items() if t.is_member}
 
     @contextmanager
     def lease(

@@ -68,6 +68,7 @@ class Elastic:
         plan = decide(self._history, self._spec.rules, now_s)
         self.plans.append((now_s, plan))
         for action in plan.actions:
+            assert isinstance(action, Flip), "no rules of a simulated fleet ask for other numbers"
             self._history.flip_ordered(action.worker_id, action.role, now_s)
             self._leave(action)
         self._clock.after(self._spec.interval_s, self.tick)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import cached_property
 
@@ -88,7 +87,7 @@ class Node:
             layout=LAYOUT,
             block_bytes=BLOCK_BYTES,
             positions=incoming.positions.astype(np.int32).tobytes(),
-            expires_at_s=time.time() + ttl_s,
+            ttl_s=ttl_s,
         )
         return incoming, seal(ticket, SECRET)
 

@@ -9,6 +9,7 @@ from baton.errors import ConfigError
 from baton.fleet import Role
 from baton.router.elastic import PlannerMode, PlannerSettings
 from baton.router.planner.rules import Bounds
+from baton.router.scalers import ScalerAddress
 
 
 def settings(prefill: str = "1-", decode: str = "1-", windows: list[str] | None = None) -> PlannerSettings:
@@ -42,3 +43,39 @@ def test_wrong_windows_are_refused_by_the_option_s_name(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         settings(windows=[text])
     assert caught.value.field == "planner_window"
+
+
+def scaled(
+    mode: PlannerMode, workers: str | None, address: str, windows: list[str] | None = None
+) -> PlannerSettings:
+    scaler = ScalerAddress(address)
+    options = PlannerOptions(mode, 1.0, 0.05, "1-", "1-", 10, 60.0, windows, 5.0, workers, 300.0, 12, scaler)
+    return options.settings()
+
+
+def test_a_scaler_is_told_how_many_workers_there_may_be_and_when() -> None:
+    rules = scaled(PlannerMode.ON, "2-4", "local", ["22:00-06:00 workers=4-8"]).rules
+    assert rules.worker_bounds(12 * 3600.0) == Bounds(2, 4)
+    assert rules.worker_bounds(23 * 3600.0) == Bounds(4, 8)
+    assert scaled(PlannerMode.ADVISE, "2-4", "none").rules.workers == Bounds(2, 4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "workers", "address", "windows", "field"),
+    [
+        (PlannerMode.ON, "2-", "local", None, "planner_workers"),
+        (PlannerMode.ON, "0-3", "local", None, "planner_workers"),
+        (PlannerMode.ON, "2-4", "none", None, "planner_workers"),
+        (PlannerMode.ON, None, "local", None, "scaler"),
+        (PlannerMode.OFF, "2-4", "local", None, "scaler"),
+        (PlannerMode.ON, "2-4", "ftp://x", None, "scaler"),
+        (PlannerMode.ON, None, "none", ["22:00-06:00 workers=2-3"], "planner_window"),
+        (PlannerMode.ON, "2-4", "local", ["22:00-06:00 workers=2-"], "planner_window"),
+    ],
+)
+def test_a_scaler_without_limits_or_a_planner_is_refused_by_the_option_s_name(
+    mode: PlannerMode, workers: str | None, address: str, windows: list[str] | None, field: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        scaled(mode, workers, address, windows)
+    assert caught.value.field == field

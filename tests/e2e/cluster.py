@@ -71,18 +71,20 @@ class Answer:
 
 
 class Cluster:
-    """`baton up` with `options` (`kv_blocks=64` is `--kv-blocks=64`), from its ready line to Ctrl-C.
+    """`baton up` with `options` (`kv_blocks=64` is `--kv-blocks=64`), from its ready line to Ctrl-C. within: the
+    command that runs it, where it is to run somewhere else.
 
     Leaving the context stops it as a user would, and asserts that nothing of it is left.
     """
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, *within: str, **options: object) -> None:
+        self._within = within
         self._options: dict[str, object] = {"threads": 1, "port": 0, "log_level": "info"} | options
         self._shared_memory = shared_memory()
         self._stderr = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - closed by `kill`
 
     def __enter__(self) -> Self:
-        self.process = start_baton("up", self._options, stderr=self._stderr)
+        self.process = start_baton("up", self._options, stderr=self._stderr, within=self._within)
         try:
             self.urls = self._ready_line().removeprefix("baton ready at ").strip().split(", ")
         except BaseException:
@@ -214,7 +216,7 @@ class Cluster:
         return line
 
     def _busy_workers(self) -> list[dict[str, Any]]:
-        return [worker for worker in self.workers().values() if not _is_at_baseline(worker)]
+        return [worker for worker in self.workers().values() if not is_at_baseline(worker)]
 
     def _left_over(self) -> list[str]:
         return [process.command for process in self.processes if process.is_alive] + sorted(
@@ -228,12 +230,14 @@ def start_baton(
     environment: Mapping[str, str] | None = None,
     *,
     stderr: IO[str] | int,
+    within: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
-    """`baton COMMAND` with `options`, in an environment without any BATON_ variable but those given."""
+    """`baton COMMAND` with `options`, in an environment without any BATON_ variable but those given. within: a
+    command that becomes the one that it is given, as `ip netns exec NAME`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "baton.cli", command, *flags],
+        [*within, sys.executable, "-P", "-m", "baton.cli", command, *flags],
         env=inherited | dict(environment or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -249,7 +253,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, describe: Callab
         time.sleep(0.02)
 
 
-def _is_at_baseline(worker: Mapping[str, Any]) -> bool:
+def is_at_baseline(worker: Mapping[str, Any]) -> bool:
     blocks: Mapping[str, int] = worker["kv_blocks"]
     return bool(
         worker["running"] == worker["waiting"] == 0

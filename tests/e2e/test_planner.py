@@ -10,16 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from cluster import Cluster, wait_until
+from load import Load
 from model_folders import prompt_ids
+from process_tree import descendants
 from rich.console import Console
 
 from baton.cli.plan import plan_view
+from baton.fleet import Role
 
 WAIT_S = 30.0
 
 
 def count(cluster: Cluster) -> dict[str, int]:
     return Counter(view["role"] for view in cluster.workers().values())
+
+
+def plans(cluster: Cluster) -> list[dict[str, Any]]:
+    return [event["planner"] for event in cluster.events() if "planner" in event]
 
 
 def test_when_the_last_decode_worker_freezes_a_prefill_worker_takes_its_place(
@@ -41,8 +48,7 @@ def test_when_the_last_decode_worker_freezes_a_prefill_worker_takes_its_place(
         shown = Console(record=True, width=100)
         shown.print(plan_view(str(cluster.client.base_url), ""))
         assert "prefill" in shown.export_text()
-        plans = [event["planner"] for event in cluster.events() if "planner" in event]
-        assert "no decode worker is left" in [plan["reason"] for plan in plans]
+        assert "no decode worker is left" in [plan["reason"] for plan in plans(cluster)]
 
 
 def test_without_a_planner_or_supervision_a_killed_decode_worker_costs_its_streams_a_pause(
@@ -65,3 +71,34 @@ def test_without_a_planner_or_supervision_a_killed_decode_worker_costs_its_strea
         assert count(cluster) == {"prefill": 1, "decode": 1}
         assert cluster.complete(prompt_ids(100), max_tokens=5).decode.startswith("prefill-")
         cluster.wait_for_baseline()
+
+
+def test_the_supervisor_starts_and_stops_workers_at_the_planner_s_word_and_no_request_notices(
+    llama: Path, tmp_path: Path
+) -> None:
+    options = {
+        "prefill": 2,
+        "decode": 2,
+        "kv_blocks": 512,
+        "max_restarts": 0,
+        "planner": "on",
+        "planner_workers": "3-3",
+        "scaler": "local",
+        "event_log": tmp_path / "events.jsonl",
+    }
+    body = {"prompt": prompt_ids(60, seed=1), "max_tokens": 60}
+    with Cluster(model=llama, **options) as cluster:
+        with Load(cluster, [body], clients=2) as load:
+            wait_until(lambda: len(cluster.workers()) == 3, WAIT_S, cluster.workers)
+            wait_until(lambda: "ended with status 0" in cluster.stderr, WAIT_S, lambda: cluster.stderr)
+            load.check()
+            doubled = max(Role, key=lambda role: count(cluster)[role.value]).value
+            victim = next(view for view in cluster.workers().values() if view["role"] == doubled)
+            os.kill(victim["pid"], signal.SIGKILL)
+            wait_until(lambda: started(cluster) and len(cluster.workers()) == 3, WAIT_S, cluster.workers)
+            load.check()
+        cluster.processes = descendants(cluster.process.pid)
+
+
+def started(cluster: Cluster) -> bool:
+    return "is started at the planner's word" in cluster.stderr

@@ -57,14 +57,21 @@ class Crowd:
                 self.expected.append(_tokens(await client.post(f"{self.urls[0]}/v1/completions", json=body)))
 
     async def ask(self, clients: int, rng: random.Random) -> None:
-        """`clients` at a time, each with its next request as soon as the last is answered, until `stop`."""
-        limits = httpx.Limits(max_connections=4 * clients)
+        """`clients` at a time, each with its next request as soon as the last is answered, until `stop`.
+
+        Connections are not kept: httpx's pool may take one for expired that it has just given to a request, and
+        closes it under way, which looks as if the router had.
+        """
+        limits = httpx.Limits(max_connections=4 * clients, max_keepalive_connections=0)
         async with httpx.AsyncClient(timeout=DEADLINE_S, limits=limits, trust_env=False) as client:
             await asyncio.gather(*(self._one_client(client, rng.randrange(2**31)) for _ in range(clients)))
 
     def stop(self) -> None:
         """No new requests; those under way go on to their ends."""
         self._is_over = True
+
+    def note_router_end(self, number: int) -> None:
+        self.router_ends_s.setdefault(number, []).append(time.monotonic())
 
     async def _one_client(self, client: httpx.AsyncClient, seed: int) -> None:
         rng = random.Random(seed)

@@ -25,6 +25,9 @@ _STATION_WAIT_S = 2.0
 _STOPPED_S = (0.2, 6.0)
 """Shorter and longer than a lease."""
 
+_STOP_SHARE, _FIRST_STOP = 0.2, 1
+"""Of all troubles; the second is one, unless it befalls a router, so that short campaigns have one too."""
+
 _BARE_FLEET_WAIT_S = 40.0
 
 
@@ -50,7 +53,8 @@ class Troubles:
             station = self.rng.choice(STATIONS)
             event = await self._next_event(station)
             name = self._victim(event)
-            if self.rng.random() < 0.2 and name in WORKERS:
+            is_stop = len(self.schedule) == _FIRST_STOP or self.rng.random() < _STOP_SHARE
+            if is_stop and name in WORKERS:
                 self._stop_for_a_while(name, station)
             else:
                 self._kill(name, station)
@@ -104,25 +108,28 @@ class Troubles:
         try:
             async with asyncio.timeout(_STATION_WAIT_S):
                 async for event in self._events():
-                    if event["transition"] == "place":
+                    if event.get("transition") == "place":
                         placed[event["request_id"]] = event
-                    if event["transition"] == station and event["request_id"] in placed:
+                    if event.get("transition") == station and event["request_id"] in placed:
                         return placed[event["request_id"]]
         except TimeoutError:
             pass
         return {}
 
     async def _events(self) -> AsyncIterator[dict[str, Any]]:
-        with self.event_log.open() as log:
-            log.seek(0, os.SEEK_END)
-            line = ""
+        """What is appended from now on. The log may end in the middle of a line that is just being written, so what
+        comes before the first line's end is left out."""
+        with self.event_log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 1))
+            line, is_whole = b"", False
             while True:
                 line += log.readline()
-                if line.endswith("\n"):
-                    yield json.loads(line)
-                    line = ""
-                else:
+                if not line.endswith(b"\n"):
                     await asyncio.sleep(_LOG_POLL_S)
+                    continue
+                if is_whole:
+                    yield json.loads(line)
+                line, is_whole = b"", True
 
     def _pid(self, name: str) -> int | None:
         """Of the process that has this place now; None while it has none."""

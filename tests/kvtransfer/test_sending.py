@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -71,7 +70,7 @@ def make_session(blocks: BlockArray, generation: int) -> tuple[Outgoing, Outcome
         layout=LAYOUT,
         block_bytes=BLOCK_BYTES,
         positions=np.arange(4, dtype=np.int32).tobytes(),
-        expires_at_s=time.time() + 60,
+        ttl_s=60.0,
     )
     outcome = Outcome()
     return Outgoing(ticket, blocks, outcome, lambda _: None), outcome

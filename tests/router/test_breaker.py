@@ -19,7 +19,9 @@ from baton.errors import (
     Unavailable,
     WorkerFailed,
 )
-from baton.router.breaker import FAULTS, FIRST_REST_S, MAX_REST_S, Breaker
+from baton.router.breaker import FAULTS, FIRST_REST_S, MAX_REST_S, Breaker, Standing
+from baton.router.breaker_metrics import BreakerCollector
+from baton.router.metrics import RouterMetrics
 
 FAULT = WorkerFailed("fault")
 
@@ -123,3 +125,25 @@ def test_whatever_happens_a_probe_is_allowed_within_the_longest_rest(happenings:
             getattr(breaker, happening)()
     clock.now_s += MAX_REST_S
     assert breaker.allows()
+
+
+def test_it_tells_where_it_stands() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    told = [breaker.standing]
+    clock.now_s += FIRST_REST_S
+    told.append(breaker.standing)
+    breaker.begin()
+    told.append(breaker.standing)
+    breaker.succeed()
+    told.append(breaker.standing)
+    assert told == [Standing.OPEN, Standing.HALF_OPEN, Standing.HALF_OPEN, Standing.CLOSED]
+
+
+def test_metrics_show_the_standing_of_every_worker() -> None:
+    standings = {"d0": Standing.OPEN, "p0": Standing.CLOSED}
+    shown = RouterMetrics(list, lambda: "m", BreakerCollector(lambda: standings)).text().decode()
+    for worker_id, standing in standings.items():
+        for state in Standing:
+            value = float(state is standing)
+            assert f'baton_worker_breaker{{state="{state.value}",worker="{worker_id}"}} {value}' in shown

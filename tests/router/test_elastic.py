@@ -156,7 +156,7 @@ async def test_only_a_leader_acts_and_none_that_advises_and_all_tell_what_they_t
     await decisions_of(elastic, 4)
     assert bool(acted) is acts
     assert len(told) == 4
-    assert told[-1].view()["actions"] == [{"worker": "p0", "role": "decode"}]
+    assert told[-1].view()["actions"] == [{"action": "flip", "worker": "p0", "role": "decode"}]
     assert told[-1].plan.reason == "no decode worker is left"
 
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from baton.fleet import Role, WorkerProfile
 from baton.router.planner.actions import Flip, Plan
 from baton.router.planner.decide import decide
-from baton.router.planner.history import HOUR_S, History, Observation, WorkerStatus
+from baton.router.planner.history import History, Observation, WorkerStatus
 from baton.router.planner.rescue import decide_unplanned
 from baton.router.planner.rules import Bounds, PlannerRules, Window
+from baton.router.planner.scale_history import HOUR_S
 
 P, D = Role.PREFILL, Role.DECODE
 TICK_S = 2.0
@@ -25,6 +26,13 @@ ONE_WORKER = 8500.0
 """Prompt tokens/s at which a prefill worker of PROFILE is under pressure 1."""
 RULES = PlannerRules()
 Decide = Callable[[History, PlannerRules, float], Plan]
+
+
+def flips_of(plan: Plan) -> list[Flip]:
+    """All that a planner does which does not count workers."""
+    flips = [action for action in plan.actions if isinstance(action, Flip)]
+    assert len(flips) == len(plan.actions)
+    return flips
 
 
 @dataclass
@@ -55,7 +63,7 @@ class Fluid:
         before = len(self.plans)
         for _ in range(int(seconds / TICK_S)):
             self.tick(prompt_tokens_per_s, sequences)
-        return [flip for _, plan in self.plans[before:] for flip in plan.actions]
+        return [flip for _, plan in self.plans[before:] for flip in flips_of(plan)]
 
     def tick(self, prompt_tokens_per_s: float, sequences: float) -> None:
         self.now_s += TICK_S
@@ -68,7 +76,7 @@ class Fluid:
         self.history.observe(Observation(self.now_s, statuses, self.now_s % 86400))
         plan = self.decide(self.history, self.rules, self.now_s)
         self.plans.append((self.now_s, plan))
-        for action in plan.actions:
+        for action in flips_of(plan):
             self.history.flip_ordered(action.worker_id, action.role, self.now_s)
             self.ready_at_s[action.worker_id] = self.now_s + self.flip_s, action.role
 
@@ -159,7 +167,7 @@ def test_no_load_whatever_makes_it_break_bounds_budget_or_cooldown(
             for role in Role
         }
         is_rescue = not members[D]
-        for action in plan.actions:
+        for action in flips_of(plan):
             donor = P if action.role is D else D
             if not is_rescue:
                 assert members[donor] - 1 >= 1

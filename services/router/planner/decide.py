@@ -3,6 +3,7 @@
     rescue     no decode worker is left: one prefill worker flips, whatever bounds and budget say (`rescue.py`)
     bounds     a pool has fewer workers than it must have: flips within the hour's budget
     rebalance  one pool is pressed and the other can spare workers: flips, if these help enough for certain
+    scale      where it is the planner's to say: workers are started or stopped (`scaling.py`)
 
 Flips of one decision go one way. What keeps the planner steady: it flips only if the higher of the two pressures
 falls by a margin even if both estimates are wrong by a standard error, so with traffic as it is the way back
@@ -19,10 +20,9 @@ from baton.router.planner.actions import Plan
 from baton.router.planner.history import History, WorkerStatus
 from baton.router.planner.rescue import rescue
 from baton.router.planner.rules import PlannerRules
-from baton.router.planner.situation import OTHER, Situation
+from baton.router.planner.scaling import scaled
+from baton.router.planner.situation import ERRORS, OTHER, Situation
 
-_ERRORS = 1.0
-"""Standard errors that an estimate is taken to be wrong by, against acting."""
 _TREND_S = 20.0
 """How far ahead decode is looked at where it gives workers: sequences last, so what is there now may be ending, or
 only the beginning. What is asked of prefill is known at once."""
@@ -37,7 +37,8 @@ def decide(history: History, rules: PlannerRules, now_s: float) -> Plan:
         return situation.hold(
             "warming up", f"less than {rules.window_s / 2:g} s of the fleet were seen so far"
         )
-    return _keep_bounds(situation) or _rebalance(situation)
+    plan = _keep_bounds(situation) or _rebalance(situation)
+    return plan if plan.actions or rules.workers is None else scaled(situation, plan)
 
 
 def _keep_bounds(situation: Situation) -> Plan | None:
@@ -55,7 +56,7 @@ def _keep_bounds(situation: Situation) -> Plan | None:
 
 def _rebalance(situation: Situation) -> Plan:
     rules, members = situation.rules, situation.members
-    pressures = {role: situation.pressure(role, members[role], -_ERRORS) for role in Role}
+    pressures = {role: situation.pressure(role, members[role], -ERRORS) for role in Role}
     receiver = max(Role, key=lambda role: pressures[role])
     donor = OTHER[receiver]
     if pressures[receiver] < rules.comfort:
@@ -98,8 +99,8 @@ def _best_count(
         going = candidates[:count]
         staying = [worker for worker in situation.members[donor] if worker not in going]
         worst = max(
-            situation.pressure(receiver, [*situation.members[receiver], *going], -_ERRORS),
-            situation.pressure(donor, staying, _ERRORS, _TREND_S if donor is Role.DECODE else 0.0),
+            situation.pressure(receiver, [*situation.members[receiver], *going], -ERRORS),
+            situation.pressure(donor, staying, ERRORS, _TREND_S if donor is Role.DECODE else 0.0),
         )
         if worst < best[1]:
             best = count, worst

@@ -11,8 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from baton.fleet import Role, WorkerProfile
+from baton.router.planner.scale_history import HOUR_S, ScaleHistory
 
-HOUR_S = 3600.0
 _OBEYED_AFTER_S = 10.0
 """A worker that is still ready in its old role so long after it was told to change did not take the order."""
 
@@ -69,6 +69,7 @@ class History:
         self._served_s: dict[Role, float] = {}
         self._lacks_decode = False
         self.stand_ins: set[str] = set()
+        self.scale = ScaleHistory()
         self.observations: deque[Observation] = deque()
         self.began_at_s = math.inf
         self.changes: list[RoleChange] = []
@@ -88,6 +89,7 @@ class History:
         self._served_s |= {worker.role: at_s for worker in observation.workers if worker.is_ready}
         self._lacks_decode = self._served_s.get(Role.DECODE) != at_s
         self.stand_ins = {worker.worker_id for worker in observation.workers if self._stands_in(worker)}
+        self.scale.observe(present, at_s)
         self.changes = [change for change in self.changes if change.at_s > at_s - self._remember_s]
 
     def flip_ordered(self, worker_id: str, role: Role, at_s: float) -> None:

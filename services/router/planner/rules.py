@@ -29,6 +29,7 @@ class Window:
     ends_s: float
     prefill: Bounds | None = None
     decode: Bounds | None = None
+    workers: Bounds | None = None
 
     def covers(self, day_s: float) -> bool:
         if self.starts_s <= self.ends_s:
@@ -44,6 +45,10 @@ class PlannerRules:
     relatively, the higher of the two pressures has to fall for a flip. cooldown_s: after a flip, for which no flip
     goes the other way and its worker stays. flips_per_hour: at most, in any hour. draining: the share of a pool
     that may be on its way out at once.
+
+    workers: in both pools together, where the planner says how many there are; None where it does not.
+    scale_in_after_s: fewer workers would have done for so long before one is stopped. scales_per_hour: orders to
+    start or to stop workers, at most, in any hour.
 
     rescue_after_s: without any decode worker, for dead ones to come back by themselves; starting_s: the same of a
     fleet in which there was none yet, for they may be loading their weights.
@@ -62,11 +67,21 @@ class PlannerRules:
     draining: float = 0.25
     rescue_after_s: float = 5.0
     starting_s: float = 60.0
+    workers: Bounds | None = None
+    scale_in_after_s: float = 300.0
+    scales_per_hour: int = 12
 
     def bounds(self, day_s: float) -> dict[Role, Bounds]:
         """At one time of the day; of windows that overlap the first holds."""
-        window = next((window for window in self.windows if window.covers(day_s)), Window(0.0, 0.0))
+        window = self._window(day_s)
         return {
             Role.PREFILL: window.prefill or self.prefill,
             Role.DECODE: window.decode or self.decode,
         }
+
+    def worker_bounds(self, day_s: float) -> Bounds | None:
+        """Of both pools together, as `bounds`; None where the planner does not count them."""
+        return self.workers and (self._window(day_s).workers or self.workers)
+
+    def _window(self, day_s: float) -> Window:
+        return next((window for window in self.windows if window.covers(day_s)), Window(0.0, 0.0))

@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from baton.fleet import Role
 from baton.router.planner.actions import Flip, Plan
 from baton.router.planner.choice import in_order_of_fitness
-from baton.router.planner.history import HOUR_S, History, WorkerStatus
+from baton.router.planner.history import History, WorkerStatus
 from baton.router.planner.load import PoolLoad, capacities, demand, pool_load
-from baton.router.planner.rules import PlannerRules
+from baton.router.planner.rules import Bounds, PlannerRules
+from baton.router.planner.scale_history import HOUR_S
 
+ERRORS = 1.0
+"""Standard errors that an estimate is taken to be wrong by, against acting."""
 OTHER = {Role.PREFILL: Role.DECODE, Role.DECODE: Role.PREFILL}
 
 
 class Situation:
-    """members: by role, who is ready in it or on the way to it. flips_left: of the hour's budget."""
+    """members: by role, who is ready in it or on the way to it. flips_left, scales_left: of the hour's budgets."""
 
     def __init__(self, history: History, rules: PlannerRules, now_s: float) -> None:
         newest = history.observations[-1]
@@ -27,10 +30,19 @@ class Situation:
         self.flips_left = max(0, rules.flips_per_hour - history.changes_since(now_s - HOUR_S))
         self.members: dict[Role, list[WorkerStatus]] = {role: [] for role in Role}
         for worker in newest.workers:
+            if history.scale.is_leaving(worker.worker_id):
+                continue
             if worker.is_ready or history.is_under_way(worker.worker_id):
                 self.members[history.role_of(worker)].append(worker)
         self._capacity = capacities(history, rules)
         self._demand = demand(history)
+        self.worker_bounds = rules.worker_bounds(newest.day_s) or Bounds(self.workers, self.workers)
+        self.scales_left = max(0, rules.scales_per_hour - history.scale.orders_since(now_s - HOUR_S))
+
+    @property
+    def workers(self) -> int:
+        """In both pools, or on their way between them."""
+        return sum(len(members) for members in self.members.values())
 
     def flip(self, going: Sequence[WorkerStatus], role: Role, reason: str) -> Plan:
         actions = tuple(Flip(worker.worker_id, role) for worker in going)

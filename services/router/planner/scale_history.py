@@ -1,0 +1,84 @@
+"""What the planner remembers of the number of workers: how many were needed, and what it has ordered."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection
+
+HOUR_S = 3600.0
+START_TIMEOUT_S = 600.0
+"""A worker that was ordered and has not come by then is ordered again: loading weights takes minutes, not hours."""
+_STOP_TIMEOUT_S = 120.0
+"""A worker that is still at work so long after it was to stop did not take the order."""
+
+
+class ScaleHistory:
+    """Of one router. A new leader does not know its predecessor's orders, and need not: to start is to order a
+    total, to stop names a worker, so what is ordered twice happens once. Its budget begins anew."""
+
+    def __init__(self) -> None:
+        self._needed: deque[tuple[float, int]] = deque()
+        self._orders_s: list[float] = []
+        self._workers = 0
+        self._ordered_at_s = -START_TIMEOUT_S
+        self._came_at_s = -math.inf
+        self._leaving: dict[str, float] = {}
+
+    def note_needed(self, at_s: float, workers: int, remember_s: float) -> None:
+        """remember_s: how far `most_needed` will look back."""
+        self._needed.append((at_s, workers))
+        while len(self._needed) > 1 and self._needed[1][0] <= at_s - remember_s:
+            self._needed.popleft()
+
+    def start_ordered(self, workers: int, at_s: float) -> None:
+        self._workers, self._ordered_at_s = workers, at_s
+        self._note_order(at_s)
+
+    def stop_ordered(self, worker_id: str, at_s: float) -> None:
+        self._leaving[worker_id] = at_s
+        self._workers = 0
+        self._note_order(at_s)
+
+    def start_refused(self) -> None:
+        self._workers = 0
+
+    def stop_refused(self, worker_id: str) -> None:
+        self._leaving.pop(worker_id, None)
+
+    def observe(self, present: Collection[str], at_s: float) -> None:
+        self._leaving = {
+            worker_id: since_s
+            for worker_id, since_s in self._leaving.items()
+            if worker_id in present and at_s < since_s + _STOP_TIMEOUT_S
+        }
+        if self._workers and len(present) >= self._workers:
+            self._workers, self._came_at_s = 0, at_s
+
+    def is_leaving(self, worker_id: str) -> bool:
+        return worker_id in self._leaving
+
+    def is_busy(self, now_s: float) -> bool:
+        """Whether an order is being carried out."""
+        return bool(self._leaving) or self.ordered_workers(now_s) > 0
+
+    def ordered_workers(self, now_s: float) -> int:
+        """The total that was ordered, while some of them have not come; else 0."""
+        return self._workers if now_s < self._ordered_at_s + START_TIMEOUT_S else 0
+
+    def came_since(self, at_s: float) -> bool:
+        """Whether workers that were ordered came since then: what was measured before is of a smaller fleet."""
+        return self._came_at_s > at_s
+
+    def most_needed(self, since_s: float) -> int | None:
+        """The most workers that were needed at any time since; None where that is not known from then on, or where
+        the fleet has been another since."""
+        if not self._needed or self._needed[0][0] > since_s or max(self._orders_s, default=since_s) > since_s:
+            return None
+        return max(workers for at_s, workers in self._needed if at_s >= since_s)
+
+    def orders_since(self, at_s: float) -> int:
+        return sum(order_s > at_s for order_s in self._orders_s)
+
+    def _note_order(self, at_s: float) -> None:
+        self._orders_s = [order_s for order_s in self._orders_s if order_s > at_s - HOUR_S] + [at_s]

@@ -1,0 +1,36 @@
+"""Orders for the supervisor of `baton up`, over its Unix socket: one line of JSON there, one back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from baton.errors import Unavailable
+from baton.router.scalers.base import ScaleOrder
+
+_TIMEOUT_S = 5.0
+
+
+class LocalScaler:
+    """path: of the socket, in a folder that only this user may enter."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def order(self, order: ScaleOrder) -> None:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                answer = json.loads(await self._ask(json.dumps(order.body()).encode() + b"\n"))
+        except (OSError, ValueError) as error:  # TimeoutError is an OSError
+            raise Unavailable(f"the supervisor does not answer: {error!r}", field="scaler") from error
+        if answer["error"]:
+            raise Unavailable(f"the supervisor refuses: {answer['error']}", field="scaler")
+
+    async def _ask(self, line: bytes) -> bytes:
+        reader, writer = await asyncio.open_unix_connection(self._path)
+        try:
+            writer.write(line)
+            await writer.drain()
+            return await reader.readline()
+        finally:
+            writer.close()
