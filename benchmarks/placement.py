@@ -75,7 +75,7 @@ def decisions(count: int, step: Callable[[str], None]) -> Iterator[Row]:
     for workers, target_s in TARGET_S.items():
         step(f"{workers} workers")
         made = Fleet(workers)
-        made.placements_s(200)
+        made.placements_s(2000)
         for clock, seconds in zip(("", ", thread time"), made.placements_s(count), strict=True):
             p50, p99 = np.percentile(seconds, (50, 99)) * 1e6
             yield Row(name=f"decision, {workers} workers, median{clock}", value=float(p50), unit="us")

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 
 from baton.errors import BatonError, Unavailable, WorkerFailed
 from baton.router.decode_peer import DecodeLeg
+from baton.router.lease import Lease
 from baton.router.part import Part
 from baton.router.placement import Placement
 from baton.router.run import Run
-from baton.router.workers import Lease, Workers
+from baton.router.workers import Workers
 
 MOVE_TIMEOUT_S = 10.0
 """For memory at the target, and again for the blocks to arrive there."""

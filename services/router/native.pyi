@@ -43,6 +43,8 @@ def choose_predicted(
     blocks: int,
     choices: int,
     mode: int,
+    waited_s: float,
+    ttft_s: float,
     tpot_s: float | None,
     session_hash: int | None,
     ordinal: int,

@@ -23,6 +23,7 @@ from baton.router.admission import AdmissionLimits, SloPolicy
 from baton.router.decode_peer import DecodeLeg
 from baton.router.entrance import Entrance, EntranceLimits
 from baton.router.handoff_metrics import timeline
+from baton.router.lease import Lease
 from baton.router.merging import merged
 from baton.router.moving import Mover
 from baton.router.part import Part
@@ -33,7 +34,7 @@ from baton.router.retry_budget import RetryBudget
 from baton.router.run import Run
 from baton.router.snapshot import Demand, Disaggregation
 from baton.router.tries import Tries
-from baton.router.workers import Lease, Workers
+from baton.router.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class RequestFlow:
         limit = asyncio.timeout(self._limits.rejoin_timeout_s)
         try:
             async with run.deadline(), limit:
-                while isinstance(placement := self._place(request, hashes, tries.excluded), Refusal):
+                while isinstance(placement := self._place(run, request, hashes, tries.excluded), Refusal):
                     refusal = placement
                     await self._workers.changed()
         except TimeoutError:
@@ -156,7 +157,7 @@ class RequestFlow:
         return Unavailable(refusal.reason)
 
     def _place(
-        self, request: GenerationRequest, hashes: PromptHashes, excluded: frozenset[str]
+        self, run: Run, request: GenerationRequest, hashes: PromptHashes, excluded: frozenset[str]
     ) -> Placement | Refusal:
         snapshot = self._workers.snapshot(hashes, excluded | self._workers.doubtful())
         if not len(snapshot.decode):  # better a worker that has just failed, or is silent, than none
@@ -165,6 +166,7 @@ class RequestFlow:
             prompt_tokens=len(request.token_ids),
             blocks=self._workers.blocks_for(len(request.token_ids)),
             choices=request.n,
+            waited_s=run.age_s,
             session_key=request.session_id,
             local_prefill_tokens=self._limits.local_prefill_tokens,
             ttft_s=request.objectives.ttft_s,
@@ -177,7 +179,7 @@ class RequestFlow:
         return place(snapshot, demand, self._policy)
 
     def _predicted_ttft_s(self, run: Run) -> float:
-        placement = self._place(run.request, run.hashes, frozenset())
+        placement = self._place(run, run.request, run.hashes, frozenset())
         return placement.prediction.ttft_s if isinstance(placement, Placement) else 0.0
 
     async def _disaggregated(
@@ -242,7 +244,7 @@ class RequestFlow:
                     yield output
 
     def _another(self, run: Run, worker_id: str) -> Placement | None:
-        placement = self._place(run.request, run.hashes, frozenset({worker_id}))
+        placement = self._place(run, run.request, run.hashes, frozenset({worker_id}))
         if isinstance(placement, Refusal) or placement.decode == worker_id:
             return None
         return replace(placement, prefill=None)

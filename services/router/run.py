@@ -120,6 +120,11 @@ class Run:
         self._parts |= {choice: each for each in parts for choice in each.open_choices}
         return parts
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since the request arrived."""
+        return time.monotonic() - self._arrived_at_s
+
     def remaining_s(self) -> float:
         """Seconds until the request's deadline; raises DeadlineExceeded where none are left."""
         remaining_s = self._arrived_at_s + self.request.deadline_s - time.monotonic()

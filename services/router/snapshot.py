@@ -32,14 +32,15 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is asked for. blocks: of the whole prompt. local_prefill_tokens: how many uncached tokens a decode
-    worker that caches the beginning may compute itself, whatever its predictions. ttft_s, tpot_s: the request's
-    objectives, where it has any. ordinal, seed: the number of this placement at its router, and the router's seed;
-    policies that take turns or chance go by these, and by nothing else."""
+    """What is asked for. blocks: of the whole prompt. waited_s: since it arrived. local_prefill_tokens: how
+    many uncached tokens a decode worker that caches the beginning may compute itself, whatever its predictions.
+    ttft_s, tpot_s: the request's objectives, where it has any. ordinal, seed: the number of this placement at its
+    router, and the router's seed; policies that take turns or chance go by these, and by nothing else."""
 
     prompt_tokens: int
     blocks: int
     choices: int = 1
+    waited_s: float = 0.0
     session_key: str | None = None
     local_prefill_tokens: int = 0
     ttft_s: float | None = None

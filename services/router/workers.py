@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import msgspec
 
@@ -22,12 +21,12 @@ from baton.kvtransfer.layout import KVLayout
 from baton.request import GenerationRequest
 from baton.router.admission import Capacity, capacity_of
 from baton.router.breaker import Standing
-from baton.router.caches import Caches, Expectation
+from baton.router.caches import Caches
 from baton.router.candidates import Candidate
 from baton.router.decode_peer import DecodePeer
 from baton.router.fleet_columns import FleetColumns
+from baton.router.lease import Lease, Tracked
 from baton.router.placement import Placement
-from baton.router.prediction import Prediction
 from baton.router.prefill_peer import PrefillPeer
 from baton.router.prompt_hashes import PromptHashes
 from baton.router.snapshot import Snapshot
@@ -38,91 +37,6 @@ _DEFAULT_BLOCK_SIZE = 16
 
 _decode_layout = msgspec.msgpack.Decoder(KVLayout).decode
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Tracked:
-    """One worker: what it reported last, and what this router has under way there.
-
-    prefill_tokens, prefill_s: uncached, of prompts not computed yet, and the seconds predicted for these.
-    is_member: False once the registry has forgotten it; it gets nothing new then, and is kept only while
-    requests that run there go on. A worker that was merely silent for too long loses none of them so.
-    kv_bytes_per_token: of a hand-off, all ranks together.
-    """
-
-    member: Member
-    peer: PrefillPeer | DecodePeer
-    prefill_tokens: int = 0
-    prefill_s: float = 0.0
-    sequences: int = 0
-    leases: int = 0
-    is_member: bool = True
-    kv_bytes_per_token: float = 0.0
-
-    @property
-    def worker(self) -> WorkerInfo:
-        return self.member.worker
-
-    def pool_blocks(self) -> int:
-        return self.member.load.kv_blocks.total
-
-    def note_state(self) -> None:
-        if isinstance(self.peer, DecodePeer):
-            self.peer.note_leaving(self.member.state is WorkerState.DRAINING)
-
-
-class Lease:
-    """A request's hold on its two workers, which are one where the prefill is local."""
-
-    def __init__(
-        self,
-        prefill: Tracked,
-        decode: Tracked,
-        prediction: Prediction,
-        sequences: int,
-        expectation: Expectation | None,
-        on_change: Callable[[Tracked], None],
-    ) -> None:
-        """expectation: that the prompt will be cached on its prefill worker. on_change: hears of each worker whose
-        load this lease has changed."""
-        assert isinstance(decode.peer, DecodePeer), f"{decode.worker.worker_id} is no decode worker"
-        self.decode = decode.peer
-        self.prefill = prefill.peer if isinstance(prefill.peer, PrefillPeer) else None
-        self.tracked = (prefill, decode)
-        self._prefill_tokens = prediction.prefill_tokens
-        self._prefill_s = prediction.prefill_s
-        self._sequences = sequences
-        self._expectation = expectation
-        self._on_change = on_change
-        prefill.prefill_tokens += self._prefill_tokens
-        prefill.prefill_s += self._prefill_s
-        decode.sequences += sequences
-        for tracked in self.tracked:
-            tracked.leases += 1
-            on_change(tracked)
-
-    def prefill_done(self) -> None:
-        """The prompt is computed and no longer queues before others."""
-        prefill = self.tracked[0]
-        prefill.prefill_tokens -= self._prefill_tokens
-        prefill.prefill_s = prefill.prefill_s - self._prefill_s if prefill.prefill_tokens else 0.0
-        self._prefill_tokens, self._prefill_s = 0, 0.0
-        if self._expectation is not None:
-            self._expectation.end()
-        self._on_change(prefill)
-
-    def moved_on(self) -> None:
-        """The sequences decode elsewhere now."""
-        self.tracked[1].sequences -= self._sequences
-        self._sequences = 0
-        self._on_change(self.tracked[1])
-
-    def end(self) -> None:
-        self.prefill_done()
-        self.tracked[1].sequences -= self._sequences
-        for tracked in self.tracked:
-            tracked.leases -= 1
-        self._on_change(self.tracked[1])
 
 
 class Workers:
@@ -278,7 +192,7 @@ class Workers:
         if placement.prefill is None and self._columns is not None:
             self._columns.note_local_prefill(placement.decode, placement.prediction.prefill_s)
         expectation = None if placement.prefill is None else self.caches.expect(placement.prefill, hashes)
-        lease = Lease(prefill, decode, placement.prediction, request.n, expectation, self._note_load)
+        lease = Lease(prefill, decode, placement.prediction, request, expectation, self._note_load)
         try:
             yield lease
         finally:
@@ -311,12 +225,13 @@ class Workers:
     def _candidate(self, tracked: Tracked) -> Candidate:
         worker, load = tracked.worker, tracked.member.load
         held_blocks = load.kv_blocks.used + load.kv_blocks.reserved
+        sequences = max(load.running + load.waiting, tracked.sequences)
         return Candidate(
             worker.worker_id,
             queued_tokens=max(load.queued_tokens, tracked.prefill_tokens),
             queued_s=tracked.prefill_s,
-            sequences=max(load.running + load.waiting, tracked.sequences),
-            context_tokens=held_blocks * worker.block_size,
+            sequences=sequences,
+            context_tokens=max(held_blocks * worker.block_size, tracked.context_of(sequences)),
             available_blocks=self._in_own_blocks(load.kv_blocks.free + load.kv_blocks.cached, worker),
             kv_bytes_per_token=tracked.kv_bytes_per_token,
             block_tokens=worker.block_size,

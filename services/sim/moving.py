@@ -22,8 +22,8 @@ def move_running(source: DecodeWorker, others: Iterable[DecodeWorker], clock: Cl
         held = source.give_up(ride)
         bytes_per_s = min(source.speeds.copy_bytes_per_s, target.speeds.copy_bytes_per_s)
         arrives_at_s += ride.tokens * target.pool.hardware.kv_bytes_per_token / bytes_per_s
-        source.leased_sequences -= 1
-        target.leased_sequences += 1
+        source.end_sequence(ride.request.prompt_tokens)
+        target.lease_sequence(ride.request.prompt_tokens)
         ride.decode, ride.decode_blocks = target, blocks
         clock.at(arrives_at_s, partial(_arrived, ride, source, held, target))
 

@@ -49,6 +49,7 @@ class SimRouter:
         demand = Demand(
             prompt_tokens=request.prompt_tokens,
             blocks=-(-request.prompt_tokens // self._block_tokens),
+            waited_s=now_s - request.arrival_s,
             session_key=request.session_key,
             local_prefill_tokens=self._spec.local_prefill_tokens,
             ttft_s=self._spec.objectives.ttft,
@@ -60,7 +61,7 @@ class SimRouter:
         self._placements += 1
         placement = place(snapshot, demand, self._policy)
         assert isinstance(placement, Placement), "a fleet's file names at least one decode worker"
-        self._lease(snapshot, placement)
+        self._lease(snapshot, placement, demand)
         return placement
 
     def expect_cached(self, worker: SimWorker, request: SimRequest) -> None:
@@ -103,10 +104,12 @@ class SimRouter:
         for worker in self._open:
             self._columns.write(worker.candidate())
 
-    def _lease(self, snapshot: Snapshot, placement: Placement) -> None:
+    def _lease(self, snapshot: Snapshot, placement: Placement, demand: Demand) -> None:
         """Adds to the view what the workers will tell with their next heartbeat."""
         prefill, decode = snapshot.prefill, snapshot.decode
-        decode.sequences[decode.index(placement.decode)] += 1
+        row = decode.index(placement.decode)
+        decode.sequences[row] += 1
+        decode.context_tokens[row] += demand.prompt_tokens
         computing = decode if placement.prefill is None else prefill
         index = computing.index(placement.prefill or placement.decode)
         if placement.prefill is None:

@@ -14,7 +14,8 @@ from baton.sim.pool_events import PoolEvents
 
 
 class SimWorker(ABC):
-    """queued_tokens, queued_s, leased_sequences: as `baton.router.workers.Tracked` counts them. is_open: False
+    """queued_tokens, queued_s, leased_sequences, leased_context_tokens: as `baton.router.lease.Tracked` counts
+    them. is_open: False
     once it is to leave its pool; it gets nothing new then."""
 
     def __init__(self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock) -> None:
@@ -30,6 +31,7 @@ class SimWorker(ABC):
         self.queued_tokens = 0
         self.queued_s = 0.0
         self.leased_sequences = 0
+        self.leased_context_tokens = 0
         self.busy_s = 0.0
         self.served_requests = 0
         self.is_open = True
@@ -49,12 +51,13 @@ class SimWorker(ABC):
 
     def candidate(self) -> Candidate:
         available = self.blocks.available
+        held_tokens = (self.blocks.num_blocks - available) * self.block_tokens
         return Candidate(
             self.worker_id,
             queued_tokens=self.queued_tokens,
             queued_s=self.queued_s,
             sequences=self.leased_sequences,
-            context_tokens=(self.blocks.num_blocks - available) * self.block_tokens,
+            context_tokens=max(held_tokens, self.leased_context_tokens),
             available_blocks=available,
             kv_bytes_per_token=self.pool.hardware.kv_bytes_per_token,
             profile=self.speeds,
@@ -63,6 +66,14 @@ class SimWorker(ABC):
     def lease(self, prediction: Prediction) -> None:
         self.queued_tokens += prediction.prefill_tokens
         self.queued_s += prediction.prefill_s
+
+    def lease_sequence(self, context_tokens: int) -> None:
+        self.leased_sequences += 1
+        self.leased_context_tokens += context_tokens
+
+    def end_sequence(self, context_tokens: int) -> None:
+        self.leased_sequences -= 1
+        self.leased_context_tokens -= context_tokens
 
     def prefill_done(self, prediction: Prediction) -> None:
         self.queued_tokens -= prediction.prefill_tokens

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from baton.engine.step_room import ChunkLimit
 from baton.fleet import Role
 from baton.router.admission import Capacity, capacity_of
 from baton.router.policies import DEFAULT_POLICY
@@ -119,14 +120,19 @@ class Simulation:
     def _make_worker(self, worker_id: str, pool: Pool, role: Role) -> SimWorker:
         spec, run = self._spec, self._run
         common = worker_id, pool, self._block_tokens, self._clock
+        limit = self._chunk_limit(pool)
         if role is Role.PREFILL:
-            prefill = self._prefill[worker_id] = PrefillWorker(*common, spec.chunk_tokens, self)
+            prefill = self._prefill[worker_id] = PrefillWorker(*common, limit, self)
             run.prefill.append(prefill)
             return prefill
-        decode = DecodeWorker(*common, spec.max_running, spec.chunk_tokens, run.gaps, self)
+        decode = DecodeWorker(*common, spec.max_running, limit, run.gaps, self)
         self._decode[worker_id] = decode
         run.decode.append(decode)
         return decode
+
+    def _chunk_limit(self, pool: Pool) -> ChunkLimit:
+        speeds = pool.hardware.speeds()
+        return ChunkLimit(self._spec.chunk_tokens, self._spec.chunk_s, lambda: speeds)
 
     def _workers(self) -> list[SimWorker]:
         return [*self._prefill.values(), *self._decode.values()]
@@ -167,7 +173,7 @@ class Simulation:
         computing = ride.prefill or ride.decode
         computing.lease(ride.placement.prediction)
         self._entrance.placed(ride)
-        ride.decode.leased_sequences += 1
+        ride.decode.lease_sequence(ride.request.prompt_tokens)
         self._clock.after(self._spec.queue_timeout_s, lambda: self._queue_timeout(ride))
         if ride.prefill is None:
             ride.decode.ask(ride)
@@ -221,7 +227,7 @@ class Simulation:
     def ended(self, ride: Ride) -> None:
         assert ride.decode is not None
         ride.outcome = Outcome.FINISHED
-        ride.decode.leased_sequences -= 1
+        ride.decode.end_sequence(ride.request.prompt_tokens)
         self._entrance.end(ride)
         self._on_ended()
 
@@ -248,7 +254,7 @@ class Simulation:
         assert ride.placement is not None
         computing = ride.prefill or ride.decode
         computing.prefill_done(ride.placement.prediction)
-        ride.decode.leased_sequences -= 1
+        ride.decode.end_sequence(ride.request.prompt_tokens)
         self._settle(ride)
         self._release_both(ride)
         self._entrance.end(ride)

@@ -183,3 +183,31 @@ def test_a_worker_without_a_profile_is_predicted_all_the_same() -> None:
     prediction = placed(Snapshot.of([candidate("p0")], [candidate("d0")]), DEMAND).prediction
     assert 0 < prediction.ttft_s < math.inf
     assert 0 < prediction.tpot_s < math.inf
+
+
+# --- where a prompt is computed ------------------------------------------------------------------------------
+
+STREAMING = {"profile": PROFILE, "sequences": 40, "context_tokens": 2000}
+OBJECTIVES = replace(DEMAND, ttft_s=4.0, tpot_s=0.2)
+
+
+def test_idle_prefill_workers_are_not_relieved_at_the_expense_of_streams() -> None:
+    streaming = candidate("d0", cached_tokens=320, **STREAMING)
+    snapshot = Snapshot.of([candidate("p0", profile=PROFILE)], [streaming])
+    assert placed(snapshot, OBJECTIVES).site is PrefillSite.REMOTE
+
+
+def test_busy_prefill_workers_are_relieved_while_streams_have_slack() -> None:
+    busy = candidate("p0", queued_tokens=2000, profile=PROFILE)
+    snapshot = Snapshot.of([busy], [candidate("d0", **STREAMING)])
+    assert placed(snapshot, OBJECTIVES).site is PrefillSite.LOCAL_PREDICTED
+    without_slack = replace(OBJECTIVES, tpot_s=0.1)
+    assert placed(snapshot, without_slack).site is PrefillSite.REMOTE
+
+
+def test_what_a_request_has_waited_already_counts_against_its_objective() -> None:
+    busy = candidate("p0", queued_tokens=400, profile=PROFILE)
+    snapshot = Snapshot.of([busy], [candidate("d0", **STREAMING)])
+    assert placed(snapshot, OBJECTIVES).site is PrefillSite.REMOTE
+    late = replace(OBJECTIVES, waited_s=3.0)
+    assert placed(snapshot, late).site is PrefillSite.LOCAL_PREDICTED

@@ -3,7 +3,7 @@
 #include <math.h>
 
 static const double LOAD_BOUND = 1.25, LOCAL_MEMORY_S = 4.0, TOKENS_AHEAD = 32, WORK_WEIGHT = 16.0, HARM = 0.03,
-                    TPOT_SHARE = 0.7, MOST_SHARE = 0.95;
+                    TTFT_SHARE = 0.5, TPOT_SHARE = 0.8, MOST_SHARE = 0.95;
 
 /* As `affinity.scores`. */
 static uint64_t score(uint64_t session, uint64_t worker) {
@@ -62,14 +62,30 @@ static double local_cost_s(const Pool *d, size_t j, const Wanted *w) {
     return queue_s(d, j) + waiting_s + work_s + TOKENS_AHEAD * step_s(d, j, w);
 }
 
-static int keeps_objective(const Pool *d, size_t j, const Wanted *w, double objective_s) {
-    double prompt_s = prefill_s(d, j, w), sequences = figure(d, SEQUENCES, j);
+static double pressure(const Demand *demand, double first_token_s, double tpot_s) {
+    return larger((demand->waited_s + first_token_s) / (TTFT_SHARE * demand->ttft_s), tpot_s / (TPOT_SHARE * demand->tpot_s));
+}
+
+static double tpot_s(const Pool *d, size_t j, const Wanted *w, double prompt_s) {
     double share = (figure(d, LOCAL_PREFILL_S, j) + prompt_s) / LOCAL_MEMORY_S;
     double slower = 1 / (1 - smaller(share, MOST_SHARE));
-    double grown = slower * sequences, context_tokens = slower * figure(d, CONTEXT_TOKENS, j);
+    double grown = slower * figure(d, SEQUENCES, j), context_tokens = slower * figure(d, CONTEXT_TOKENS, j);
     double long_s = slower * batch_step_s(d, j, grown + w->choices, context_tokens + w->prompt_tokens);
     double short_s = step_s(d, j, w) + (queue_s(d, j) + prompt_s) / TOKENS_AHEAD;
-    return larger(long_s, short_s) <= TPOT_SHARE * objective_s;
+    return larger(long_s, short_s);
+}
+
+static double local_pressure(const Pool *d, size_t j, const Demand *demand) {
+    const Wanted *w = &demand->wanted;
+    double prompt_s = prefill_s(d, j, w), token_s = tpot_s(d, j, w, prompt_s);
+    double first_token_s = queue_s(d, j) + larger(prompt_s, reserve_s(d, j, w));
+    return token_s <= TPOT_SHARE * demand->tpot_s ? pressure(demand, first_token_s, token_s) : INFINITY;
+}
+
+static double handoff_pressure(const Pool *p, size_t i, const Pool *d, size_t j, const Demand *demand) {
+    const Wanted *w = &demand->wanted;
+    double prompt_s = prefill_s(p, i, w), first_token_s = turn_s(p, i, prompt_s) + larger(prompt_s, reserve_s(d, j, w));
+    return pressure(demand, first_token_s, tpot_s(d, j, w, 0.0));
 }
 
 static size_t decoding(const Pool *p, size_t first, const Pool *d, const Demand *demand, double *costs_s) {
@@ -84,24 +100,23 @@ static size_t decoding(const Pool *p, size_t first, const Pool *d, const Demand 
     return demand->has_session && !is_known_elsewhere ? own : least(d, demand, costs_s);
 }
 
-Choice choose(const Pool *p, const Pool *d, const Demand *demand, double *costs_s) {
-    const Wanted *w = &demand->wanted;
-    int is_local = !p->count || demand->mode == NEVER;
-    Choice choice = {LOCAL, 0};
-    double remote_s = INFINITY, local_s = INFINITY;
-    if (!is_local) {
-        for (size_t i = 0; i < p->count; i++) costs_s[i] = prompt_cost_s(p, i, w);
-        size_t first = least(p, demand, costs_s);
-        remote_s = costs_s[first];
-        choice = (Choice){(ptrdiff_t)first, decoding(p, first, d, demand, costs_s)};
-        if (demand->mode != AUTO || !demand->has_tpot) return choice;
-        remote_s += decode_cost_s(p, first, d, choice.decode, w);
-    }
+/* The decode worker to compute the prompt among those that this presses less than `most`; LOCAL where none is. */
+static ptrdiff_t computing(const Pool *d, const Demand *demand, double most, double *costs_s) {
+    int is_any = 0;
     for (size_t j = 0; j < d->count; j++) {
-        int may = is_local || keeps_objective(d, j, w, demand->tpot_s);
-        costs_s[j] = may ? local_cost_s(d, j, w) : INFINITY;
-        local_s = smaller(local_s, costs_s[j]);
+        int is_better = most == INFINITY || local_pressure(d, j, demand) < most;
+        costs_s[j] = is_better ? local_cost_s(d, j, &demand->wanted) : INFINITY;
+        is_any |= is_better;
     }
-    if (is_local || local_s < remote_s) choice = (Choice){LOCAL, least(d, demand, costs_s)};
-    return choice;
+    return is_any ? (ptrdiff_t)least(d, demand, costs_s) : LOCAL;
+}
+
+Choice choose(const Pool *p, const Pool *d, const Demand *demand, double *costs_s) {
+    if (!p->count || demand->mode == NEVER) return (Choice){LOCAL, (size_t)computing(d, demand, INFINITY, costs_s)};
+    for (size_t i = 0; i < p->count; i++) costs_s[i] = prompt_cost_s(p, i, &demand->wanted);
+    size_t first = least(p, demand, costs_s), second = decoding(p, first, d, demand, costs_s);
+    ptrdiff_t local = LOCAL;
+    if (demand->mode == AUTO && demand->has_tpot)
+        local = computing(d, demand, handoff_pressure(p, first, d, second, demand), costs_s);
+    return local == LOCAL ? (Choice){(ptrdiff_t)first, second} : (Choice){LOCAL, (size_t)local};
 }

@@ -5,12 +5,12 @@
 enum Mode { AUTO, ALWAYS, NEVER };
 enum { LOCAL = -1 };
 
-/* has_tpot, has_session: whether there is an objective, and a session; `session` is its hash. */
+/* has_tpot, has_session: whether there is an objective for later tokens, and a session; `session` is its hash. */
 typedef struct {
     Wanted wanted;
     enum Mode mode;
     int has_tpot, has_session;
-    double tpot_s;
+    double waited_s, ttft_s, tpot_s;
     uint64_t session, ordinal;
 } Demand;
 

@@ -71,13 +71,15 @@ static int read_wanted(PyObject *const *args, Wanted *w) {
 }
 
 static int read_demand(PyObject *const *args, Demand *demand) {
-    *demand = (Demand){.has_tpot = args[4] != Py_None, .has_session = args[5] != Py_None};
+    *demand = (Demand){.has_tpot = args[6] != Py_None, .has_session = args[7] != Py_None};
     long mode = PyLong_AsLong(args[3]);
     demand->mode = (enum Mode)mode;
-    demand->ordinal = PyLong_AsUnsignedLongLong(args[6]);
-    if (demand->has_tpot) demand->tpot_s = PyFloat_AsDouble(args[4]);
-    if (demand->has_session) demand->session = PyLong_AsUnsignedLongLong(args[5]);
-    if (!read_wanted(args, &demand->wanted) || PyErr_Occurred()) return 0;
+    demand->waited_s = PyFloat_AsDouble(args[4]);
+    demand->ttft_s = PyFloat_AsDouble(args[5]);
+    demand->ordinal = PyLong_AsUnsignedLongLong(args[8]);
+    if (demand->has_tpot) demand->tpot_s = PyFloat_AsDouble(args[6]);
+    if (demand->has_session) demand->session = PyLong_AsUnsignedLongLong(args[7]);
+    if (PyErr_Occurred() || !read_wanted(args, &demand->wanted)) return 0;
     if (mode < AUTO || mode > NEVER) PyErr_Format(PyExc_ValueError, "mode %ld is none", mode);
     return !PyErr_Occurred();
 }
@@ -97,7 +99,7 @@ PyObject *choose_predicted(PyObject *module, PyObject *const *args, Py_ssize_t g
     Demand demand;
     PyObject *result = NULL;
     (void)module;
-    if (given != 11) return PyErr_Format(PyExc_TypeError, "%zd arguments, not two pools and a demand", given);
+    if (given != 13) return PyErr_Format(PyExc_TypeError, "%zd arguments, not two pools and a demand", given);
     if (read_columns(args[0], args[1], &prefill) && read_columns(args[2], args[3], &decode) && read_demand(args + 4, &demand))
         result = chosen(&prefill.pool, &decode.pool, &demand);
     release(&prefill);

@@ -1,18 +1,21 @@
 """The workers with the best predicted times, each from the worker's own measured profile.
 
-Prompts: every worker that may compute the prompt has a cost, its queue and the work, and work counts more than
-waiting, for what is computed needlessly delays all who come after. Prefill workers compete with decode workers that
-would compute it themselves (conditional disaggregation); a decode worker may only while its streams are predicted
-to stay within the objective, counting what it was given of late. Without an objective prompts are handed off.
+Prompts: every prefill worker has a cost, its queue and the work, and work counts more than waiting, for what is
+computed needlessly delays all who come after.
 
 Tokens: the decode worker is the session's own, unless another one caches more of the prompt; without a session it
 is the one with the least predicted time to a second token and a few more.
+
+Conditional disaggregation: a decode worker computes the prompt itself where that presses it less than the hand-off
+would press its two workers, each measured by the objective that it serves: the time to the first token against the
+TTFT objective, that of later ones against the TPOT objective, and the worse of both counts. So idle prefill workers
+are not relieved at the expense of streams, and busy ones are while streams have slack. Without a TPOT objective
+prompts are handed off.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from baton.fleet import Role
 from baton.router.affinity import owner, scores, session_hash
@@ -27,19 +30,22 @@ _TOKENS_AHEAD = 32
 """Output tokens by which decode workers are compared; how long an answer will be is not known beforehand."""
 
 _WORK_WEIGHT = 16.0
-"""How much more a second of computing counts than one of waiting. From 8 to 32
-goodput hardly changes (by simulation, `benchmarks/placement.py`)."""
+"""How much more a second of computing counts than one of waiting. From 8 to 32 goodput hardly changes (by
+simulation, `benchmarks/placement.py`)."""
 
 _HARM = 0.03
-"""How much a second of computing beside decoding counts for each stream that it holds up."""
+"""How much a second of computing beside decoding counts for each stream that it holds up, where decode workers that
+might compute a prompt are compared."""
 
-_TPOT_SHARE = 0.7
-"""Of the objective, that local prefills may take streams to: the rest is for what cannot be foreseen, answers that
-are shorter than others and batches that grow."""
+_USUAL_TTFT_S = 2.0
+"""The objective of requests that have none for the first token, but one for later ones."""
+
+_TTFT_SHARE, _TPOT_SHARE = 0.5, 0.8
+"""Of the objectives, at which a pool counts as fully pressed: the rest is for what cannot be foreseen, prompts that
+come at once, answers that are shorter than others and batches that grow."""
 
 _MOST_SHARE = 0.95
 """Of a decode worker's time on local prefills, beyond which a step's length has no meaning."""
-
 
 _MODES = (Disaggregation.AUTO, Disaggregation.ALWAYS, Disaggregation.NEVER)
 """As native code numbers them."""
@@ -71,6 +77,8 @@ def _choose_natively(snapshot: Snapshot, demand: Demand) -> Pair:
         demand.blocks,
         demand.choices,
         mode,
+        demand.waited_s,
+        _USUAL_TTFT_S if demand.ttft_s is None else demand.ttft_s,
         demand.tpot_s,
         None if session is None else session_hash(session),
         demand.ordinal,
@@ -91,9 +99,12 @@ def choose_by_columns(snapshot: Snapshot, demand: Demand) -> Pair:
     decode_cost = reserve_s(decode, demand) + queue_s(decode) + second_s + later_s
     second = _decode(decode, decode_cost, demand)
     if demand.disaggregation is Disaggregation.AUTO and demand.tpot_s is not None:
-        local_cost = _local_cost(decode, demand) + later_s
-        local_cost[~_keeps_objective(decode, demand, demand.tpot_s)] = np.inf
-        if local_cost.min() < prompt_cost[first] + decode_cost[second]:
+        computed_s = max(prompt_s[first], reserve_s(decode, demand)[second])
+        first_token_s = turn_s(prefill, demand, prompt_s)[first] + computed_s
+        handed_off = _pressure(demand, demand.tpot_s, first_token_s, _tpot_s(decode, demand, 0.0)[second])
+        is_better = _local_pressure(decode, demand, demand.tpot_s) < handed_off
+        if is_better.any():
+            local_cost = np.where(is_better, _local_cost(decode, demand) + later_s, np.inf)
             return None, _least(decode, local_cost, demand)
     return first, second
 
@@ -104,18 +115,34 @@ def _local_cost(decode: Candidates, demand: Demand) -> Column:
     return queue_s(decode) + waiting_s + (_WORK_WEIGHT + _HARM * decode.sequences) * prompt_s
 
 
-def _keeps_objective(decode: Candidates, demand: Demand, objective_s: float) -> npt.NDArray[np.bool]:
-    """(n,), where streams keep within the objective if this prompt is computed beside them: each worker's time is
-    shared between steps and the prompts that it was given of late, this one among them."""
+def _local_pressure(decode: Candidates, demand: Demand, objective_s: float) -> Column:
+    """(n,), inf where streams would not keep within their objective."""
     prompt_s = prefill_s(decode, demand)
+    first_token_s = queue_s(decode) + np.maximum(prompt_s, reserve_s(decode, demand))
+    tpot_s = _tpot_s(decode, demand, prompt_s)
+    pressure = _pressure(demand, objective_s, first_token_s, tpot_s)
+    return np.where(tpot_s <= _TPOT_SHARE * objective_s, pressure, np.inf)
+
+
+def _pressure(demand: Demand, tpot_objective_s: float, first_token_s: Column, tpot_s: Column) -> Column:
+    """1 is as much as the objectives allow. first_token_s: from now on."""
+    ttft_objective_s = _USUAL_TTFT_S if demand.ttft_s is None else demand.ttft_s
+    return np.maximum(
+        (demand.waited_s + first_token_s) / (_TTFT_SHARE * ttft_objective_s),
+        tpot_s / (_TPOT_SHARE * tpot_objective_s),
+    )
+
+
+def _tpot_s(decode: Candidates, demand: Demand, prompt_s: Column | float) -> Column:
+    """(n,), what a token of the streams will take, the request's own among them, where this worker is to compute so
+    much of prompts more: its time is shared between steps and the prompts that it was given of late, and batches
+    grow as their steps do. At least what the queued prompts do to a short answer."""
     share = (decode.local_prefill_s + prompt_s) / LOCAL_MEMORY_S
-    alone_s = step_s(decode, demand)
     slower = 1 / (1 - np.minimum(share, _MOST_SHARE))
     grown, context_tokens = slower * decode.sequences, slower * decode.context_tokens
     long_s = slower * decode.profile.step_s(grown + demand.choices, context_tokens + demand.prompt_tokens)
-    short_s = alone_s + (queue_s(decode) + prompt_s) / _TOKENS_AHEAD
-    within: npt.NDArray[np.bool] = np.maximum(long_s, short_s) <= _TPOT_SHARE * objective_s
-    return within
+    short_s = step_s(decode, demand) + (queue_s(decode) + prompt_s) / _TOKENS_AHEAD
+    return np.maximum(long_s, short_s)
 
 
 def _decode(decode: Candidates, cost: Column, demand: Demand) -> int:
