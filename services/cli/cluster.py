@@ -21,6 +21,7 @@ from baton.cli.supervision import RestartLimits
 from baton.cli.supervisor import Post, Supervisor
 from baton.errors import InvalidRequest, Unavailable
 from baton.fleet import Role
+from baton.loaded import spare_what_is_loaded
 from baton.rpc import host_port
 
 Arguments = Mapping[str, object]
@@ -68,6 +69,7 @@ class Cluster:
 
     def run(self) -> int:
         """Returns the status to exit with: 0 after a signal, 1 after a failure."""
+        spare_what_is_loaded()
         with _signal_as_fd() as stop_fd, self._scale_desk() as desk:
             try:
                 self._start({} if desk is None else {"scaler": f"unix:{desk.path}"})

@@ -22,6 +22,7 @@ from baton.discovery.preflight import require_reachable
 from baton.discovery.steady import follow
 from baton.errors import Unavailable
 from baton.events import EventStream
+from baton.loaded import spare_what_is_loaded
 from baton.router.api.app import create_app
 from baton.router.backend import FleetBackend
 from baton.router.breaker_metrics import BreakerCollector
@@ -96,6 +97,7 @@ async def run_router(config: RouterConfig) -> None:
         app = create_app(backend, text, replace(config.api, metrics=metrics.text))
         http = _HttpServer(app, backend, config)
         crash.add_done_callback(lambda _: http.stop_at_once())
+        spare_what_is_loaded()
         await http.serve(sockets=[http_socket])
         if crash.done():
             raise crash.result()

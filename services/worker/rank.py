@@ -17,6 +17,7 @@ from baton.errors import BatonError
 from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.base import OnDone, SendSession, TransferResult
 from baton.kvtransfer.errors import TransferError
+from baton.loaded import spare_what_is_loaded
 from baton.parent_process import die_with_parent
 from baton.worker import rank_channel as say
 from baton.worker.rank_channel import RankChannel
@@ -140,6 +141,7 @@ def main() -> None:
     except BatonError as error:
         channel.send(say.Failed(error.code, error.message, error.field))
         return
+    spare_what_is_loaded()
     channel.send(say.Ready())
     Rank(channel, engine, agent).serve()
     agent.close()

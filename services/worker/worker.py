@@ -24,6 +24,7 @@ from baton.engine.parallel import Shard
 from baton.fleet import ModelInfo, WorkerInfo, WorkerProfile, WorkerState
 from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.group import TransferGroup
+from baton.loaded import spare_what_is_loaded
 from baton.rpc import Server, host_port
 from baton.worker.config import WorkerConfig
 from baton.worker.control import SERVICE as CONTROL
@@ -70,6 +71,7 @@ async def run_worker(config: WorkerConfig) -> None:
         membership = _make_membership(config, registry, worker, role, profile)
         control = ControlServicer(role, membership)
         server.add(CONTROL, control.mount)
+        spare_what_is_loaded()
         await server.start()
         cleanup.push_async_callback(server.stop, _SERVER_GRACE_S)
         keeper = run_forever(membership.keep(), "membership", stop.crash)

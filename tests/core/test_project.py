@@ -1,6 +1,7 @@
 """The documents, pins and deployment files say what is true of the code beside them."""
 
 import asyncio
+import os
 import re
 import shlex
 import sys
@@ -8,6 +9,7 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,6 +37,7 @@ APACHE_2_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523
 PATH_OF_SOMEBODYS_MACHINE = re.compile(r"(?<![\w.:/])/(home|root|Users|work|workspace|mnt)/\w")
 
 
+@cache
 def commands() -> TyperGroup:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
@@ -64,13 +67,16 @@ def services(file: str = "compose.yaml") -> dict[str, dict[str, Any]]:
     return found
 
 
-def sources() -> Iterator[tuple[Path, str]]:
-    for path in ROOT.rglob("*"):
-        folders = path.relative_to(ROOT).parts[:-1]
-        if NOT_SOURCES.intersection(folders) or any(f.startswith(".") and f != ".ci" for f in folders):
-            continue
-        if path.is_file() and path.suffix not in {".safetensors", ".png", ".so"}:
-            yield path, path.read_text(encoding="utf-8")
+@cache
+def sources() -> dict[Path, str]:
+    """Text by path, of whatever the repository has and nothing that was built or installed in it."""
+    found = {}
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [f for f in folders if f not in NOT_SOURCES and (f == ".ci" or not f.startswith("."))]
+        for path in (Path(folder, name) for name in names if name not in NOT_SOURCES):
+            if path.suffix not in {".safetensors", ".png", ".so"}:
+                found[path] = path.read_text(encoding="utf-8")
+    return found
 
 
 # --- documents ---------------------------------------------------------------------------------------------
@@ -116,7 +122,7 @@ def test_every_file_that_a_document_names_exists(document: Path) -> None:
     top_folders = {path.name for path in ROOT.iterdir() if path.is_dir()} - {".venv", "build"}
     named = {n for n in re.findall(r"`([\w./-]+/[\w./-]*)`", text) if n.split("/")[0] in top_folders}
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
-    modules = {path.name for path, _ in sources() if path.suffix == ".py"}
+    modules = {path.name for path in sources() if path.suffix == ".py"}
     assert set(re.findall(r"`(\w+\.py)`", text)) <= modules
 
 
@@ -133,7 +139,7 @@ def test_the_licence_is_apache_2_word_for_word() -> None:
 def test_no_file_names_a_path_of_somebodys_machine() -> None:
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}"
-        for path, text in sources()
+        for path, text in sources().items()
         for match in PATH_OF_SOMEBODYS_MACHINE.finditer(text)
     ]
     assert found == []

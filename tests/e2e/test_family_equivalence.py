@@ -34,6 +34,9 @@ SETTINGS = (
 CASES = dict(zip(model_folders.VARIANTS, cycle(SETTINGS), strict=False))
 """The families take turns; `test_settings_equivalence` has the combinations."""
 
+SHORT = {"llama-llama3", "mistral-window", "qwen2-window", "qwen3"}
+"""One of each architecture, and each setting once; a worker computes the others in `tests/engine`."""
+
 salts = count()
 
 
@@ -48,7 +51,10 @@ class Family:
         return [reference(self.folder, length) for length in lengths]
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module",
+    params=[name if name in SHORT else pytest.param(name, marks=pytest.mark.soak) for name in CASES],
+)
 def family(request: pytest.FixtureRequest, model_folder: Callable[[str], Path]) -> Iterator[Family]:
     folder, setting = model_folder(request.param), CASES[request.param]
     with Cluster(

@@ -20,15 +20,11 @@ REQUESTS = 8
 WAIT_S = 10.0
 
 
-def test_up_without_a_model_serves_the_demo_model() -> None:
+def test_up_without_a_model_serves_the_demo_model_and_killing_it_ends_every_process() -> None:
     with Cluster() as cluster:
         body = {"messages": [{"role": "user", "content": "Who may copy this?"}], "max_tokens": 24}
         answer = cluster.client.post("/v1/chat/completions", json=body).raise_for_status().json()
         assert answer["choices"][0]["message"]["content"]
-
-
-def test_killing_up_ends_every_process(llama: Path) -> None:
-    with Cluster(model=llama, kv_blocks=256) as cluster:
         assert len(cluster.processes) >= 3
         cluster.process.kill()
         cluster.process.wait()
@@ -53,7 +49,7 @@ def test_ctrl_c_in_the_middle_of_requests_leaves_nothing(llama: Path) -> None:
         assert "Traceback" not in cluster.stderr
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.4])
+@pytest.mark.parametrize("delay_s", [0.0, pytest.param(0.4, marks=pytest.mark.soak)])
 def test_requests_of_a_killed_prefill_worker_end_well_and_later_ones_prefill_locally(
     llama: Path, delay_s: float
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, product
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -29,10 +29,15 @@ class Setting:
         return f"{self.transport}-{self.chunk_tokens}"
 
 
-SETTINGS = [Setting(transport, tokens) for transport, tokens in product(("shm", "tcp"), (512, 37))]
+SETTINGS = [Setting("shm", 37), Setting("tcp", 512)]
+LONG = [Setting("shm", 512), Setting("tcp", 37)]
 
 
-@pytest.fixture(scope="module", params=SETTINGS, ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[*SETTINGS, *(pytest.param(setting, marks=pytest.mark.soak) for setting in LONG)],
+    ids=str,
+)
 def cluster(request: pytest.FixtureRequest, llama: Path) -> Iterator[Cluster]:
     setting: Setting = request.param
     with Cluster(

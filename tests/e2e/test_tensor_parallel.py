@@ -12,7 +12,7 @@ import pytest
 from cluster import Cluster, wait_until
 from model_folders import prompt_ids
 from oracle import assert_equal, reference
-from process_tree import descendants
+from process_tree import Process, descendants
 
 from baton.engine.model_config import ModelConfig
 
@@ -108,10 +108,18 @@ def test_every_decode_rank_gets_its_share_once(cluster: Cluster, folder: Path, s
     wait_until(lambda: received() == expected, REPORT_S, received)
 
 
-def test_a_rank_that_dies_ends_its_worker_and_the_others_serve_on(llama: Path) -> None:
-    with Cluster(model=llama, kv_blocks=128, prefill_tp=2, max_restarts=0) as cluster:
-        worker_pid = cluster.pids()["prefill-0"]
-        [rank] = [process for process in descendants(worker_pid) if RANK_COMMAND in process.command]
+def ranks_of(worker_pid: int) -> list[Process]:
+    return [process for process in descendants(worker_pid) if RANK_COMMAND in process.command]
+
+
+def test_worker_and_rank_end_together_whichever_dies_and_the_others_serve_on(llama: Path) -> None:
+    with Cluster(model=llama, kv_blocks=128, prefill=2, prefill_tp=2, max_restarts=0) as cluster:
+        pids = cluster.pids()
+        [orphan] = ranks_of(pids["prefill-1"])
+        os.kill(pids["prefill-1"], signal.SIGKILL)
+        wait_until(lambda: not orphan.is_alive, 10.0, lambda: orphan)
+        wait_until(lambda: "prefill-1" not in cluster.workers(), 10.0, cluster.workers)
+        [rank] = ranks_of(pids["prefill-0"])
         os.kill(rank.pid, signal.SIGKILL)
         wait_until(lambda: "prefill-0" not in cluster.workers(), 10.0, cluster.workers)
         expected = reference(llama, 100)
@@ -119,12 +127,3 @@ def test_a_rank_that_dies_ends_its_worker_and_the_others_serve_on(llama: Path) -
         assert_equal(answer, expected)
         assert answer.prefill == "local"
         assert f"rank 1 of this worker (process {rank.pid}) was killed by SIGKILL" in cluster.stderr
-
-
-def test_a_worker_that_dies_leaves_no_rank_behind(llama: Path) -> None:
-    with Cluster(model=llama, kv_blocks=128, prefill_tp=2, max_restarts=0) as cluster:
-        worker_pid = cluster.pids()["prefill-0"]
-        ranks = [process for process in descendants(worker_pid) if RANK_COMMAND in process.command]
-        os.kill(worker_pid, signal.SIGKILL)
-        wait_until(lambda: not any(rank.is_alive for rank in ranks), 10.0, lambda: ranks)
-        wait_until(lambda: "prefill-0" not in cluster.workers(), 10.0, cluster.workers)

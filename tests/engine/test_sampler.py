@@ -61,7 +61,7 @@ def token_of(logits: list[float], sequence: Sequence) -> int:
     return sample(torch.tensor([logits]), [sequence])[0].token_id
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(rows(), min_size=1, max_size=5))
 def test_a_mixed_batch_gets_the_tokens_of_the_slow_sampler(batch: list[tuple[list[float], Sequence]]) -> None:
     for logits, sequence in batch:

@@ -14,7 +14,7 @@ import pytest
 from campaign import mutations
 from campaign.runner import first_corruption, prepare, run_everywhere, run_seed, run_seeds
 
-SHORT, LONG = range(4000), range(10**6)
+SHORT, LONG = range(1500), range(10**6)
 
 RACES = {
     "a frame came after the end of its transfer",

@@ -46,15 +46,15 @@ def workers(count: int, sequences: int = 0, cached_tokens: int = 0) -> list[Cand
     ]
 
 
-@pytest.mark.parametrize("name", POLICIES)
 @given(prefill=pools, decode=pools.filter(bool), demand=demands)
 def test_every_policy_chooses_among_the_candidates_whatever_their_order(
-    name: str, prefill: list[Candidate], decode: list[Candidate], demand: Demand
+    prefill: list[Candidate], decode: list[Candidate], demand: Demand
 ) -> None:
-    chosen = pair(name, Snapshot.of(prefill, decode), demand)
-    assert chosen[0] in {candidate.worker_id for candidate in prefill} | {None}
-    assert chosen[1] in {candidate.worker_id for candidate in decode}
-    assert pair(name, Snapshot.of(prefill[::-1], decode[::-1]), demand) == chosen
+    for name in POLICIES:
+        chosen = pair(name, Snapshot.of(prefill, decode), demand)
+        assert chosen[0] in {candidate.worker_id for candidate in prefill} | {None}, name
+        assert chosen[1] in {candidate.worker_id for candidate in decode}, name
+        assert pair(name, Snapshot.of(prefill[::-1], decode[::-1]), demand) == chosen, name
 
 
 def test_an_unknown_policy_is_refused_with_the_choices() -> None:
