@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
@@ -129,6 +130,11 @@ class WorkerProfile:
     def chunk_s(self, tokens: Amount, context_tokens: Amount) -> Amount:
         """What these tokens add to a pass that is made anyway."""
         return tokens / self.prefill_rate + tokens * (context_tokens + tokens / 2) * self.prefill_s_per_pair
+
+    def chunk_tokens(self, seconds: float, context_tokens: int) -> int:
+        """Tokens after `context_tokens` that add at most `seconds` to a pass that is made anyway."""
+        token_s = 1 / self.prefill_rate + context_tokens * self.prefill_s_per_pair
+        return int(2 * seconds / (token_s + math.sqrt(token_s**2 + 2 * self.prefill_s_per_pair * seconds)))
 
     def step_s(self, sequences: Amount, context_tokens: Amount) -> Amount:
         """Seconds of one decode step of `sequences` that see `context_tokens` together."""

@@ -60,6 +60,7 @@ def spec() -> FleetSpec:
         ),
         objectives=Objectives(TTFT_S, TPOT_S),
         chunk_tokens=CONTEXT_TOKENS,
+        chunk_s=math.inf,
         max_running=256,
         max_requests=10 * REQUESTS,
         queue_timeout_s=600.0,

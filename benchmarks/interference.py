@@ -25,7 +25,8 @@ EXAMPLES = """
 examples:
   python benchmarks/interference.py --quick
   python benchmarks/interference.py --json interference.json --plot interference.png
-  python benchmarks/interference.py --up=--no-pin   # workers that may run on any core
+  python benchmarks/interference.py --up=--no-pin       # workers that may run on any core
+  python benchmarks/interference.py --up=--chunk-ms=0   # steps without a limit in time
 
 what is measured:
   8 streams decode without a pause, and a short prompt comes every 0.3 s. For a while nothing else comes;
@@ -214,7 +215,7 @@ def parser() -> argparse.ArgumentParser:
     add("--phase", type=float, default=40.0, metavar="S", help="length of each phase (default: 40)")
     add("--long-tokens", type=int, default=2048, metavar="N", help="of a long prompt (default: 2048)")
     add("--stream-tokens", type=int, default=400, metavar="N", help="of a stream's answer (default: 400)")
-    add("--chunk-tokens", type=int, default=64, metavar="N", help="prompt tokens a step (default: 64)")
+    add("--chunk-tokens", type=int, default=512, metavar="N", help="prompt tokens a step (default: 512)")
     add("--model", type=Path, metavar="FOLDER", help="model folder (default: 12 layers of random weights)")
     add("--up", action="append", default=[], metavar="FLAG", help="further option of `baton up`; repeat")
     add("--json", type=Path, metavar="FILE", help="writes the rows there as well")

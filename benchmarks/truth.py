@@ -117,17 +117,17 @@ async def measure(
         at_load(sent_of(options, is_test=False), start.prefill, start.decode, options.load)
     )
     await asyncio.sleep(SETTLE_S)
-    known = Known(*live.profiles(), front_s(before.answers, event_log))
+    known = Known(*before.reported, front_s(before.answers, event_log))
     console.print(f"known: {known}")
     test = at_load(sent_of(options, is_test=True), known.prefill, known.decode, options.load)
     console.print(f"sending {len(test.requests)} requests in {test.requests[-1].arrival_s:.0f} s")
-    observed, meanwhile = await live.replay_asking(test)
+    observed = await live.replay(test)
     model = ModelConfig.from_folder(model_folder, "auto", None)
     kv_tokens = options.kv_blocks * BLOCK_TOKENS
     shifted = later(test, observed.began_at_s - before.began_at_s)
     told = {
         "corrected": known,
-        "meanwhile": Known(*meanwhile, known.front_s),
+        "meanwhile": Known(*observed.reported, known.front_s),
         "at start": replace(start, front_s=known.front_s),
     }
     simulated = {name: simulate(before.sent, shifted, by, model, kv_tokens) for name, by in told.items()}
@@ -196,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
         help="without a trace, as of `baton sim` (default: chat)",
     )
     add("--requests", type=int, default=300, metavar="N", help="of the test (default: 300)")
-    add("--calibration", type=int, default=150, metavar="N", help="requests before it (default: 150)")
+    add("--calibration", type=int, default=200, metavar="N", help="requests before it (default: 200)")
     add("--load", type=float, default=0.5, metavar="X", help="share of busy time (default: 0.5)")
     add("--output-scale", type=float, default=0.125, metavar="X", help="of answers' lengths (default: 0.125)")
     add("--kv-blocks", type=int, default=4096, metavar="N", help="of each pool (default: 4096)")

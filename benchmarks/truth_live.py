@@ -18,6 +18,9 @@ from token_stream import TokenTimes, stream_tokens
 from baton.fleet import WorkerProfile
 from baton.sim.workload import SimRequest, Workload
 
+Speeds = tuple[WorkerProfile, WorkerProfile]
+"""Of the prefill and of the decode worker."""
+
 _ASK_EVERY_S = 1.0
 
 
@@ -31,11 +34,12 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """Requests as they were sent, from `began_at_s` on, and their answers."""
+    """Requests as they were sent, from `began_at_s` on, their answers, and what workers reported meanwhile."""
 
     sent: Workload
     began_at_s: float
     answers: list[TokenTimes]
+    reported: Speeds
 
     def latencies(self) -> Latencies:
         tpots_s = [answer.tpot_s for answer in self.answers]
@@ -59,24 +63,22 @@ class Live:
             return await stream_tokens(self._url, prompt, request.output_tokens)
 
         prompts = [self._prompt(request) for request in sent.requests]
-        return Replayed(sent, began_at_s, await asyncio.gather(*map(one, sent.requests, prompts)))
+        reported = asyncio.create_task(self._reported(sent.requests[-1].arrival_s))
+        answers = await asyncio.gather(*map(one, sent.requests, prompts))
+        return Replayed(sent, began_at_s, answers, await reported)
 
-    async def replay_asking(self, sent: Workload) -> tuple[Replayed, tuple[WorkerProfile, WorkerProfile]]:
-        """The same, and what the workers reported meanwhile of their speed, on average."""
-        asked: list[tuple[WorkerProfile, WorkerProfile]] = []
+    async def _reported(self, arrivals_s: float) -> Speeds:
+        """The mean of what the workers report each second while requests arrive, from half-time on: after the last
+        one they have cores to themselves, and are faster."""
+        await asyncio.sleep(arrivals_s / 2)
+        asked = [self.profiles()]
+        for _ in range(int(arrivals_s / 2 / _ASK_EVERY_S)):
+            await asyncio.sleep(_ASK_EVERY_S)
+            asked.append(await asyncio.to_thread(self.profiles))
+        prefill, decode = zip(*asked, strict=True)
+        return mean_of(prefill), mean_of(decode)
 
-        async def ask() -> None:
-            while True:
-                await asyncio.sleep(_ASK_EVERY_S)
-                asked.append(await asyncio.to_thread(self.profiles))
-
-        asking = asyncio.create_task(ask())
-        replayed = await self.replay(sent)
-        asking.cancel()
-        prefill, decode = zip(*(asked or [self.profiles()]), strict=True)
-        return replayed, (mean_of(prefill), mean_of(decode))
-
-    def profiles(self) -> tuple[WorkerProfile, WorkerProfile]:
+    def profiles(self) -> Speeds:
         """Of the prefill and of the decode worker, as they report them now."""
         workers: list[dict[str, Any]] = httpx.get(f"{self._url}/workers", trust_env=False).json()["workers"]
         by_role = {worker["role"]: WorkerProfile(**worker["profile"]) for worker in workers}

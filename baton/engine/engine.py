@@ -49,10 +49,9 @@ class Engine:
         self.blocks = BlockManager(self.pool.num_blocks, config.block_size)
         self._eos_token_ids = frozenset(self.model.eos_token_ids)
         sampler = Sampler(self.model.vocab_size, self._eos_token_ids)
-        self.overlaps = config.device.startswith("cuda") if config.overlap is None else config.overlap
-        self.overlaps = (
-            self.overlaps and parallel is None
-        )  # the other ranks are told of tokens, not where they are
+        is_beside_host = config.device.startswith("cuda")
+        # Other ranks are told tokens, not where on this one's device they are drawn.
+        self.overlaps = parallel is None and (is_beside_host if config.overlap is None else config.overlap)
         self._flights: deque[Flight] = deque()
         self._landed_work = StepWork()
         self._runner = ModelRunner(model, self.pool, sampler, config.device, config.attention)
@@ -149,7 +148,8 @@ class Engine:
         """Gives back all blocks, those that a step in flight may write to when it has landed; the sequence could be
         computed anew from the tokens that are known."""
         block_ids, sequence.block_ids = sequence.block_ids, []
-        if any([flight.drop(sequence) for flight in self._flights]):
+        were_here = [flight.drop(sequence) for flight in self._flights]  # dropped from each of them
+        if any(were_here):
             self._flights[-1].held_block_ids += block_ids
         else:
             self.blocks.release(block_ids)

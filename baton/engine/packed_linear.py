@@ -14,6 +14,7 @@ from torch import Tensor
 
 from baton.engine.kernels import are_built, native
 from baton.engine.linear import Gate, GatedLinear, Head, Linear, LinearHead, Product
+from baton.engine.weight_memory import WeightMemory
 
 PANEL = 64
 """Columns of the result that lie together in a packed weight; the last panel is filled up with zeros."""
@@ -37,11 +38,11 @@ class PackedWeight:
     bias: Tensor | None
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
-        """weight: bfloat16 [columns, in], in even; bias: [columns]."""
+    def of(cls, weight: Tensor, bias: Tensor | None, memory: WeightMemory) -> PackedWeight:
+        """weight: bfloat16 [columns, in], in even; bias: [columns] or None."""
         columns, inputs = weight.shape
         weight = weight.contiguous()
-        packed = torch.empty((-(-columns // PANEL), inputs // 2, PANEL, 2), dtype=torch.bfloat16)
+        packed = memory.empty((-(-columns // PANEL), inputs // 2, PANEL, 2), torch.bfloat16)
         native.pack(weight.data_ptr(), packed.data_ptr(), columns, inputs, torch.get_num_threads())
         return cls(packed, columns, None if bias is None else bias.float())
 
@@ -90,26 +91,26 @@ class PackedHead:
         return self.weight.multiply(x, logits, Ending.FLOAT_SUMS)
 
 
-def product(linear: Linear) -> Product:
-    """`linear`, packed where that can be."""
+def product(linear: Linear, memory: WeightMemory) -> Product:
+    """`linear`, packed into `memory` where that can be."""
     if not _is_packable(linear.weight):
         return linear
-    return PackedLinear(PackedWeight.of(linear.weight, linear.bias))
+    return PackedLinear(PackedWeight.of(linear.weight, linear.bias, memory))
 
 
-def gate(linear: Linear) -> Gate:
+def gate(linear: Linear, memory: WeightMemory) -> Gate:
     """linear: see `GatedLinear`."""
     half = PANEL // 2
     width, inputs = len(linear.weight) // 2, linear.weight.shape[1]
     if linear.bias is not None or width % half or not _is_packable(linear.weight):
         return GatedLinear(linear)
     panels = linear.weight.view(2, width // half, half, inputs).transpose(0, 1)
-    return PackedGate(PackedWeight.of(panels.reshape(2 * width, inputs)))
+    return PackedGate(PackedWeight.of(panels.reshape(2 * width, inputs), None, memory))
 
 
-def head(weight: Tensor) -> Head:
+def head(weight: Tensor, memory: WeightMemory) -> Head:
     """weight: [vocab_size, hidden_size]."""
-    return PackedHead(PackedWeight.of(weight)) if _is_packable(weight) else LinearHead(weight)
+    return PackedHead(PackedWeight.of(weight, None, memory)) if _is_packable(weight) else LinearHead(weight)
 
 
 def _is_packable(weight: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 Stations of a prompt: waiting -> admitted (holds every block that it will need) -> computed, and removed.
 
-A step's budget of tokens is given out by these rules:
+A step's room (`step_room`: tokens and time) is given out by these rules:
 
 1. The eldest prompt, once eight steps have left it out, gets at least an eighth of each. So every prompt goes on
    when its elders have ended, whatever comes.
@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from baton.engine.step_room import ChunkLimit, StepRoom
+
 PATIENCE_STEPS = 8
 """Steps that may leave the eldest out."""
 
@@ -34,7 +36,7 @@ PASSING_TOKENS = 4
 
 class Queued(Protocol):
     """A prompt, compared by identity. remaining_tokens: not computed yet, at least 1; before it is admitted, a
-    guess."""
+    guess. computed_tokens: whose KV is there."""
 
     @property
     def priority(self) -> int: ...
@@ -42,16 +44,18 @@ class Queued(Protocol):
     @property
     def remaining_tokens(self) -> int: ...
 
+    @property
+    def computed_tokens(self) -> int: ...
+
 
 P = TypeVar("P", bound=Queued)
 
 
 class PromptQueue(Generic[P]):
-    """The prompts of one worker that are not computed yet, in order of arrival. budget_tokens: of a step."""
+    """The prompts of one worker that are not computed yet, in order of arrival. limit: of a step."""
 
-    def __init__(self, budget_tokens: int) -> None:
-        self._budget_tokens = budget_tokens
-        self._eldest_tokens = max(1, budget_tokens // ELDEST_SHARE)
+    def __init__(self, limit: ChunkLimit) -> None:
+        self._limit = limit
         self._is_admitted: dict[P, bool] = {}
         self._left_out_steps = 0
         self._passed_tokens = 0
@@ -78,14 +82,14 @@ class PromptQueue(Generic[P]):
         self._is_admitted.pop(prompt, None)
 
     def plan(self, admit: Callable[[P], bool]) -> list[tuple[P, int]]:
-        """The chunks of the next step, together at most the budget. `admit` takes all blocks of a prompt that
+        """The chunks of the next step, together within the limit. `admit` takes all blocks of a prompt that
         waits, or leaves it as it was and returns False; it may change what remains, by what is cached."""
         if not self._is_admitted:
             return []
-        step, eldest, is_full = _Step[P](self._budget_tokens), self._eldest, False
+        step, eldest, is_full = _Step[P](self._limit.room()), self._eldest, False
         if self._left_out_steps >= PATIENCE_STEPS:
             if self._has_blocks(eldest, admit):
-                step.give(eldest, self._eldest_tokens)
+                step.give(eldest, ELDEST_SHARE)
             else:
                 is_full = self._passed_tokens >= PASSING_TOKENS * eldest.remaining_tokens
         for prompt in sorted(self._is_admitted, key=lambda one: (one.priority, one.remaining_tokens)):
@@ -93,7 +97,7 @@ class PromptQueue(Generic[P]):
                 break
             is_full = is_full or not self._has_blocks(prompt, admit)
             if self._is_admitted[prompt] and step.takes(prompt):
-                step.give(prompt, self._budget_tokens)
+                step.give(prompt)
         self._left_out_steps += eldest not in step.chunks
         return list(step.chunks.items())
 
@@ -112,25 +116,31 @@ class PromptQueue(Generic[P]):
 
 
 class _Step(Generic[P]):
-    """One step's budget, while it is given out."""
+    """One step's room, while it is given out."""
 
-    def __init__(self, budget_tokens: int) -> None:
+    def __init__(self, room: StepRoom) -> None:
         self.chunks: dict[P, int] = {}
-        self._room_tokens = budget_tokens
+        self._room = room
         self._has_ending = False
 
     def takes(self, prompt: P) -> bool:
         """Whether the next in line is given anything, by rule 3."""
-        ends_in_it = self._lacking_tokens(prompt) <= self._room_tokens
-        return ends_in_it or (self._room_tokens > 0 and not self._has_ending)
-
-    def give(self, prompt: P, most_tokens: int) -> None:
         lacking_tokens = self._lacking_tokens(prompt)
-        length = min(lacking_tokens, self._room_tokens, most_tokens)
+        fitting_tokens = self._room.fits(lacking_tokens, self._seen_tokens(prompt))
+        return fitting_tokens == lacking_tokens or (fitting_tokens > 0 and not self._has_ending)
+
+    def give(self, prompt: P, divisor: int = 1) -> None:
+        """What there is room for, in a part of the room where there is a `divisor`."""
+        lacking_tokens, seen_tokens = self._lacking_tokens(prompt), self._seen_tokens(prompt)
+        room = self._room if divisor == 1 else self._room.part(divisor)
+        length = room.fits(lacking_tokens, seen_tokens)
         if length:
             self.chunks[prompt] = self.chunks.get(prompt, 0) + length
-            self._room_tokens -= length
+            self._room.take(length, seen_tokens)
             self._has_ending |= length == lacking_tokens
 
     def _lacking_tokens(self, prompt: P) -> int:
         return prompt.remaining_tokens - self.chunks.get(prompt, 0)
+
+    def _seen_tokens(self, prompt: P) -> int:
+        return prompt.computed_tokens + self.chunks.get(prompt, 0)

@@ -18,6 +18,7 @@ from baton.engine.architecture import Architecture
 from baton.engine.checkpoint import Checkpoint
 from baton.engine.linear import Gate, Head, Linear, Product
 from baton.engine.parallel import WHOLE, Collective, Shard, SummedLinear, part_of
+from baton.engine.weight_memory import WeightMemory
 
 LM_HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -113,6 +114,7 @@ class WeightLoader:
         self._device = device
         self._shard = shard
         self._collective = collective
+        self._memory = WeightMemory()
 
     def decoder(self, config: Architecture) -> DecoderWeights:
         """config: of the whole model."""
@@ -121,7 +123,8 @@ class WeightLoader:
         # Only rank 0 computes logits.
         lm_head = None
         if self._shard.rank == 0:
-            lm_head = packed_linear.head(self._load(LM_HEAD) if LM_HEAD in self._checkpoint else embedding)
+            weight = self._load(LM_HEAD) if LM_HEAD in self._checkpoint else embedding
+            lm_head = packed_linear.head(weight, self._memory)
         layers = tuple(self._layer(config, f"model.layers.{layer}.") for layer in range(config.num_layers))
         return DecoderWeights(embedding, layers, self._load(FINAL_NORM), lm_head)
 
@@ -133,12 +136,12 @@ class WeightLoader:
         gate_up = {f"{mlp}gate_proj": width, f"{mlp}up_proj": width}
         return LayerWeights(
             input_norm=self._load(f"{prefix}input_layernorm.weight"),
-            qkv=packed_linear.product(self._linear(qkv, config.qkv_bias)),
+            qkv=packed_linear.product(self._linear(qkv, config.qkv_bias), self._memory),
             query_norm=self._load(f"{attention}q_norm.weight") if config.qk_norm else None,
             key_norm=self._load(f"{attention}k_norm.weight") if config.qk_norm else None,
             output=self._summed(f"{attention}o_proj", queries, config.output_bias),
             post_attention_norm=self._load(f"{prefix}post_attention_layernorm.weight"),
-            gate=packed_linear.gate(self._linear(gate_up, config.mlp_bias)),
+            gate=packed_linear.gate(self._linear(gate_up, config.mlp_bias), self._memory),
             down=self._summed(f"{mlp}down_proj", width, config.mlp_bias),
         )
 
@@ -150,7 +153,7 @@ class WeightLoader:
         """These columns of a projection, whose results are added up over the ranks."""
         bias = self._load(f"{name}.bias") if has_bias else None
         if self._collective is None:
-            return packed_linear.product(Linear(self._load(f"{name}.weight"), bias))
+            return packed_linear.product(Linear(self._load(f"{name}.weight"), bias), self._memory)
         part = part_of(self._checkpoint.tensor(f"{name}.weight"), columns, dim=1)
         weight = part.to(device=self._device, dtype=self._dtype).contiguous()
         return SummedLinear(weight, bias, self._collective)

@@ -193,6 +193,15 @@ ChunkTokens = Annotated[
     int,
     _option(help="Prompt tokens computed a step.", envvar="BATON_CHUNK_TOKENS", min=1, max=1_000_000),
 ]
+ChunkMs = Annotated[
+    float | None,
+    _option(
+        help="Milliseconds that prompts may add to a step, by the worker's own profile; 0: any. Default: four "
+        "times what each pass takes.",
+        envvar="BATON_CHUNK_MS",
+        min=0,
+    ),
+]
 MaxRunning = Annotated[int, _option(help="Sequences in a decode batch.", envvar="BATON_MAX_RUNNING", min=1)]
 DrainTimeout = Annotated[
     float,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Callable
@@ -47,6 +48,7 @@ def worker_command(role: str) -> Callable[..., None]:
         threads: opt.Threads = None,
         cpus: opt.Cpus = None,
         chunk_tokens: opt.ChunkTokens = 512,
+        chunk_ms: opt.ChunkMs = None,
         max_running: opt.MaxRunning = 256,
         cost_per_hour: opt.CostPerHour = 0.0,
         drain_timeout: opt.DrainTimeout = 30.0,
@@ -67,6 +69,7 @@ def worker_command(role: str) -> Callable[..., None]:
         if cpus is not None:
             os.sched_setaffinity(0, read_cores(cpus))
         folder = model_folder(model)
+        chunk_s = None if chunk_ms is None else chunk_ms / 1000 or math.inf
         config = WorkerConfig(
             role=Role(role),
             worker_id=worker_id or f"{role}-{socket.gethostname()}-{os.getpid()}",
@@ -88,8 +91,8 @@ def worker_command(role: str) -> Callable[..., None]:
             step_timeout_s=step_timeout,
             spot_notice=NoticeSource.parse(spot_notice) if spot_notice else None,
             cost_per_hour=cost_per_hour,
-            prefill=PrefillLimits(chunk_tokens),
-            decode=DecodeLimits(max_running, prefill_chunk_tokens=chunk_tokens),
+            prefill=PrefillLimits(chunk_tokens, chunk_s=chunk_s),
+            decode=DecodeLimits(max_running, prefill_chunk_tokens=chunk_tokens, prefill_chunk_s=chunk_s),
         )
         log_to_stderr(config.worker_id, log_level)
         uvloop.run(run_worker(config))

@@ -10,6 +10,7 @@ from baton.engine.block_manager import OutOfBlocks
 from baton.engine.engine import Engine
 from baton.engine.logit_edits import depends_on_tokens
 from baton.engine.sequence import Sequence
+from baton.engine.step_room import ChunkLimit
 
 _ROOM_PER_STEP = 1 / 64
 """Sequences that the batch may have more after each step, once one has not fitted into memory."""
@@ -19,12 +20,13 @@ class Batch:
     """Running sequences hold their blocks; waiting ones (preempted, prompts to compute here, choices without
     room for a fork) hold none and come back oldest first, before any newcomer."""
 
-    def __init__(self, engine: Engine, max_running: int, prefill_chunk_tokens: int) -> None:
+    def __init__(self, engine: Engine, max_running: int, prefill: ChunkLimit) -> None:
+        """prefill: of the prompts in a step."""
         self.preemptions = 0
         self._engine = engine
         self._max_running = max_running
         self._room = float(max_running)
-        self._prefill_chunk_tokens = prefill_chunk_tokens
+        self._prefill = prefill
         self._running: dict[Sequence, Work] = {}
         self._waiting: list[tuple[Sequence, Work]] = []
 
@@ -68,18 +70,18 @@ class Batch:
         )
 
     def plan(self) -> list[Chunk]:
-        """What the next step computes: one token of each running sequence, and of prompts as much as the
-        budget allows."""
+        """What the next step computes: one token of each running sequence, and of prompts as much as
+        there is room for."""
         self._room = min(self._room + _ROOM_PER_STEP, self._max_running)
         self._readmit()
         self._make_room()
-        prefill_budget_tokens = self._prefill_chunk_tokens
+        room = self._prefill.room()
         chunks: list[Chunk] = []
         for sequence, work in self._running.items():
             pending = length = sequence.pending_tokens
             if pending > 1:
-                length = min(pending, prefill_budget_tokens)
-                prefill_budget_tokens -= length
+                length = room.fits(pending, sequence.computed_tokens)
+                room.take(length, sequence.computed_tokens)
             if length > 0 and not self._is_full(sequence):
                 chunks.append(Chunk(sequence, length, _samplers(sequence, work) if length == pending else ()))
         return chunks

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from baton.decode.batch import Batch
@@ -30,6 +31,7 @@ from baton.engine.engine import Engine
 from baton.engine.memory import StepOutOfMemory
 from baton.engine.sampler import NonFiniteLogits
 from baton.engine.sequence import Sequence
+from baton.engine.step_room import ChunkLimit
 from baton.errors import (
     BatonError,
     Cancelled,
@@ -39,7 +41,7 @@ from baton.errors import (
     Overloaded,
     Unavailable,
 )
-from baton.fleet import WorkerLoad
+from baton.fleet import WorkerLoad, WorkerProfile
 from baton.kvtransfer.base import TransferResult
 from baton.kvtransfer.group import Handoffs
 from baton.request import TokenOutput
@@ -47,8 +49,9 @@ from baton.request import TokenOutput
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """max_running: sequences in the batch. max_asking: requests waiting for memory. prefill_chunk_tokens:
-    tokens a step spent on prompts computed here, the bound on how long they hold up everybody's next token.
+    """max_running: sequences in the batch. max_asking: requests waiting for memory. prefill_chunk_tokens,
+    prefill_chunk_s: what a step computes at most of prompts that are computed here, as `ChunkLimit` has them: the
+    bound on how long they hold up everybody's next token.
     handoff_timeout_s: how long promised memory waits for its blocks: as long as its prompt may have to give
     way to shorter ones."""
 
@@ -56,6 +59,7 @@ class DecodeLimits:
     max_asking: int = 1024
     prefill_chunk_tokens: int = 256
     handoff_timeout_s: float = 300.0
+    prefill_chunk_s: float | None = None
 
 
 class DecodeScheduler:
@@ -68,7 +72,9 @@ class DecodeScheduler:
         limits: DecodeLimits,
         post: Post,
         on_reports: OnReports,
+        speeds: Callable[[], WorkerProfile] = WorkerProfile,
     ) -> None:
+        """speeds: of this worker, by which a step's time for prompts is limited."""
         self._engine = engine
         self._agent = agent
         self._limits = limits
@@ -77,7 +83,8 @@ class DecodeScheduler:
         self._works: dict[str, Work] = {}
         self._asking: deque[Work] = deque()
         self._handovers = Handovers(engine)
-        self._batch = Batch(engine, limits.max_running, limits.prefill_chunk_tokens)
+        prefill = ChunkLimit(limits.prefill_chunk_tokens, limits.prefill_chunk_s, speeds)
+        self._batch = Batch(engine, limits.max_running, prefill)
         self._load = self._measure_load()
 
     def submit(self, work: Work) -> None:

@@ -99,6 +99,10 @@ class Prompt:
         return self.tokens - (self.sequence.computed_tokens or self.expected_cached_tokens)
 
     @property
+    def computed_tokens(self) -> int:
+        return self.sequence.computed_tokens
+
+    @property
     def deadline_s(self) -> float:
         return self.arrived_at_s + self.request.deadline_s
 

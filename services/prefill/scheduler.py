@@ -22,8 +22,9 @@ from baton.engine.engine import Engine
 from baton.engine.memory import StepOutOfMemory
 from baton.engine.prompt_queue import PromptQueue
 from baton.engine.sampler import NonFiniteLogits
+from baton.engine.step_room import ChunkLimit
 from baton.errors import BatonError, DeadlineExceeded, HandoffFailed, InvalidRequest, Overloaded, Unavailable
-from baton.fleet import HandoffTotals, WorkerLoad
+from baton.fleet import HandoffTotals, WorkerLoad, WorkerProfile
 from baton.kvtransfer.base import SendSession, TransferResult, TransferState
 from baton.kvtransfer.group import Handoffs
 from baton.prefill.prompt import Prompt, Tail
@@ -32,11 +33,12 @@ from baton.request import TokenOutput
 
 @dataclass(frozen=True, slots=True)
 class PrefillLimits:
-    """chunk_tokens: prompt tokens computed a step, at most; the unit of cancellation. max_waiting: prompts
-    queued."""
+    """chunk_tokens, chunk_s: what a step computes at most, as `ChunkLimit` has them; the unit of cancellation.
+    max_waiting: prompts queued."""
 
     chunk_tokens: int = 512
     max_waiting: int = 1024
+    chunk_s: float | None = None
 
 
 class PrefillScheduler:
@@ -48,13 +50,15 @@ class PrefillScheduler:
         agent: Handoffs,
         limits: PrefillLimits,
         on_tail: Callable[[Tail], None] = lambda tail: None,
+        speeds: Callable[[], WorkerProfile] = WorkerProfile,
     ) -> None:
-        """on_tail: hears of each hand-off's tail once it is acknowledged, on the engine's thread."""
+        """on_tail: hears of each hand-off's tail once it is acknowledged, on the engine's thread. speeds: of this
+        worker, by which a step's time is limited."""
         self._on_tail = on_tail
         self._engine = engine
         self._agent = agent
         self._limits = limits
-        self._queue = PromptQueue[Prompt](limits.chunk_tokens)
+        self._queue = PromptQueue[Prompt](ChunkLimit(limits.chunk_tokens, limits.chunk_s, speeds))
         self._prompts: dict[str, Prompt] = {}
         self._handoffs = HandoffTotals()
         self._load = self._measure_load()

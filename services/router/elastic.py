@@ -16,7 +16,7 @@ from typing import Protocol
 
 from baton.errors import BatonError
 from baton.fleet import Member, Role, WorkerState
-from baton.router.planner.actions import Action, Flip, Plan, Start, Stop
+from baton.router.planner.actions import Action, Flip, Plan, Start
 from baton.router.planner.decide import decide
 from baton.router.planner.history import History, Observation, WorkerStatus
 from baton.router.planner.rescue import decide_unplanned
@@ -168,7 +168,7 @@ class Elastic:
                 self._history.scale.start_ordered(action.workers, now_s)
             else:
                 self._history.scale.stop_ordered(action.worker_id, now_s)
-            act = self._scale(action, order)
+            act = self._scale(order)
         task = asyncio.create_task(act)
         self._acts.add(task)
         task.add_done_callback(self._acts.discard)
@@ -180,16 +180,13 @@ class Elastic:
             self._history.flip_refused(flip.worker_id)
             _log.warning("planner: %s did not become a %s worker: %s", flip.worker_id, flip.role.value, error)
 
-    async def _scale(self, action: Start | Stop, order: ScaleOrder) -> None:
+    async def _scale(self, order: ScaleOrder) -> None:
         assert self._scaler is not None, "without a scaler no rules ask for other numbers, but to advise"
         try:
             await self._scaler.order(order)
         except BatonError as error:
-            if isinstance(action, Start):
-                self._history.scale.start_refused()
-            else:
-                self._history.scale.stop_refused(action.worker_id)
-            _log.warning("planner: %s was not done: %s", action.view(), error)
+            self._history.scale.refused(time.monotonic())
+            _log.warning("planner: %s was not done: %s", order.action.view(), error)
 
 
 def status_of(member: Member, monotonic_less_unix_s: float, now_s: float) -> WorkerStatus:

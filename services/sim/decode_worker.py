@@ -12,6 +12,7 @@ from collections import deque
 from typing import Protocol
 
 from baton.engine.block_manager import OutOfBlocks
+from baton.engine.step_room import ChunkLimit
 from baton.sim.clock import Clock
 from baton.sim.fleet_file import Pool
 from baton.sim.gaps import Gaps
@@ -41,14 +42,14 @@ class DecodeWorker(SimWorker):
         block_tokens: int,
         clock: Clock,
         max_running: int,
-        chunk_tokens: int,
+        limit: ChunkLimit,
         gaps: Gaps,
         listener: DecodeListener,
     ) -> None:
         super().__init__(worker_id, pool, block_tokens, clock)
         self.preemptions = 0
         self._max_running = max_running
-        self._chunk_tokens = chunk_tokens
+        self._limit = limit
         self._gaps = gaps
         self._listener = listener
         self._asking: deque[Ride] = deque()
@@ -204,11 +205,13 @@ class DecodeWorker(SimWorker):
         self.preemptions += 1
 
     def _plan(self) -> list[tuple[Ride, int]]:
-        budget_tokens = self._chunk_tokens
-        chunks = []
+        chunks: list[tuple[Ride, int]] = []
+        if not self._prefilling:
+            return chunks
+        room = self._limit.room()
         for ride in self._prefilling:
-            length = min(ride.tokens - ride.computed_tokens, budget_tokens)
-            budget_tokens -= length
+            length = room.fits(ride.tokens - ride.computed_tokens, ride.computed_tokens)
+            room.take(length, ride.computed_tokens)
             if length:
                 chunks.append((ride, length))
         return chunks

@@ -20,6 +20,7 @@ same form by its path from the fleet's file.
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
@@ -92,6 +93,7 @@ class _FleetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     pool: Annotated[list[_PoolTable], msgspec.Meta(min_length=1)]
     objectives: Objectives = Objectives()
     chunk_tokens: _Count = 512
+    chunk_ms: _NotNegative | None = None
     max_running: _Count = 256
     max_requests: _Count = 1024
     max_queue: Annotated[int, msgspec.Meta(ge=0)] = 512
@@ -138,6 +140,7 @@ class FleetSpec(msgspec.Struct, frozen=True):
     routers: int = 1
     heartbeat_s: float = 0.0
     kv_events: bool = False
+    chunk_s: float | None = None
 
 
 def read_fleet(path: Path) -> FleetSpec:
@@ -155,6 +158,7 @@ def read_fleet(path: Path) -> FleetSpec:
         pools=pools,
         objectives=table.objectives,
         chunk_tokens=table.chunk_tokens,
+        chunk_s=None if table.chunk_ms is None else table.chunk_ms / 1000 or math.inf,
         max_running=table.max_running,
         max_requests=table.max_requests,
         max_waiting=table.max_queue,

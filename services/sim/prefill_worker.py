@@ -7,6 +7,7 @@ from typing import Protocol
 
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.prompt_queue import PromptQueue
+from baton.engine.step_room import ChunkLimit
 from baton.sim.clock import Clock
 from baton.sim.fleet_file import Pool
 from baton.sim.ride import Ride
@@ -26,13 +27,13 @@ class PrefillWorker(SimWorker):
         pool: Pool,
         block_tokens: int,
         clock: Clock,
-        chunk_tokens: int,
+        limit: ChunkLimit,
         listener: PrefillListener,
     ) -> None:
         super().__init__(worker_id, pool, block_tokens, clock)
         self.link_free_at_s = 0.0
         self._listener = listener
-        self._queue = PromptQueue[Ride](chunk_tokens)
+        self._queue = PromptQueue[Ride](limit)
 
     def submit(self, ride: Ride) -> None:
         ride.expected_cached_tokens = self.blocks.match(self._reusable(ride)) * self.block_tokens

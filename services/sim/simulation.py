@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from baton.engine.step_room import ChunkLimit
 from baton.fleet import Role
 from baton.router.admission import Capacity, capacity_of
 from baton.router.policies import DEFAULT_POLICY
@@ -119,14 +120,19 @@ class Simulation:
     def _make_worker(self, worker_id: str, pool: Pool, role: Role) -> SimWorker:
         spec, run = self._spec, self._run
         common = worker_id, pool, self._block_tokens, self._clock
+        limit = self._chunk_limit(pool)
         if role is Role.PREFILL:
-            prefill = self._prefill[worker_id] = PrefillWorker(*common, spec.chunk_tokens, self)
+            prefill = self._prefill[worker_id] = PrefillWorker(*common, limit, self)
             run.prefill.append(prefill)
             return prefill
-        decode = DecodeWorker(*common, spec.max_running, spec.chunk_tokens, run.gaps, self)
+        decode = DecodeWorker(*common, spec.max_running, limit, run.gaps, self)
         self._decode[worker_id] = decode
         run.decode.append(decode)
         return decode
+
+    def _chunk_limit(self, pool: Pool) -> ChunkLimit:
+        speeds = pool.hardware.speeds()
+        return ChunkLimit(self._spec.chunk_tokens, self._spec.chunk_s, lambda: speeds)
 
     def _workers(self) -> list[SimWorker]:
         return [*self._prefill.values(), *self._decode.values()]

@@ -81,10 +81,19 @@ class MountedRole:
     def _make_scheduler(self, role: Role) -> PrefillScheduler | DecodeScheduler:
         if role is Role.PREFILL:
             return PrefillScheduler(
-                self._engine, self._agent, self._config.prefill, lambda tail: self._profile.note_tail(*tail)
+                self._engine,
+                self._agent,
+                self._config.prefill,
+                lambda tail: self._profile.note_tail(*tail),
+                self._profile.corrected,
             )
         return DecodeScheduler(
-            self._engine, self._agent, self._config.decode, self._loop.post, self._decode.on_reports
+            self._engine,
+            self._agent,
+            self._config.decode,
+            self._loop.post,
+            self._decode.on_reports,
+            self._profile.corrected,
         )
 
     def _timed(self, scheduler: PrefillScheduler | DecodeScheduler) -> TimedScheduler:

@@ -182,7 +182,7 @@ class Cluster:
     def new_shared_memory(self) -> set[str]:
         return shared_memory() - self._shared_memory
 
-    def post(self, prompt: Prompt, **fields: Any) -> httpx.Response:
+    def post(self, prompt: Prompt, headers: Mapping[str, str] | None = None, **fields: Any) -> httpx.Response:
         """A greedy completion of 64 tokens, unless `fields` say otherwise."""
         body = {
             "prompt": prompt,
@@ -192,7 +192,7 @@ class Cluster:
             "return_token_ids": True,
             "return_tokens_as_token_ids": True,
         }
-        return self.client.post("/v1/completions", json=body | fields)
+        return self.client.post("/v1/completions", json=body | fields, headers=headers)
 
     def complete(self, prompt: Prompt, **fields: Any) -> Answer:
         response = self.post(prompt, **fields)

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from baton.engine import kernels, packed_linear
 from baton.engine.linear import GatedLinear, Linear
+from baton.engine.weight_memory import PIECE_BYTES, WeightMemory
 
 EPSILON = 1e-5
+MEMORY = WeightMemory()
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 needs_bfloat16_products = pytest.mark.skipif(
@@ -82,14 +84,14 @@ def test_a_packed_product_is_the_exact_one_rounded_once(
     )
     bias = torch.randn(columns).bfloat16() if has_bias else None
     exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
-    packed = packed_linear.product(Linear(weight, bias))
+    packed = packed_linear.product(Linear(weight, bias), MEMORY)
     assert isinstance(packed, packed_linear.PackedLinear)
     rounding = 2.0**-8
     torch.testing.assert_close(packed(x).double(), exact, atol=1e-3, rtol=rounding)
     torch.testing.assert_close(
         packed.add_to(residual, x).double(), exact + residual.double(), atol=1e-3, rtol=rounding
     )
-    logits = packed_linear.head(weight)(x)
+    logits = packed_linear.head(weight, MEMORY)(x)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits.double(), x.double() @ weight.double().T, atol=1e-4, rtol=1e-5)
 
@@ -99,7 +101,7 @@ def test_a_packed_product_is_the_exact_one_rounded_once(
 def test_a_packed_gate_is_the_plain_one(rows: int, width: int) -> None:
     x, weight = torch.randn(rows, 64), torch.randn(2 * width, 64) / 8
     expected = GatedLinear(Linear(weight.bfloat16().float(), None))(x.bfloat16().float())
-    packed = packed_linear.gate(Linear(weight.bfloat16(), None))
+    packed = packed_linear.gate(Linear(weight.bfloat16(), None), MEMORY)
     assert isinstance(packed, packed_linear.PackedGate)
     torch.testing.assert_close(packed(x.bfloat16()).float(), expected, atol=1e-3, rtol=2.0**-8)
 
@@ -107,18 +109,18 @@ def test_a_packed_gate_is_the_plain_one(rows: int, width: int) -> None:
 @needs_bfloat16_products
 def test_products_that_cannot_be_packed_stay_plain() -> None:
     odd = Linear(torch.ones(8, 7, dtype=torch.bfloat16), None)
-    assert packed_linear.product(odd) is odd
+    assert packed_linear.product(odd, MEMORY) is odd
     single = Linear(torch.ones(8, 8), None)
-    assert packed_linear.product(single) is single
+    assert packed_linear.product(single, MEMORY) is single
     narrow = Linear(torch.ones(2 * 24, 8, dtype=torch.bfloat16), None)
-    assert isinstance(packed_linear.gate(narrow), GatedLinear)
+    assert isinstance(packed_linear.gate(narrow, MEMORY), GatedLinear)
 
 
 @needs_bfloat16_products
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # what it warns of is what is tested
 def test_threads_may_compute_at_the_same_time_and_so_may_a_forked_child() -> None:
     x, weight = torch.randn(64, 256).bfloat16(), torch.randn(512, 256).bfloat16()
-    packed = packed_linear.product(Linear(weight, None))
+    packed = packed_linear.product(Linear(weight, None), MEMORY)
     expected = packed(x)
     wrong: list[int] = []
 
@@ -141,3 +143,15 @@ def test_threads_may_compute_at_the_same_time_and_so_may_a_forked_child() -> Non
 def test_a_call_with_too_few_fields_is_refused() -> None:
     with pytest.raises(TypeError, match="2 arguments, not 11"):
         kernels.native.norm(1, 2)
+
+
+def test_weights_share_pieces_of_memory_but_no_byte() -> None:
+    memory = WeightMemory()
+    half = PIECE_BYTES // 2
+    tensors = [memory.empty((size,), torch.uint8) for size in (3, half, 5, half, 2 * PIECE_BYTES, 7)]
+    starts = [tensor.data_ptr() for tensor in tensors]
+    assert all(start % 64 == 0 for start in starts)
+    assert starts[1] - starts[0] == 64, "one behind the other"
+    for number, tensor in enumerate(tensors):
+        tensor.fill_(number + 1)
+    assert all((tensor == number + 1).all() for number, tensor in enumerate(tensors))

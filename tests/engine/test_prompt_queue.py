@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baton.engine.prompt_queue import ELDEST_SHARE, PASSING_TOKENS, PATIENCE_STEPS, PromptQueue
+from baton.engine.step_room import ChunkLimit
 
 BUDGET = 64
 SHARE = BUDGET // ELDEST_SHARE
@@ -19,6 +20,7 @@ class Prompt:
     remaining_tokens: int
     priority: int = 0
     blocks: int = 0
+    computed_tokens: int = 0
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Worker:
     """A queue over a pool of blocks that is stepped by hand, a block a token."""
 
     free_blocks: int = 10**9
-    queue: PromptQueue[Prompt] = field(default_factory=lambda: PromptQueue[Prompt](BUDGET))
+    queue: PromptQueue[Prompt] = field(default_factory=lambda: PromptQueue[Prompt](ChunkLimit(BUDGET)))
     ended: list[Prompt] = field(default_factory=list)
 
     def add(self, *prompts: Prompt) -> None:
@@ -39,6 +41,7 @@ class Worker:
         for prompt, length in chunks:
             assert 0 < length <= prompt.remaining_tokens
             prompt.remaining_tokens -= length
+            prompt.computed_tokens += length
             if not prompt.remaining_tokens:
                 self.queue.remove(prompt)
                 self.free_blocks += prompt.blocks

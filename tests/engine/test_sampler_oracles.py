@@ -31,9 +31,9 @@ def logits(request: pytest.FixtureRequest) -> torch.Tensor:
     return torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(5)) * spread
 
 
-def kept_by_baton(logits: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
+def kept_by_baton(logits: torch.Tensor, sampling: SamplingParams, may_wait: bool = True) -> torch.Tensor:
     weights = ((logits - logits.amax(-1, keepdim=True)) / sampling.temperature).exp()
-    keep_likely(weights, [sampling] * len(logits))
+    keep_likely(weights, [sampling] * len(logits), may_wait=may_wait)
     return weights > 0
 
 
@@ -71,8 +71,11 @@ def kept_by_transformers(logits: torch.Tensor, sampling: SamplingParams) -> torc
     ],
     ids=lambda sampling: f"k{sampling.top_k}-p{sampling.top_p}-m{sampling.min_p}-t{sampling.temperature}",
 )
-def test_the_filters_keep_what_transformers_keeps(logits: torch.Tensor, sampling: SamplingParams) -> None:
-    ours, theirs = kept_by_baton(logits, sampling), kept_by_transformers(logits, sampling)
+@pytest.mark.parametrize("may_wait", [True, False], ids=["on a CPU", "on a GPU"])
+def test_the_filters_keep_what_transformers_keeps(
+    logits: torch.Tensor, sampling: SamplingParams, may_wait: bool
+) -> None:
+    ours, theirs = kept_by_baton(logits, sampling, may_wait), kept_by_transformers(logits, sampling)
     # A token whose cumulative mass meets top_p within rounding may fall on either side.
     assert (ours != theirs).sum() <= len(logits) * (sampling.top_p < 1)
     assert ((ours.sum(-1) - theirs.sum(-1)).abs() <= 1).all()

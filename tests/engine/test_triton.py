@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +22,7 @@ from baton.engine.triton import pointwise
 from baton.errors import ConfigError
 from baton.request import SamplingParams
 
+COMPILER = Path(__file__).parents[1] / "compile_for_gpu.py"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 RAGGED = ((66, 1), (0, 1), (0, 19), (33, 9))
@@ -103,3 +109,18 @@ def test_without_interpreter_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ConfigError, match="'triton' does not run on cpu"):
         load_backend("triton", torch.device("cpu"), 64, torch.float32)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("capability", [80, 90], ids=["Ampere", "Hopper"])
+def test_every_kernel_compiles_for_a_gpu(capability: int, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command: list[str | Path] = [sys.executable, "-P", COMPILER, str(capability)]
+    done = subprocess.run(
+        command,
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr

@@ -147,6 +147,14 @@ def test_the_hour_s_budget_of_orders_holds() -> None:
     assert len(fleet.run(1200.0, 0.1, 0.1)) == 2
 
 
+def test_an_order_that_nobody_takes_is_given_again_after_a_pause_and_costs_no_budget() -> None:
+    fleet = Obedient(1, 1, replace(RULES, scales_per_hour=1), start_s=1e9)
+    assert len(fleet.run(40.0, 2.0, 2.0)) == 1
+    fleet.history.scale.refused(fleet.now_s)
+    assert fleet.run(28.0, 2.0, 2.0) == []
+    assert [type(action) for action in fleet.run(6.0, 2.0, 2.0)] == [Start]
+
+
 @pytest.mark.parametrize(("day_s", "workers"), [(12 * 3600.0, 2), (23 * 3600.0, 5), (3600.0, 5)])
 def test_a_window_sets_how_many_there_are_at_a_time_of_day(day_s: float, workers: int) -> None:
     night = Window(22 * 3600.0, 6 * 3600.0, workers=Bounds(5, 6))

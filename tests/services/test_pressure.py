@@ -135,6 +135,20 @@ def test_prompts_are_computed_by_priority_then_arrival(make_pair: MakePair) -> N
         pair.release(ride)
 
 
+def test_a_step_computes_no_more_of_a_prompt_than_its_time_allows(make_pair: MakePair) -> None:
+    """By the speed that is assumed of an unknown worker, 1000 tokens a second."""
+    pair = make_pair(prefill=PrefillLimits(chunk_s=0.020))
+    ride = pair.ride(prompt_ids(80))
+    pair.submit(ride)
+    computed_tokens = []
+    while not ride.outputs[0]:
+        before = ride.prompt.computed_tokens
+        pair.prefill.step()
+        computed_tokens.append(ride.prompt.computed_tokens - before)
+    assert max(computed_tokens) == 20
+    pair.release(ride)
+
+
 def test_a_long_prompt_computed_here_holds_up_other_tokens_by_one_chunk_at_most(make_pair: MakePair) -> None:
     pair = make_pair(decode=DecodeLimits(prefill_chunk_tokens=8))
     short = pair.ride(prompt_ids(4), LONG, is_local=True)

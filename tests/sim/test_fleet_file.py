@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from baton.errors import ConfigError
-from baton.fleet import Role
+from baton.fleet import Role, WorkerProfile
 from baton.sim.fleet_file import profile_names, read_fleet, read_profile
 
 FLEET = """\
@@ -39,6 +41,13 @@ def test_a_fleet_is_its_pools_and_the_limits_of_router_and_schedulers(tmp_path: 
     assert [(pool.role, pool.workers) for pool in spec.pools] == [(Role.PREFILL, 2), (Role.DECODE, 3)]
     assert [pool.cost_per_hour for pool in spec.pools] == [2.99, 1.5]
     assert (spec.chunk_tokens, spec.max_running, spec.objectives.ttft) == (8192, 256, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "seconds"), [("", None), ("chunk-ms = 25", 0.025), ("chunk-ms = 0", math.inf)]
+)
+def test_a_steps_time_is_given_in_milliseconds(tmp_path: Path, line: str, seconds: float | None) -> None:
+    assert read_fleet(fleet_file(tmp_path, f"{line}\n{FLEET}")).chunk_s == seconds
 
 
 @pytest.mark.parametrize(
@@ -88,9 +97,21 @@ FITTED = {
     "2x-a100-80g-opt-13b": ((13.403, 0.062343, 2.2269e-6), (13.295, 0.00034109, 0.062963), 2),
 }
 
+MEASURED = {"cpu-1-core-llama-43m": (12, 3, 64)}
+"""Layers, KV heads and dimensions of a head of the model that it was measured with."""
+
 
 def test_every_stored_profile_is_checked_against_its_source() -> None:
-    assert set(profile_names()) == set(DERIVED) | set(FITTED)
+    assert set(profile_names()) == set(DERIVED) | set(FITTED) | set(MEASURED)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_measured_profile_has_every_term_and_the_bytes_of_its_model(tmp_path: Path, name: str) -> None:
+    layers, kv_heads, head_dim = MEASURED[name]
+    profile = read_profile(name, tmp_path)
+    assert profile.kv_bytes_per_token == 2 * 2 * layers * kv_heads * head_dim
+    terms = {field.name: getattr(profile.speeds(), field.name) for field in fields(WorkerProfile)}
+    assert min(value for term, value in terms.items() if term != "cost_per_hour") > 0
 
 
 @pytest.mark.parametrize("name", FITTED)

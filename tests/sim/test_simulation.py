@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -94,6 +95,16 @@ def test_what_is_predicted_of_an_idle_fleet_comes_true() -> None:
     (ride,) = simulated(fleet(), request(0, prompt=300, output=2)).rides
     assert ride.placement is not None
     assert ride.ttft_s == pytest.approx(ride.placement.prediction.ttft_s)
+
+
+def test_a_short_prompt_waits_for_less_of_a_long_one_where_a_steps_time_is_limited() -> None:
+    requests = request(0, prompt=900, output=2), request(1, prompt=64, output=2, at_s=0.001)
+    whole_s, limited_s = (
+        figures(simulated(fleet(chunk_tokens=1024, chunk_s=chunk_s), *requests).rides[1])[0]
+        for chunk_s in (math.inf, 0.1)
+    )
+    assert limited_s < 0.1 + 2 * HARDWARE.speeds().prefill_s(64, 0)
+    assert whole_s > HARDWARE.speeds().prefill_s(900, 0)
 
 
 def test_blocks_leave_while_the_next_chunk_is_computed() -> None:

@@ -32,6 +32,50 @@ class Tiles:
 
 
 @triton.jit
+def _load(at, is_row, is_column, WIDEN: tl.constexpr):
+    """A tile of what lies at `at`, zeros where it is not meant."""
+    tile = tl.load(at, mask=is_row & is_column, other=0.0)
+    if WIDEN:
+        tile = tile.to(tl.float32)
+    return tile
+
+
+@triton.jit
+def _seen_keys(
+    position,
+    is_row,
+    context,
+    window,
+    split,
+    KEYS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+):
+    """The first key that this program meets, and the one behind its last."""
+    start = 0
+    if HAS_WINDOW:
+        start = tl.maximum(0, tl.min(tl.where(is_row, position, context)) + 1 - window)
+    end = tl.max(tl.where(is_row, position + 1, 0))
+    share = tl.cdiv(tl.cdiv(end - start, KEYS), SPLITS) * KEYS
+    start += split * share
+    return start, tl.minimum(end, start + share)
+
+
+@triton.jit
+def _weigh(q, k, position, keys, end, window, scale, peak, HAS_WINDOW: tl.constexpr, PRECISION: tl.constexpr):
+    """Weights of a tile of keys relative to each row's highest score so far, that score, and by how much what was
+    weighed before has to fade."""
+    scores = tl.dot(q, k, input_precision=PRECISION) * scale
+    is_seen = (keys[None, :] < end) & (keys[None, :] <= position[:, None])
+    if HAS_WINDOW:
+        is_seen &= keys[None, :] > position[:, None] - window
+    scores = tl.where(is_seen, scores, float("-inf"))
+    higher = tl.maximum(peak, tl.max(scores, 1))
+    base = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
+    return tl.exp2(scores - base[:, None]), higher, tl.exp2(peak - base)
+
+
+@triton.jit
 def _attend(
     query,
     kv,
@@ -69,64 +113,41 @@ def _attend(
     new_tokens = tl.load(query_start + sequence + 1) - first_row
     context = tl.load(context_lens + sequence)
 
-    rows = tl.arange(0, ROWS)
-    dims = tl.arange(0, WIDTH)
+    rows, dims = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     token = tl.load(tile_first + tile) + rows // GROUP
     head = kv_head * GROUP + rows % GROUP
+    row = (first_row + token).to(tl.int64)
     is_row = (rows // GROUP < TILE_TOKENS) & (token < new_tokens)
     is_dim = dims < HEAD_DIM
     position = context - new_tokens + token
-    q_at = (first_row + token).to(tl.int64)[:, None] * query_stride + head[:, None] * HEAD_DIM + dims[None, :]
-    q = tl.load(query + q_at, mask=is_row[:, None] & is_dim[None, :], other=0.0)
-    if WIDEN:
-        q = q.to(tl.float32)
-
-    start = 0
-    if HAS_WINDOW:
-        start = tl.maximum(0, tl.min(tl.where(is_row, position, context)) + 1 - window)
-    end = tl.max(tl.where(is_row, position + 1, 0))
-    share = tl.cdiv(tl.cdiv(end - start, KEYS), SPLITS) * KEYS
-    start += split * share
-    end = tl.minimum(end, start + share)
+    q_at = query + row[:, None] * query_stride + head[:, None] * HEAD_DIM + dims[None, :]
+    q = _load(q_at, is_row[:, None], is_dim[None, :], WIDEN)
 
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     mixed = tl.zeros([ROWS, WIDTH], tl.float32)
     table = block_tables + sequence.to(tl.int64) * max_blocks
+    start, end = _seen_keys(position, is_row, context, window, split, KEYS, SPLITS, HAS_WINDOW)
     for begin in range(start, end, KEYS):
         keys = begin + tl.arange(0, KEYS)
         is_key = keys < end
         block = tl.load(table + keys // BLOCK_SIZE, mask=is_key, other=0).to(tl.int64)
-        slot = layer_offset + (keys % BLOCK_SIZE) * kv_heads * HEAD_DIM + kv_head * HEAD_DIM
-        key_at = block * block_stride + slot
-        k = tl.load(kv + key_at[None, :] + dims[:, None], mask=is_key[None, :] & is_dim[:, None], other=0.0)
-        if WIDEN:
-            k = k.to(tl.float32)
-        scores = tl.dot(q, k, input_precision=PRECISION) * scale
-        is_seen = is_key[None, :] & (keys[None, :] <= position[:, None])
-        if HAS_WINDOW:
-            is_seen &= keys[None, :] > position[:, None] - window
-        scores = tl.where(is_seen, scores, float("-inf"))
-        higher = tl.maximum(peak, tl.max(scores, 1))
-        base = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
-        weights = tl.exp2(scores - base[:, None])
-        fade = tl.exp2(peak - base)
+        key_at = (
+            kv + block * block_stride + layer_offset + (keys % BLOCK_SIZE * kv_heads + kv_head) * HEAD_DIM
+        )
+        k = _load(key_at[None, :] + dims[:, None], is_key[None, :], is_dim[:, None], WIDEN)
+        weights, peak, fade = _weigh(q, k, position, keys, end, window, scale, peak, HAS_WINDOW, PRECISION)
         value_at = key_at + BLOCK_SIZE * kv_heads * HEAD_DIM
-        v = tl.load(kv + value_at[:, None] + dims[None, :], mask=is_key[:, None] & is_dim[None, :], other=0.0)
-        if WIDEN:
-            v = v.to(tl.float32)
+        v = _load(value_at[:, None] + dims[None, :], is_key[:, None], is_dim[None, :], WIDEN)
         mixed = mixed * fade[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
         total = total * fade + tl.sum(weights, 1)
-        peak = higher
 
-    row = (first_row + token).to(tl.int64)
     if SPLITS == 1:
         result = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
-        at = row[:, None] * output_stride + head[:, None] * HEAD_DIM + dims[None, :]
-        tl.store(output + at, result.to(output.dtype.element_ty), mask=is_row[:, None] & is_dim[None, :])
+        at = output + row[:, None] * output_stride + head[:, None] * HEAD_DIM + dims[None, :]
+        tl.store(at, result.to(output.dtype.element_ty), mask=is_row[:, None] & is_dim[None, :])
     else:
-        heads = kv_heads * GROUP
-        at = (row * heads + head) * SPLITS + split
+        at = (row * kv_heads * GROUP + head) * SPLITS + split
         tl.store(partial + at[:, None] * WIDTH + dims[None, :], mixed, mask=is_row[:, None])
         tl.store(sums + at * 2, peak, mask=is_row)
         tl.store(sums + at * 2 + 1, total, mask=is_row)

@@ -12,6 +12,9 @@ START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 120.0
 """A worker that is still at work so long after it was to stop did not take the order."""
 
+_PAUSE_S = 30.0
+"""After an order that was refused."""
+
 
 class ScaleHistory:
     """Of one router. A new leader does not know its predecessor's orders, and need not: to start is to order a
@@ -23,6 +26,7 @@ class ScaleHistory:
         self._workers = 0
         self._ordered_at_s = -START_TIMEOUT_S
         self._came_at_s = -math.inf
+        self._refused_at_s = -math.inf
         self._leaving: dict[str, float] = {}
 
     def note_needed(self, at_s: float, workers: int, remember_s: float) -> None:
@@ -40,11 +44,16 @@ class ScaleHistory:
         self._workers = 0
         self._note_order(at_s)
 
-    def start_refused(self) -> None:
+    def refused(self, at_s: float) -> None:
+        """Nobody took the last order: it costs nothing of the budget, and the next one waits a while."""
         self._workers = 0
+        self._leaving.clear()
+        self._orders_s = self._orders_s[:-1]
+        self._refused_at_s = at_s
 
-    def stop_refused(self, worker_id: str) -> None:
-        self._leaving.pop(worker_id, None)
+    def rests(self, now_s: float) -> bool:
+        """Whether an order was refused just now."""
+        return now_s < self._refused_at_s + _PAUSE_S
 
     def observe(self, present: Collection[str], at_s: float) -> None:
         self._leaving = {

@@ -29,7 +29,7 @@ def scaled(situation: Situation, plan: Plan) -> Plan:
     needed."""
     easily = {role: _needed(situation, role, ERRORS, _EASY) for role in Role}
     noted = replace(plan, needed_workers=sum(easily.values()))
-    if not situation.scales_left:
+    if not situation.scales_left or situation.history.scale.rests(situation.now_s):
         return noted
     order = _start(situation) or _stop(situation, easily)
     return noted if order is None else replace(order, needed_workers=noted.needed_workers)
