@@ -99,6 +99,16 @@ def test_a_decode_worker_computes_a_prompt_when_prefill_is_busy_and_its_streams_
         assert handed_off.site is PrefillSite.REMOTE
 
 
+def test_that_a_session_decodes_with_many_is_no_reason_to_compute_its_prompt_elsewhere() -> None:
+    prefill = candidate("p0", profile=PROFILE)
+    demand = replace(DEMAND, session_key="alice", tpot_s=0.2)
+    idle = [candidate(f"d{i}", profile=PROFILE) for i in range(2)]
+    own = placed(Snapshot.of([prefill], idle), demand).decode
+    decoding = [replace(d, sequences=60 if d.worker_id == own else 40) for d in idle]
+    placement = placed(Snapshot.of([prefill], decoding), demand)
+    assert (placement.site, placement.decode) == (PrefillSite.REMOTE, own)
+
+
 def test_a_session_goes_where_more_of_its_prompt_is_cached_than_on_its_own_worker() -> None:
     demand = Demand(400, 25, session_key="alice")
     cold = [candidate(f"d{i}") for i in range(5)]

@@ -100,11 +100,12 @@ static size_t decoding(const Pool *p, size_t first, const Pool *d, const Demand 
     return demand->has_session && !is_known_elsewhere ? own : least(d, demand, costs_s);
 }
 
-/* The decode worker to compute the prompt among those that this presses less than `most`; LOCAL where none is. */
-static ptrdiff_t computing(const Pool *d, const Demand *demand, double most, double *costs_s) {
+/* The decode worker to compute the prompt, among those that this presses less than a hand-off from `first` would; LOCAL
+ * where none is. Without prefill workers, `p` is NULL, among all. */
+static ptrdiff_t computing(const Pool *p, size_t first, const Pool *d, const Demand *demand, double *costs_s) {
     int is_any = 0;
     for (size_t j = 0; j < d->count; j++) {
-        int is_better = most == INFINITY || local_pressure(d, j, demand) < most;
+        int is_better = !p || local_pressure(d, j, demand) < handoff_pressure(p, first, d, j, demand);
         costs_s[j] = is_better ? local_cost_s(d, j, &demand->wanted) : INFINITY;
         is_any |= is_better;
     }
@@ -112,11 +113,10 @@ static ptrdiff_t computing(const Pool *d, const Demand *demand, double most, dou
 }
 
 Choice choose(const Pool *p, const Pool *d, const Demand *demand, double *costs_s) {
-    if (!p->count || demand->mode == NEVER) return (Choice){LOCAL, (size_t)computing(d, demand, INFINITY, costs_s)};
+    if (!p->count || demand->mode == NEVER) return (Choice){LOCAL, (size_t)computing(NULL, 0, d, demand, costs_s)};
     for (size_t i = 0; i < p->count; i++) costs_s[i] = prompt_cost_s(p, i, &demand->wanted);
     size_t first = least(p, demand, costs_s), second = decoding(p, first, d, demand, costs_s);
     ptrdiff_t local = LOCAL;
-    if (demand->mode == AUTO && demand->has_tpot)
-        local = computing(d, demand, handoff_pressure(p, first, d, second, demand), costs_s);
+    if (demand->mode == AUTO && demand->has_tpot) local = computing(p, first, d, demand, costs_s);
     return local == LOCAL ? (Choice){(ptrdiff_t)first, second} : (Choice){LOCAL, (size_t)local};
 }

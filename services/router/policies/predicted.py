@@ -6,11 +6,12 @@ computed needlessly delays all who come after.
 Tokens: the decode worker is the session's own, unless another one caches more of the prompt; without a session it
 is the one with the least predicted time to a second token and a few more.
 
-Conditional disaggregation: a decode worker computes the prompt itself where that presses it less than the hand-off
-would press its two workers, each measured by the objective that it serves: the time to the first token against the
-TTFT objective, that of later ones against the TPOT objective, and the worse of both counts. So idle prefill workers
-are not relieved at the expense of streams, and busy ones are while streams have slack. Without a TPOT objective
-prompts are handed off.
+Conditional disaggregation: a decode worker computes the prompt itself where that presses it less than a hand-off to
+it would press the two workers, each measured by the objective that it serves: the time to the first token against
+the TTFT objective, that of later ones against the TPOT objective, and the worse of both counts. Both ways are
+compared on the same decode worker: that another one decodes with less is no reason to compute there. So idle prefill
+workers are not relieved at the expense of streams, and busy ones are while streams have slack. Without a TPOT
+objective prompts are handed off.
 """
 
 from __future__ import annotations
@@ -99,9 +100,9 @@ def choose_by_columns(snapshot: Snapshot, demand: Demand) -> Pair:
     decode_cost = reserve_s(decode, demand) + queue_s(decode) + second_s + later_s
     second = _decode(decode, decode_cost, demand)
     if demand.disaggregation is Disaggregation.AUTO and demand.tpot_s is not None:
-        computed_s = max(prompt_s[first], reserve_s(decode, demand)[second])
+        computed_s = np.maximum(prompt_s[first], reserve_s(decode, demand))
         first_token_s = turn_s(prefill, demand, prompt_s)[first] + computed_s
-        handed_off = _pressure(demand, demand.tpot_s, first_token_s, _tpot_s(decode, demand, 0.0)[second])
+        handed_off = _pressure(demand, demand.tpot_s, first_token_s, _tpot_s(decode, demand, 0.0))
         is_better = _local_pressure(decode, demand, demand.tpot_s) < handed_off
         if is_better.any():
             local_cost = np.where(is_better, _local_cost(decode, demand) + later_s, np.inf)
