@@ -9,7 +9,7 @@ is the one with the least predicted time to a second token and a few more.
 Conditional disaggregation: a decode worker computes the prompt itself where that presses it less than a hand-off to
 it would press the two workers, each measured by the objective that it serves: the time to the first token against
 the TTFT objective, that of later ones against the TPOT objective, and the worse of both counts. Both ways are
-compared on the same decode worker: that another one decodes with less is no reason to compute there. So idle prefill
+compared on the same decode worker: that another one decodes less is no reason to compute there. So idle prefill
 workers are not relieved at the expense of streams, and busy ones are while streams have slack. Without a TPOT
 objective prompts are handed off.
 """
