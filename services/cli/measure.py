@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from baton.cli import options as opt
+from baton.cli.engine_options import EngineOptions
 from baton.cli.process_setup import model_folder
 
 if TYPE_CHECKING:
@@ -17,13 +18,9 @@ if TYPE_CHECKING:
 
 
 def profile(
+    *,
     model: opt.Model = None,
-    dtype: opt.DtypeOption = opt.Dtype.AUTO,
-    device: opt.Device = "cpu",
-    attention: opt.Attention = "auto",
-    max_model_len: opt.MaxModelLen = None,
-    kv_blocks: opt.KvBlocks = None,
-    block_size: opt.BlockSize = 16,
+    engine: EngineOptions,
     threads: opt.Threads = None,
     cost_per_hour: opt.CostPerHour = 0.0,
 ) -> None:
@@ -32,20 +29,16 @@ def profile(
     Example: baton profile --model ./Llama-3.2-1B-Instruct --threads 8 > here.toml
     """
     from baton.engine.engine import Engine
-    from baton.engine.engine_config import EngineConfig
     from baton.worker.profile import measure_profile
 
     folder = model_folder(model)
-    config = EngineConfig(
-        folder, dtype.value, device, block_size, kv_blocks, max_model_len, attention, threads
-    )
-    engine = Engine(config)
+    loaded = Engine(engine.config(folder, threads))
     try:
-        measured = replace(measure_profile(engine), cost_per_hour=cost_per_hour)
-        typer.echo(f"# {folder.resolve().name} on {device}, {threads or os.cpu_count()} threads")
-        typer.echo(profile_toml(measured, *kv_of(engine)), nl=False)
+        measured = replace(measure_profile(loaded), cost_per_hour=cost_per_hour)
+        typer.echo(f"# {folder.resolve().name} on {engine.device}, {threads or os.cpu_count()} threads")
+        typer.echo(profile_toml(measured, *kv_of(loaded)), nl=False)
     finally:
-        engine.close()
+        loaded.close()
 
 
 def kv_of(engine: Engine) -> tuple[int, int]:

@@ -52,7 +52,10 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServicer):
         request_iterator: AsyncIterator[prefill_pb2.PrefillCommand],
         context: aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[prefill_pb2.PrefillEvent]:
-        start = await _receive(request_iterator, "start", START_TIMEOUT_S)
+        stood_still = Unavailable(
+            f"no `start` came within {START_TIMEOUT_S:g} s: worker or caller stood still"
+        )
+        start = await _receive(request_iterator, "start", START_TIMEOUT_S, stood_still)
         progress = _Progress(asyncio.get_running_loop())
         prompt = self._new_prompt(start.start, progress)
         scheduler = self._scheduler
@@ -61,7 +64,8 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServicer):
         self._loop.post(lambda: scheduler.submit(prompt))
         try:
             yield await progress.next_event()  # scheduled; from here on the scheduler keeps the deadline
-            attach = await _receive(request_iterator, "attach", prompt.remaining_s())
+            late = DeadlineExceeded("no `attach` came within the request's deadline")
+            attach = await _receive(request_iterator, "attach", prompt.remaining_s(), late)
             self._open(scheduler, prompt, attach.attach.ticket)
             yield await progress.next_event()  # the first tokens
             yield await progress.next_event()  # handed off
@@ -91,14 +95,15 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServicer):
 
 
 async def _receive(
-    commands: AsyncIterator[prefill_pb2.PrefillCommand], expected: str, timeout_s: float
+    commands: AsyncIterator[prefill_pb2.PrefillCommand], expected: str, timeout_s: float, late: BatonError
 ) -> prefill_pb2.PrefillCommand:
-    """The next command, which has to be `expected`; a caller that closes its side will never send it."""
+    """The next command, which has to be `expected`; a caller that closes its side will never send it. Raises `late`
+    where it does not come in time."""
     try:
         async with asyncio.timeout(timeout_s):
             command = await anext(commands, None)
     except TimeoutError:
-        raise DeadlineExceeded(f"no `{expected}` came within {timeout_s:.1f} s, the limit") from None
+        raise late from None
     if command is None or command.WhichOneof("command") != expected:
         raise InvalidRequest(f"the next message of a prefill call has to be `{expected}`", field=expected)
     return command

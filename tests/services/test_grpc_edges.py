@@ -59,6 +59,18 @@ async def _run(channel: Channel, *commands: prefill_pb2.PrefillCommand) -> list[
         return [event.WhichOneof("event") async for event in call]
 
 
+async def test_a_call_that_says_nothing_may_be_made_elsewhere(
+    prefill: tuple[Engine, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the worker was stopped for a while: its own clock says then that nothing came."""
+    monkeypatch.setattr("baton.prefill.servicer.START_TIMEOUT_S", 0.05)
+    channel = prefill[1]
+    call = prefill_pb2_grpc.PrefillStub(channel.grpc).Run(metadata=channel.metadata, timeout=TIMEOUT_S)
+    with pytest.raises(Unavailable, match="no `start` came within"):
+        async with channel.errors_translated():
+            await call.read()
+
+
 async def test_a_prefill_call_without_a_message_is_refused(prefill: tuple[Engine, Channel]) -> None:
     with pytest.raises(InvalidRequest, match="start"):
         await _run(prefill[1])

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from baton.cli.planner_rules import PlannerOptions
+from baton.cli.planner_options import PlannerOptions
 from baton.errors import ConfigError
 from baton.fleet import Role
 from baton.router.elastic import PlannerMode, PlannerSettings
 from baton.router.planner.rules import Bounds
-from baton.router.scalers import ScalerAddress
 
 
 def settings(prefill: str = "1-", decode: str = "1-", windows: list[str] | None = None) -> PlannerSettings:
-    return PlannerOptions(PlannerMode.ON, 1.0, 0.05, prefill, decode, 10, 60.0, windows, 5.0).settings()
+    options = PlannerOptions(
+        PlannerMode.ON, planner_prefill=prefill, planner_decode=decode, planner_window=windows
+    )
+    return options.settings()
 
 
 def test_bounds_hold_all_day_but_for_the_windows_over_midnight_too() -> None:
@@ -48,9 +50,7 @@ def test_wrong_windows_are_refused_by_the_option_s_name(text: str) -> None:
 def scaled(
     mode: PlannerMode, workers: str | None, address: str, windows: list[str] | None = None
 ) -> PlannerSettings:
-    scaler = ScalerAddress(address)
-    options = PlannerOptions(mode, 1.0, 0.05, "1-", "1-", 10, 60.0, windows, 5.0, workers, 300.0, 12, scaler)
-    return options.settings()
+    return PlannerOptions(mode, planner_workers=workers, planner_window=windows, scaler=address).settings()
 
 
 def test_a_scaler_is_told_how_many_workers_there_may_be_and_when() -> None:

@@ -1,0 +1,80 @@
+"""`baton up`: a whole fleet on this machine."""
+
+from __future__ import annotations
+
+import os
+
+from baton.cli import options as opt
+from baton.cli.cores import available_cores, share_out
+from baton.cli.engine_options import EngineOptions
+from baton.cli.planner_options import LOCAL, PlannerOptions
+from baton.cli.process_setup import model_folder, served_names
+from baton.cli.serving_options import ServingOptions
+from baton.cli.worker_options import WorkerOptions
+
+
+def up(
+    *,
+    model: opt.Model = None,
+    routers: opt.Routers = 1,
+    prefill: opt.PrefillWorkers = 1,
+    decode: opt.DecodeWorkers = 1,
+    host: opt.Host = "127.0.0.1",
+    port: opt.HttpPort = 8000,
+    served_model_name: opt.ServedModelName = None,
+    tp: opt.Tp = 1,
+    prefill_tp: opt.PrefillTp = None,
+    decode_tp: opt.DecodeTp = None,
+    threads: opt.Threads = None,
+    pin: opt.Pin = True,
+    engine: EngineOptions,
+    workers: WorkerOptions,
+    serving: ServingOptions,
+    planner: PlannerOptions,
+    max_restarts: opt.MaxRestarts = 5,
+    restart_window: opt.RestartWindow = 300.0,
+    log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
+) -> None:
+    """Serve a model on this machine: a router, N prefill and M decode workers, each a process of its own that is
+    started again when it dies.
+
+    Example: baton up --model ./Llama-3.2-1B-Instruct --prefill 1 --decode 2 --port 8001
+    """
+    from baton.cli.cluster import Cluster, ClusterConfig
+    from baton.cli.supervision import RestartLimits
+
+    folder = model_folder(model)
+    router_args = {
+        "model": folder,
+        "host": host,
+        "served-model-name": served_names(served_model_name, folder),
+        **serving.arguments(),
+        **planner.arguments(),
+        "log-level": log_level.value,
+    }
+    ranks = {f"prefill-{number}": prefill_tp or tp for number in range(prefill)}
+    ranks |= {f"decode-{number}": decode_tp or tp for number in range(decode)}
+    worker_args = {
+        "model": folder,
+        **engine.arguments(),
+        **workers.arguments(),
+        "threads": threads or max(1, (os.cpu_count() or 1) // sum(ranks.values())),
+        "log-level": log_level.value,
+    }
+    config = ClusterConfig(
+        routers=routers,
+        prefill_workers=prefill,
+        decode_workers=decode,
+        host=host,
+        port=port,
+        api_key=(serving.api_key or [""])[0],
+        restarts=RestartLimits(max_restarts, restart_window),
+        router_args=router_args,
+        worker_args=worker_args,
+        prefill_args={"tp": prefill_tp or tp},
+        decode_args={"tp": decode_tp or tp},
+        cores=share_out(available_cores(), ranks) if pin else {},
+        router_secrets=planner.secrets(),
+        is_scaled=planner.scaler == LOCAL,
+    )
+    raise SystemExit(Cluster(config).run())
