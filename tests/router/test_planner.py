@@ -347,3 +347,13 @@ def test_every_plan_tells_what_it_is_based_on() -> None:
     assert plan.pools[P].pressure == pytest.approx(0.5, rel=0.01)
     assert plan.pools[P].workers == 2
     assert plan.pools[D].attainment == 1.0
+
+
+def test_decode_that_fills_is_helped_before_it_is_pressed() -> None:
+    filling = Fluid(6, 2)
+    filling.run(60.0, 1000.0, 100.0)
+    for sequences in range(100, 400, 20):
+        filling.run(TICK_S, 1000.0, sequences)
+    first = next(plan for _, plan in filling.plans if plan.actions)
+    assert {flip.role for flip in flips_of(first)} == {D}
+    assert first.pools[D].pressure < RULES.comfort

@@ -2,7 +2,8 @@
 
     rescue     no decode worker is left: one prefill worker flips, whatever bounds and budget say (`rescue.py`)
     bounds     a pool has fewer workers than it must have: flips within the hour's budget
-    rebalance  one pool is pressed and the other can spare workers: flips, if these help enough for certain
+    rebalance  one pool is pressed, or decode certainly will be, and the other can spare workers: flips, if these
+               help enough for certain
     scale      where it is the planner's to say: workers are started or stopped (`scaling.py`)
 
 Flips of one decision go one way. What keeps the planner steady: it flips only if the higher of the two pressures
@@ -23,9 +24,9 @@ from baton.router.planner.rules import PlannerRules
 from baton.router.planner.scaling import scaled
 from baton.router.planner.situation import ERRORS, OTHER, Situation
 
-_TREND_S = 20.0
-"""How far ahead decode is looked at where it gives workers: sequences last, so what is there now may be ending, or
-only the beginning. What is asked of prefill is known at once."""
+_AHEAD_S = {Role.PREFILL: 0.0, Role.DECODE: 20.0}
+"""How far ahead the pools are looked at: sequences last, so what is there now may be ending, or only the beginning;
+and who is to help takes as long to come once decode is full. What is asked of prefill is known at once."""
 
 
 def decide(history: History, rules: PlannerRules, now_s: float) -> Plan:
@@ -56,11 +57,13 @@ def _keep_bounds(situation: Situation) -> Plan | None:
 
 def _rebalance(situation: Situation) -> Plan:
     rules, members = situation.rules, situation.members
-    pressures = {role: situation.pressure(role, members[role], -ERRORS) for role in Role}
+    pressures = {role: situation.pressure(role, members[role], -ERRORS, _AHEAD_S[role]) for role in Role}
     receiver = max(Role, key=lambda role: pressures[role])
     donor = OTHER[receiver]
-    if pressures[receiver] < rules.comfort:
-        return situation.hold("comfort", f"no pool is pressed by more than {rules.comfort:g}")
+    # What was begun is finished: a flip more in the same direction is worth less pressure than the first.
+    comfort = rules.comfort * (1 - rules.margin) if situation.rests(receiver) else rules.comfort
+    if pressures[receiver] < comfort:
+        return situation.hold("comfort", f"no pool is pressed by more than {comfort:.2g}")
     if situation.rests(donor):
         went_s = situation.now_s - situation.history.last_change_s(donor)
         return situation.hold(
@@ -79,13 +82,22 @@ def _rebalance(situation: Situation) -> Plan:
         return situation.hold(
             "bounds", f"{receiver.value} is pressed, but {donor.value} has no worker to spare"
         )
-    if worst > (1 - rules.margin) * pressures[receiver]:
+    if worst > _bearable(situation, receiver, pressures[receiver]):
         return situation.hold(
             "margin", f"{receiver.value} is pressed, but {donor.value} would be nearly as much"
         )
     before = f"{receiver.value} is pressed by {pressures[receiver]:.2f}"
     reason = f"{before}; with {best} from {donor.value} neither pool is above {worst:.2f}"
     return situation.flip(candidates[:flips], receiver, reason)
+
+
+def _bearable(situation: Situation, receiver: Role, ahead: float) -> float:
+    """The most pressure that flips to `receiver` may leave on a pool, for they are to help enough. What is only
+    foreseen (`ahead`) puts no pool beyond comfort."""
+    rules = situation.rules
+    now = situation.pressure(receiver, situation.members[receiver], -ERRORS)
+    helped = 1 - rules.margin
+    return max(helped * now, min(helped * ahead, rules.comfort))
 
 
 def _best_count(
@@ -99,8 +111,8 @@ def _best_count(
         going = candidates[:count]
         staying = [worker for worker in situation.members[donor] if worker not in going]
         worst = max(
-            situation.pressure(receiver, [*situation.members[receiver], *going], -ERRORS),
-            situation.pressure(donor, staying, ERRORS, _TREND_S if donor is Role.DECODE else 0.0),
+            situation.pressure(receiver, [*situation.members[receiver], *going], -ERRORS, _AHEAD_S[receiver]),
+            situation.pressure(donor, staying, ERRORS, _AHEAD_S[donor]),
         )
         if worst < best[1]:
             best = count, worst

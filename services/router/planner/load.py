@@ -30,6 +30,8 @@ _CERTAIN = 4.0
 """Standard errors beyond which two means tell of a change of traffic; many ways to part a series are tried."""
 _SEGMENT = 2
 """Values that a mean is taken of at least."""
+_NEWEST = 3
+"""Values whose mean tells, beside that of as many before them, whether a rise goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,13 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """error: one standard error. growth_per_s: of the value, where the series shows one."""
+    """error: one standard error. growth_per_s: of the value, where the series shows one. rise_per_s: as much of it
+    as is certain to be going on."""
 
     value: float
     error: float = 0.0
     growth_per_s: float = 0.0
+    rise_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,11 @@ class Demand:
         self, role: Role, pool: Iterable[Capacity], errors: float = 0.0, ahead_s: float = 0.0
     ) -> float:
         """On `pool` in `role`. errors: how many standard errors above the estimate; ahead_s: so much later, by
-        no more than a factor of two."""
+        no more than a factor of two, and where errors are below 0 counting on nothing but a certain rise."""
 
         def asked(estimate: Estimate) -> float:
-            grown = estimate.value + ahead_s * estimate.growth_per_s
+            growth_per_s = estimate.rise_per_s if errors < 0 else estimate.growth_per_s
+            grown = estimate.value + ahead_s * growth_per_s
             later = min(2 * estimate.value, max(estimate.value / 2, grown))
             return max(0.0, later + errors * estimate.error)
 
@@ -111,10 +116,12 @@ def demand(history: History) -> Demand:
     sequences_error = max(sequences.error, math.sqrt(sequences.value))
     share = sequences_error / sequences.value if sequences.value else 0.0
     tokens = _estimate(at_s, [asked[0] for asked in decode])
+    rise = _rise_of_count(at_s, [asked[1] for asked in decode])
+    rise_share = rise / sequences.value if sequences.value else 0.0
     return Demand(
         _estimate(at_s[1:], [_prefill_asked(*pair) for pair in pairwise(observations)]),
-        Estimate(tokens.value, max(tokens.error, share * tokens.value), tokens.growth_per_s),
-        Estimate(sequences.value, sequences_error, sequences.growth_per_s),
+        _with_rise(tokens, max(tokens.error, share * tokens.value), rise_share * tokens.value),
+        _with_rise(sequences, sequences_error, rise),
     )
 
 
@@ -219,6 +226,21 @@ def _estimate(at_s: Sequence[float], values: Sequence[float]) -> Estimate:
         return Estimate(mean, error)
     between_s = fmean(at_s[start:]) - fmean(at_s[:start])
     return Estimate(mean, error, (mean - fmean(earlier)) / between_s)
+
+
+def _with_rise(estimate: Estimate, error: float, rise_per_s: float) -> Estimate:
+    growth_per_s = estimate.growth_per_s
+    return Estimate(estimate.value, error, growth_per_s, max(0.0, min(growth_per_s, rise_per_s)))
+
+
+def _rise_of_count(at_s: Sequence[float], counts: Sequence[float]) -> float:
+    """By how much a count that varies as Poisson's law has it rises a second of late, less a standard error: a step
+    that is over is no rise."""
+    if len(counts) < 2 * _NEWEST:
+        return 0.0
+    before, newest = fmean(counts[-2 * _NEWEST : -_NEWEST]), fmean(counts[-_NEWEST:])
+    elapsed_s = fmean(at_s[-_NEWEST:]) - fmean(at_s[-2 * _NEWEST : -_NEWEST])
+    return (newest - before - math.sqrt(before + newest)) / elapsed_s
 
 
 def _change(values: Sequence[float], start: int) -> tuple[int, float]:
