@@ -132,7 +132,6 @@ class Cluster:
             self._tell(f"{name} is started at the planner's word")
 
     def _dismiss(self, worker_id: str) -> None:
-        """A worker that is told twice ends at once, as after two SIGTERMs."""
         posts = {post.name: post for post in self._supervisor.posts if not post.name.startswith("router")}
         if worker_id not in posts:
             raise InvalidRequest(f"there is no worker {worker_id!r:.200} here", field="worker")

@@ -76,7 +76,7 @@ class PlannerOptions(OptionGroup):
         float,
         option(
             help="Seconds without any decode worker after which a prefill worker takes their place, planner or "
-            "not.",
+            "not, unless it is only to advise.",
             envvar="BATON_RESCUE_AFTER",
             min=0,
         ),
@@ -93,7 +93,7 @@ class PlannerOptions(OptionGroup):
         option(
             help="Seconds for which fewer workers would have done before one is stopped.",
             envvar="BATON_PLANNER_SCALE_IN_AFTER",
-            min=1.0,
+            min=10.0,
         ),
     ] = 300.0
     planner_scales_per_hour: Annotated[
@@ -179,7 +179,11 @@ class PlannerOptions(OptionGroup):
                 field="scaler",
             )
         address = ScalerAddress(self.scaler, self.scaler_token or "", self.scaler_key or "")
-        return address if self.scaler == LOCAL else checked_scaler(address)
+        if self.scaler != LOCAL:
+            return checked_scaler(address)
+        if address.token or address.key:
+            raise ConfigError("only a webhook takes a token or a key, and scaler is local", field="scaler")
+        return address
 
 
 def _bounds(text: str, field: str, at_least: int) -> Bounds:

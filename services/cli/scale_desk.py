@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +46,6 @@ class ScaleDesk:
         """Takes one order; to be called when `fd` is readable."""
         connection, _ = self._socket.accept()
         with connection:
-            connection.settimeout(_LINE_TIMEOUT_S)
             try:
                 _require_own_user(connection)
                 self._obey(_line(connection))
@@ -81,13 +81,16 @@ class ScaleDesk:
 def _order(line: bytes) -> object:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"an order is a line of JSON: {error}") from error
 
 
 def _line(connection: socket.socket) -> bytes:
+    """Within one deadline: whoever writes slowly holds up the supervisor."""
+    deadline_s = time.monotonic() + _LINE_TIMEOUT_S
     line = b""
     while not line.endswith(b"\n"):
+        connection.settimeout(max(0.001, deadline_s - time.monotonic()))
         received = connection.recv(_MAX_LINE_BYTES)
         line += received
         if not received or len(line) > _MAX_LINE_BYTES:

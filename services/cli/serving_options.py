@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from baton.cli.option_groups import OptionGroup
 from baton.cli.options import Policy, option
 from baton.cli.process_setup import checked_policy
+from baton.errors import ConfigError
 from baton.router.admission import SloPolicy
 from baton.router.policies import DEFAULT_POLICY
 from baton.router.snapshot import Disaggregation
@@ -103,7 +104,17 @@ class ServingOptions(OptionGroup):
 
     def arguments(self) -> dict[str, object]:
         checked_policy(self.policy)
-        return OptionGroup.arguments(self)
+        arguments = OptionGroup.arguments(self)
+        del arguments["api-key"]
+        return arguments
+
+    def secrets(self) -> dict[str, str]:
+        """What belongs into no command line, as environment variables. Raises ConfigError for a key that none can
+        carry."""
+        keys = self.api_key or []
+        if any(key.split() != [key] for key in keys):
+            raise ConfigError("an API key is empty or has blanks in it", field="api_key")
+        return {"BATON_API_KEY": " ".join(keys)} if keys else {}
 
     def api(self) -> ApiSettings:
         from baton.request import Objectives

@@ -56,7 +56,10 @@ class Supervisor:
         self.posts.append(Post(name, arguments, environment, Child(name, arguments, environment)))
 
     def dismiss(self, post: Post) -> None:
-        """Tells its process to end, as SIGTERM does, and the place to go with it."""
+        """Tells its process to end, as SIGTERM does, and the place to go with it; once, for a second SIGTERM would
+        end it at once."""
+        if post.is_leaving:
+            return
         post.is_leaving = True
         if post.standing is Standing.RUNNING:
             post.child.terminate()

@@ -74,7 +74,7 @@ def up(
         prefill_args={"tp": prefill_tp or tp},
         decode_args={"tp": decode_tp or tp},
         cores=share_out(available_cores(), ranks) if pin else {},
-        router_secrets=planner.secrets(),
+        router_secrets={**serving.secrets(), **planner.secrets()},
         is_scaled=planner.scaler == LOCAL,
     )
     raise SystemExit(Cluster(config).run())

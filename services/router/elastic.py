@@ -121,6 +121,7 @@ class Elastic:
         self._scaler = scaler
         self._history = History(settings.rules.window_s, settings.rules.cooldown_s)
         self._acts: set[asyncio.Task[None]] = set()
+        self._scaling: asyncio.Task[None] | None = None
         self.last: Decision | None = None
 
     async def run(self) -> None:
@@ -168,8 +169,12 @@ class Elastic:
                 self._history.scale.start_ordered(action.workers, now_s)
             else:
                 self._history.scale.stop_ordered(action.worker_id, now_s)
+            if self._scaling is not None:  # nobody has taken it yet, and this one is newer
+                self._scaling.cancel()
             act = self._scale(order)
         task = asyncio.create_task(act)
+        if not isinstance(action, Flip):
+            self._scaling = task
         self._acts.add(task)
         task.add_done_callback(self._acts.discard)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from baton.router.elastic import Decision
+from baton.router.elastic import Decision, PlannerMode
 from baton.router.planner.actions import Flip
 
 
@@ -49,11 +49,12 @@ class PlannerMetrics:
     def on_decision(self, decision: Decision) -> None:
         plan = decision.plan
         self._decisions.labels(plan.held_by or "none").inc()
-        self._leads.set(decision.is_acted_on)
-        self._needed.set(plan.needed_workers)
-        for role, load in plan.pools.items():
-            self._pressure.labels(role.value).set(load.pressure)
-            self._workers.labels(role.value).set(load.workers)
+        if decision.mode is not PlannerMode.OFF:  # which tells of rescues alone, not of every look
+            self._leads.set(decision.is_acted_on)
+            self._needed.set(plan.needed_workers)
+            for role, load in plan.pools.items():
+                self._pressure.labels(role.value).set(load.pressure)
+                self._workers.labels(role.value).set(load.workers)
         if decision.is_acted_on:
             for action in plan.actions:
                 if isinstance(action, Flip):

@@ -54,6 +54,8 @@ class LiveProfile:
 
     def note_step(self, work: StepWork, seconds: float) -> None:
         """seconds: from the end of the step before, or from the moment that there was work, to this one's end."""
+        if not work.prompt_tokens and not work.sequences:
+            return  # a step that only launched what the next one lands
         decodes = work.sequences > 0
         prompts = (not decodes, work.prompt_tokens, work.prompt_pairs)
         self._steps.note((*prompts, decodes, max(0, work.sequences - 1), work.context_tokens), seconds)

@@ -60,6 +60,12 @@ def test_a_scaler_is_told_how_many_workers_there_may_be_and_when() -> None:
     assert scaled(PlannerMode.ADVISE, "2-4", "none").rules.workers == Bounds(2, 4)
 
 
+def test_only_a_webhook_takes_a_token() -> None:
+    for address in ("local", "unix:/run/x"):
+        with pytest.raises(ConfigError, match="only a webhook"):
+            PlannerOptions(PlannerMode.ON, planner_workers="2-4", scaler=address, scaler_token="t").settings()
+
+
 @pytest.mark.parametrize(
     ("mode", "workers", "address", "windows", "field"),
     [
@@ -69,6 +75,7 @@ def test_a_scaler_is_told_how_many_workers_there_may_be_and_when() -> None:
         (PlannerMode.ON, None, "local", None, "scaler"),
         (PlannerMode.OFF, "2-4", "local", None, "scaler"),
         (PlannerMode.ON, "2-4", "ftp://x", None, "scaler"),
+        (PlannerMode.ON, "2-4", "http://host:abc", None, "scaler"),
         (PlannerMode.ON, None, "none", ["22:00-06:00 workers=2-3"], "planner_window"),
         (PlannerMode.ON, "2-4", "local", ["22:00-06:00 workers=2-"], "planner_window"),
     ],

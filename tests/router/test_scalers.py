@@ -139,6 +139,7 @@ async def test_orders_reach_the_supervisor_and_its_refusals_come_back(supervised
         (b"", "one line"),
         (b"{", "one line"),
         (b"{\n", "JSON"),
+        (b"[" * 60_000 + b"\n", "JSON"),
         (b"\xff\n", "JSON"),
         (b"[]\n", "neither"),
         (b'{"action": "stop", "worker": 7}\n', "neither"),
@@ -166,7 +167,12 @@ def test_scalers_go_by_their_addresses() -> None:
     assert open_scaler(ScalerAddress()) is None
     assert isinstance(open_scaler(ScalerAddress("unix:/run/x")), LocalScaler)
     assert isinstance(open_scaler(ScalerAddress("https://here/scale", "token")), WebhookScaler)
-    for wrong in (ScalerAddress("ftp://x"), ScalerAddress("local"), ScalerAddress("unix:/x", token="t")):
+    for wrong in (
+        ScalerAddress("ftp://x"),
+        ScalerAddress("http://host:abc"),
+        ScalerAddress("local"),
+        ScalerAddress("unix:/x", token="t"),
+    ):
         with pytest.raises(ConfigError) as caught:
             checked_scaler(wrong)
         assert caught.value.field == "scaler"

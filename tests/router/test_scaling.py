@@ -14,7 +14,7 @@ from baton.router.planner.actions import Action, Flip, Start, Stop
 from baton.router.planner.decide import decide
 from baton.router.planner.history import History, Observation, WorkerStatus
 from baton.router.planner.rules import Bounds, PlannerRules, Window
-from baton.router.planner.scale_history import START_TIMEOUT_S
+from baton.router.planner.scale_history import START_TIMEOUT_S, ScaleHistory
 
 P, D = Role.PREFILL, Role.DECODE
 TICK_S = 2.0
@@ -153,6 +153,23 @@ def test_an_order_that_nobody_takes_is_given_again_after_a_pause_and_costs_no_bu
     fleet.history.scale.refused(fleet.now_s)
     assert fleet.run(28.0, 2.0, 2.0) == []
     assert [type(action) for action in fleet.run(6.0, 2.0, 2.0)] == [Start]
+
+
+def test_a_planner_that_stood_still_for_long_counts_anew() -> None:
+    fleet = Obedient(4, 4)
+    fleet.run(40.0, 0.1, 0.1)
+    fleet.now_s += 10 * RULES.scale_in_after_s
+    assert fleet.run(RULES.scale_in_after_s - TICK_S, 0.1, 0.1) == []
+    assert [type(action) for action in fleet.run(4 * TICK_S, 0.1, 0.1)] == [Stop]
+
+
+def test_a_worker_that_leaves_stands_for_none_that_is_to_come() -> None:
+    history = ScaleHistory()
+    history.start_ordered(4, 0.0)
+    history.observe(("w0", "w1", "w2", "leaving"), ready=3, at_s=2.0)
+    assert history.ordered_workers(2.0) == 4
+    history.observe(("w0", "w1", "w2", "w3", "leaving"), ready=4, at_s=4.0)
+    assert history.ordered_workers(4.0) == 0
 
 
 @pytest.mark.parametrize(("day_s", "workers"), [(12 * 3600.0, 2), (23 * 3600.0, 5), (3600.0, 5)])

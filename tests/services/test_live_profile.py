@@ -64,6 +64,13 @@ def test_a_wrong_start_is_corrected_by_what_steps_take(
     assert median_error(corrected, unseen) < 0.15
 
 
+def test_a_step_that_only_launches_teaches_nothing() -> None:
+    live = LiveProfile(TRUE)
+    for _ in range(100):
+        live.note_step(StepWork(), 0.5)
+    assert live.corrected() == LiveProfile(TRUE).corrected()
+
+
 def test_prompts_beside_decode_teach_what_prompts_take() -> None:
     """As on a decode worker that computes some prompts itself, and never one alone."""
     draw = random.Random(4)

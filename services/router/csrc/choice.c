@@ -33,6 +33,7 @@ static size_t least(const Pool *p, const Demand *demand, const double *costs_s) 
     size_t equals = 0, found = p->count;
     for (size_t i = 1; i < p->count; i++) lowest_s = smaller(lowest_s, costs_s[i]);
     for (size_t i = 0; i < p->count; i++) equals += costs_s[i] == lowest_s;
+    if (!equals) return 0; /* the least is no number: figures beyond all measure */
     uint64_t turn = demand->ordinal % equals, highest = 0;
     for (size_t i = 0; i < p->count; i++) {
         if (costs_s[i] != lowest_s) continue;

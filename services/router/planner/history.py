@@ -89,7 +89,8 @@ class History:
         self._served_s |= {worker.role: at_s for worker in observation.workers if worker.is_ready}
         self._lacks_decode = self._served_s.get(Role.DECODE) != at_s
         self.stand_ins = {worker.worker_id for worker in observation.workers if self._stands_in(worker)}
-        self.scale.observe(present, at_s)
+        ready = sum(w.is_ready and not self.scale.is_leaving(w.worker_id) for w in observation.workers)
+        self.scale.observe(present, ready, at_s)
         self.changes = [change for change in self.changes if change.at_s > at_s - self._remember_s]
 
     def flip_ordered(self, worker_id: str, role: Role, at_s: float) -> None:

@@ -30,7 +30,9 @@ class ScaleHistory:
         self._leaving: dict[str, float] = {}
 
     def note_needed(self, at_s: float, workers: int, remember_s: float) -> None:
-        """remember_s: how far `most_needed` will look back."""
+        """remember_s: how far `most_needed` will look back; a longer pause between two looks leaves nothing known."""
+        if self._needed and at_s - self._needed[-1][0] > remember_s:
+            self._needed.clear()
         self._needed.append((at_s, workers))
         while len(self._needed) > 1 and self._needed[1][0] <= at_s - remember_s:
             self._needed.popleft()
@@ -55,13 +57,14 @@ class ScaleHistory:
         """Whether an order was refused just now."""
         return now_s < self._refused_at_s + _PAUSE_S
 
-    def observe(self, present: Collection[str], at_s: float) -> None:
+    def observe(self, present: Collection[str], ready: int, at_s: float) -> None:
+        """present: ids of all workers. ready: how many of them serve, and are not about to leave."""
         self._leaving = {
             worker_id: since_s
             for worker_id, since_s in self._leaving.items()
             if worker_id in present and at_s < since_s + _STOP_TIMEOUT_S
         }
-        if self._workers and len(present) >= self._workers:
+        if self._workers and ready >= self._workers:
             self._workers, self._came_at_s = 0, at_s
 
     def is_leaving(self, worker_id: str) -> bool:
@@ -80,11 +83,11 @@ class ScaleHistory:
         return self._came_at_s > at_s
 
     def most_needed(self, since_s: float) -> int | None:
-        """The most workers that were needed at any time since; None where that is not known from then on, or where
-        the fleet has been another since."""
+        """The most workers that were needed at any time since; None where that is not known from then on, or
+        where the fleet has been another since."""
         if not self._needed or self._needed[0][0] > since_s or max(self._orders_s, default=since_s) > since_s:
             return None
-        return max(workers for at_s, workers in self._needed if at_s >= since_s)
+        return max((workers for at_s, workers in self._needed if at_s >= since_s), default=None)
 
     def orders_since(self, at_s: float) -> int:
         return sum(order_s > at_s for order_s in self._orders_s)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import httpx
+
 from baton.errors import ConfigError
 from baton.router.scalers.base import Scaler
 
@@ -31,6 +33,13 @@ def checked_scaler(address: ScalerAddress) -> ScalerAddress:
             "https:// URL",
             field="scaler",
         )
+    if address.address.startswith(_WEB):
+        try:
+            httpx.URL(address.address)
+        except httpx.InvalidURL as error:
+            raise ConfigError(
+                f"scaler {address.address!r:.200} is no URL: {error}", field="scaler"
+            ) from error
     if (address.token or address.key) and not address.address.startswith(_WEB):
         raise ConfigError(
             f"only a webhook takes a token or a key, and scaler is {address.address}", field="scaler"

@@ -23,8 +23,13 @@ class LocalScaler:
                 answer = json.loads(await self._ask(json.dumps(order.body()).encode() + b"\n"))
         except (OSError, ValueError) as error:  # TimeoutError is an OSError
             raise Unavailable(f"the supervisor does not answer: {error!r}", field="scaler") from error
-        if answer["error"]:
-            raise Unavailable(f"the supervisor refuses: {answer['error']}", field="scaler")
+        match answer:
+            case {"error": ""}:
+                return
+            case {"error": error}:
+                raise Unavailable(f"the supervisor refuses: {error}", field="scaler")
+            case _:
+                raise Unavailable(f"the supervisor answers {answer!r:.200}", field="scaler")
 
     async def _ask(self, line: bytes) -> bytes:
         reader, writer = await asyncio.open_unix_connection(self._path)

@@ -54,7 +54,7 @@ class WebhookScaler:
         body = json.dumps(order.body()).encode()
         try:
             answer = await client.post(self._url, content=body, headers=self._headers(order, body))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return repr(error)
         if answer.is_success:
             return ""
