@@ -30,7 +30,8 @@ class ScaleHistory:
         self._leaving: dict[str, float] = {}
 
     def note_needed(self, at_s: float, workers: int, remember_s: float) -> None:
-        """remember_s: how far `most_needed` will look back; a longer pause between two looks leaves nothing known."""
+        """remember_s: how far `most_needed` will look back; a longer pause between two looks leaves nothing
+        known."""
         if self._needed and at_s - self._needed[-1][0] > remember_s:
             self._needed.clear()
         self._needed.append((at_s, workers))
