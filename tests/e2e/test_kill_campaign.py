@@ -1,8 +1,8 @@
 """The kill campaign: processes die and stall at every station of a hand-off while clients ask without a pause.
 
 Every answer has exactly the tokens of an undisturbed run. Only who had asked a router that died asks again. At the
-end all pools are at their baseline. All the while, for root, /dev/shm has no byte left. A failure prints the seed and
-what was done; `--campaign-seed` runs it again.
+end all pools are at their baseline. All the while, for root, /dev/shm has no byte left. A failure prints the seed
+and what was done; `--campaign-seed` runs it again.
 """
 
 from __future__ import annotations
