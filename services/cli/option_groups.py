@@ -9,17 +9,30 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 
 @dataclass(frozen=True, slots=True)
 class OptionGroup:
-    """Fields are named and typed as a command's parameters would be, and all have defaults."""
+    """Fields are named and typed as a command's parameters would be, and all have defaults. SECRETS: those that
+    belong into no command line."""
+
+    SECRETS: ClassVar[tuple[str, ...]] = ()
 
     def arguments(self) -> dict[str, object]:
-        """By the options' names, for the command line of another process. Raises ConfigError naming the option
-        for what that process would refuse."""
-        return {field.name.replace("_", "-"): getattr(self, field.name) for field in fields(self)}
+        """By the options' names, for the command line of another process; without secrets. Raises ConfigError
+        naming the option for what that process would refuse."""
+        names = [field.name for field in fields(self) if field.name not in self.SECRETS]
+        return {name.replace("_", "-"): getattr(self, name) for name in names}
+
+    def secrets(self) -> dict[str, str]:
+        """Those that are given, for the environment of another process; of several, blanks stand between them."""
+        given = {name: getattr(self, name) for name in self.SECRETS}
+        return {
+            f"BATON_{name.upper()}": value if isinstance(value, str) else " ".join(value)
+            for name, value in given.items()
+            if value
+        }
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

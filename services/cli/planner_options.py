@@ -11,7 +11,7 @@ from baton.cli.options import option
 from baton.errors import ConfigError
 from baton.router.elastic import PlannerMode, PlannerSettings
 from baton.router.planner.rules import Bounds, PlannerRules, Window
-from baton.router.scalers import NONE, ScalerAddress, checked_scaler
+from baton.router.scalers import NONE, ScalerAddress, checked_credentials, checked_scaler
 
 LOCAL = "local"
 """The scaler that `baton up` is for its own routers, which know it by its socket."""
@@ -23,6 +23,8 @@ _WINDOW = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PlannerOptions(OptionGroup):
+    SECRETS = ("scaler_token", "scaler_key")
+
     planner: Annotated[
         PlannerMode,
         option(
@@ -148,16 +150,7 @@ class PlannerOptions(OptionGroup):
 
     def arguments(self) -> dict[str, object]:
         self.settings()
-        return {
-            name: value
-            for name, value in OptionGroup.arguments(self).items()
-            if name not in ("scaler-token", "scaler-key")
-        }
-
-    def secrets(self) -> dict[str, str]:
-        """What belongs into no command line, as environment variables."""
-        named = {"BATON_SCALER_TOKEN": self.scaler_token, "BATON_SCALER_KEY": self.scaler_key}
-        return {name: value for name, value in named.items() if value}
+        return OptionGroup.arguments(self)
 
     def _worker_bounds(self) -> Bounds | None:
         if self.planner_workers is None:
@@ -179,11 +172,7 @@ class PlannerOptions(OptionGroup):
                 field="scaler",
             )
         address = ScalerAddress(self.scaler, self.scaler_token or "", self.scaler_key or "")
-        if self.scaler != LOCAL:
-            return checked_scaler(address)
-        if address.token or address.key:
-            raise ConfigError("only a webhook takes a token or a key, and scaler is local", field="scaler")
-        return address
+        return checked_credentials(address) if self.scaler == LOCAL else checked_scaler(address)
 
 
 def _bounds(text: str, field: str, at_least: int) -> Bounds:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ServingOptions(OptionGroup):
+    SECRETS = ("api_key",)
+
     max_requests: Annotated[
         int,
         option(
@@ -104,17 +106,9 @@ class ServingOptions(OptionGroup):
 
     def arguments(self) -> dict[str, object]:
         checked_policy(self.policy)
-        arguments = OptionGroup.arguments(self)
-        del arguments["api-key"]
-        return arguments
-
-    def secrets(self) -> dict[str, str]:
-        """What belongs into no command line, as environment variables. Raises ConfigError for a key that none can
-        carry."""
-        keys = self.api_key or []
-        if any(key.split() != [key] for key in keys):
+        if any(key.split() != [key] for key in self.api_key or []):  # the environment cannot carry it
             raise ConfigError("an API key is empty or has blanks in it", field="api_key")
-        return {"BATON_API_KEY": " ".join(keys)} if keys else {}
+        return OptionGroup.arguments(self)
 
     def api(self) -> ApiSettings:
         from baton.request import Objectives

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from baton.errors import BatonError
 from baton.fleet import Member, Role, WorkerState
-from baton.router.planner.actions import Action, Flip, Plan, Start
+from baton.router.planner.actions import Action, Flip, Plan, Start, Stop
 from baton.router.planner.decide import decide
 from baton.router.planner.history import History, Observation, WorkerStatus
 from baton.router.planner.rescue import decide_unplanned
@@ -160,23 +160,24 @@ class Elastic:
         if not self._is_leader():
             return
         now_s = time.monotonic()
-        if isinstance(action, Flip):
-            self._history.flip_ordered(action.worker_id, action.role, now_s)
-            act = self._flip(action)
-        else:
-            order = ScaleOrder(action, decision.plan.reason, decision.inputs())
-            if isinstance(action, Start):
+        match action:
+            case Flip():
+                self._history.flip_ordered(action.worker_id, action.role, now_s)
+                self._act(self._flip(action))
+                return
+            case Start():
                 self._history.scale.start_ordered(action.workers, now_s)
-            else:
+            case Stop():
                 self._history.scale.stop_ordered(action.worker_id, now_s)
-            if self._scaling is not None:  # nobody has taken it yet, and this one is newer
-                self._scaling.cancel()
-            act = self._scale(order)
+        if self._scaling is not None:  # where nobody has taken that order yet, this one is newer
+            self._scaling.cancel()
+        self._scaling = self._act(self._scale(ScaleOrder(action, decision.plan.reason, decision.inputs())))
+
+    def _act(self, act: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(act)
-        if not isinstance(action, Flip):
-            self._scaling = task
         self._acts.add(task)
         task.add_done_callback(self._acts.discard)
+        return task
 
     async def _flip(self, flip: Flip) -> None:
         try:

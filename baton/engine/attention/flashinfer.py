@@ -13,16 +13,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from baton.engine.attention.base import AttentionBackend, AttentionBatch
-from baton.engine.attention.triton import IS_INSTALLED as HAS_TRITON
+from baton.engine.attention.base import AttentionBatch
+from baton.engine.attention.stored_by_triton import HAS_TRITON, WITHOUT_TRITON, StoredByTriton
 from baton.engine.device_copy import upload
 
 IS_INSTALLED = find_spec("flashinfer") is not None
 
 if IS_INSTALLED and HAS_TRITON:
     import flashinfer
-
-    from baton.engine.triton import pointwise
 
 HEAD_DIMS = (64, 128, 256)
 DTYPES = (torch.bfloat16, torch.float16)
@@ -62,7 +60,7 @@ class Pages:
         )
 
 
-class FlashInferAttention(AttentionBackend):
+class FlashInferAttention(StoredByTriton):
     """One launch for all rows, single tokens and prompts alike; planned once a step for each width of window."""
 
     name: ClassVar[str] = "flashinfer"
@@ -76,7 +74,7 @@ class FlashInferAttention(AttentionBackend):
         if not IS_INSTALLED:
             return "needs the package flashinfer-python (pip install 'baton[flashinfer]')"
         if not HAS_TRITON:
-            return "needs the package triton (pip install 'baton[gpu]')"
+            return WITHOUT_TRITON
         if device.type != "cuda":
             return f"does not run on {device}"
         if head_dim not in HEAD_DIMS:
@@ -90,24 +88,11 @@ class FlashInferAttention(AttentionBackend):
         self._pages = Pages.of(batch)
         self._planned: set[int | None] = set()
 
-    def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, kv: Tensor, layer: int, sliding_window: int | None
-    ) -> Tensor:
-        heads = torch.cat((query, key, value), dim=1)
-        pointwise.rotate_and_store(heads, None, kv, layer, self._batch.slots)
-        return self._attend(query, kv, layer, sliding_window)
-
-    def rotate_and_attend(
-        self, heads: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, layer: int, sliding_window: int | None
-    ) -> Tensor:
-        pointwise.rotate_and_store(heads, (cos, sin), kv, layer, self._batch.slots)
-        return self._attend(heads[:, : heads.shape[1] - 2 * kv.shape[4]], kv, layer, sliding_window)
-
-    def _attend(self, query: Tensor, kv: Tensor, layer: int, window: int | None) -> Tensor:
-        if window not in self._planned:
-            self._plan(query.shape[1], kv, window)
-            self._planned.add(window)
-        attended: Tensor = self._wrappers[window].run(query.contiguous(), kv[:, layer])
+    def _attend(self, query: Tensor, kv: Tensor, layer: int, sliding_window: int | None) -> Tensor:
+        if sliding_window not in self._planned:
+            self._plan(query.shape[1], kv, sliding_window)
+            self._planned.add(sliding_window)
+        attended: Tensor = self._wrappers[sliding_window].run(query.contiguous(), kv[:, layer])
         return attended
 
     def _plan(self, heads: int, kv: Tensor, window: int | None) -> None:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from baton.engine.attention.base import AttentionBackend, AttentionBatch
+from baton.engine.attention.base import AttentionBatch
+from baton.engine.attention.stored_by_triton import HAS_TRITON, WITHOUT_TRITON, StoredByTriton
 from baton.engine.device_copy import upload
 
-IS_INSTALLED = find_spec("triton") is not None
-"""Torch for CPUs comes without it."""
-
-if IS_INSTALLED:
+if HAS_TRITON:
     from baton.engine.triton import attention as kernels
-    from baton.engine.triton import pointwise
 
 MAX_HEAD_DIM = 256
 _PROMPT_ROWS = 64
@@ -34,7 +30,7 @@ def is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-class TritonAttention(AttentionBackend):
+class TritonAttention(StoredByTriton):
     """Single tokens and prompts are two launches of one kernel. Every tensor stays on the device; tiles are planned
     on the host from the lengths that the batch holds there."""
 
@@ -43,8 +39,8 @@ class TritonAttention(AttentionBackend):
 
     @classmethod
     def hindrance(cls, device: torch.device, head_dim: int, dtype: torch.dtype) -> str | None:
-        if not IS_INSTALLED:
-            return "needs the package triton (pip install 'baton[gpu]')"
+        if not HAS_TRITON:
+            return WITHOUT_TRITON
         if head_dim > MAX_HEAD_DIM:
             return f"takes heads of at most {MAX_HEAD_DIM} dimensions, not {head_dim}"
         if device.type == "cpu" and is_interpreted():
@@ -56,19 +52,6 @@ class TritonAttention(AttentionBackend):
     def begin_step(self, batch: AttentionBatch) -> None:
         self._batch = batch
         self._plan: list[kernels.Tiles] | None = None
-
-    def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, kv: Tensor, layer: int, sliding_window: int | None
-    ) -> Tensor:
-        heads = torch.cat((query, key, value), dim=1)
-        pointwise.rotate_and_store(heads, None, kv, layer, self._batch.slots)
-        return self._attend(query, kv, layer, sliding_window)
-
-    def rotate_and_attend(
-        self, heads: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, layer: int, sliding_window: int | None
-    ) -> Tensor:
-        pointwise.rotate_and_store(heads, (cos, sin), kv, layer, self._batch.slots)
-        return self._attend(heads[:, : heads.shape[1] - 2 * kv.shape[4]], kv, layer, sliding_window)
 
     def _attend(self, query: Tensor, kv: Tensor, layer: int, sliding_window: int | None) -> Tensor:
         batch = self._batch

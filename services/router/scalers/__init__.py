@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import httpx
-
 from baton.errors import ConfigError
 from baton.router.scalers.base import Scaler
 
@@ -25,6 +23,15 @@ class ScalerAddress:
     key: str = ""
 
 
+def checked_credentials(address: ScalerAddress) -> ScalerAddress:
+    """Raises ConfigError for a token or a key that nobody would take."""
+    if (address.token or address.key) and not address.address.startswith(_WEB):
+        raise ConfigError(
+            f"only a webhook takes a token or a key, and scaler is {address.address}", field="scaler"
+        )
+    return address
+
+
 def checked_scaler(address: ScalerAddress) -> ScalerAddress:
     """Raises ConfigError for what no scaler goes by."""
     if address.address != NONE and not address.address.startswith((UNIX, *_WEB)):
@@ -34,17 +41,15 @@ def checked_scaler(address: ScalerAddress) -> ScalerAddress:
             field="scaler",
         )
     if address.address.startswith(_WEB):
+        import httpx
+
         try:
             httpx.URL(address.address)
         except httpx.InvalidURL as error:
             raise ConfigError(
                 f"scaler {address.address!r:.200} is no URL: {error}", field="scaler"
             ) from error
-    if (address.token or address.key) and not address.address.startswith(_WEB):
-        raise ConfigError(
-            f"only a webhook takes a token or a key, and scaler is {address.address}", field="scaler"
-        )
-    return address
+    return checked_credentials(address)
 
 
 def open_scaler(address: ScalerAddress) -> Scaler | None:
