@@ -81,7 +81,9 @@ def test_a_hundred_role_changes_of_the_demo_model_under_load() -> None:
                     changes.append(flip(cluster, worker_id, changed))
                     load.check()
         cluster.wait_for_baseline()
-    print(f"{load.answers} answers", *(spread(changes, part) for part in ("drained_s", "switched_s")), sep="\n")
+    print(
+        f"{load.answers} answers", *(spread(changes, part) for part in ("drained_s", "switched_s")), sep="\n"
+    )
 
 
 def spread(changes: list[dict[str, Any]], part: str) -> str:
