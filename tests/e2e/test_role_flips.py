@@ -71,8 +71,9 @@ def test_workers_change_roles_and_leave_under_load_and_no_request_notices(
 
 @pytest.mark.soak
 def test_a_hundred_role_changes_of_the_demo_model_under_load() -> None:
+    """In float32: in its own bfloat16 a near tie between two tokens may fall otherwise in another batch."""
     changes: list[dict[str, Any]] = []
-    with Cluster(prefill=2, decode=2, kv_blocks=1024) as cluster:
+    with Cluster(prefill=2, decode=2, kv_blocks=1024, dtype="float32") as cluster:
         with Load(cluster, BODIES, CLIENTS) as load:
             for number in range(50):
                 worker_id = ("decode-0", "decode-1", "prefill-0", "prefill-1")[number % 4]
