@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ import httpx
 from cluster import BASELINE_S, start_baton, wait_until
 from consul_agent import ConsulAgent
 from kill_campaign.network import Network
-from process_tree import Process, descendants, shared_memory
+from process_tree import descendants, shared_memory
 
 ROUTERS = ("router-0", "router-1")
 WORKERS = ("prefill-0", "prefill-1", "decode-0", "decode-1")
@@ -39,11 +40,12 @@ class Hosts:
         self._model = model
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._shared_memory = shared_memory()
-        self._seen: list[Process] = []
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `__exit__`
+        self._keeper = ThreadPoolExecutor(1)  # the agent dies with the thread that has started it
 
     def __enter__(self) -> Self:
         self._cleanup.callback(self._stderr.close)
+        self._cleanup.callback(self._keeper.shutdown)
         try:
             self._cleanup.enter_context(self._network)
             self._cleanup.enter_context(self.consul)
@@ -85,6 +87,10 @@ class Hosts:
         self._reap(name)
         self._start(name)
 
+    def start_consul(self) -> None:
+        """Again, and empty."""
+        self._keeper.submit(self.consul.start).result()
+
     def signal(self, name: str, number: signal.Signals) -> None:
         os.kill(self.pids[name], number)
 
@@ -115,15 +121,14 @@ class Hosts:
 
     def _stop(self) -> None:
         """Every process is told to end, has to end well, and has to leave nothing."""
-        family = descendants(os.getpid())
-        ours = [p for p in family if any(name.pid == p.pid for name in self._processes.values())]
+        children = [child for pid in self.pids.values() for child in descendants(pid)]
         for process in self._processes.values():
             process.terminate()
         ends = {name: process.wait(_STOP_S) for name, process in self._processes.items()}
         assert set(ends.values()) == {0}, f"{ends}\n{self.stderr}"
 
         def left() -> list[str]:
-            return [p.command for p in ours if p.is_alive] + sorted(shared_memory() - self._shared_memory)
+            return [c.command for c in children if c.is_alive] + sorted(shared_memory() - self._shared_memory)
 
         wait_until(lambda: not left(), BASELINE_S, left)
 

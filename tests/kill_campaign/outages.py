@@ -103,7 +103,7 @@ class Outages:
         async with self._one_of((CONSUL,), f"killed, and back empty after {seconds:.1f} s"):
             await asyncio.to_thread(self.hosts.consul.kill)
             await asyncio.sleep(seconds)
-            await asyncio.to_thread(self.hosts.consul.start)
+            await asyncio.to_thread(self.hosts.start_consul)
         await self._meet_again()
 
     async def _cut_for(self, name: str, seconds: float) -> None:
