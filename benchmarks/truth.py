@@ -101,9 +101,7 @@ def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig,
 
 
 def _hardware(profile: WorkerProfile, model: ModelConfig, kv_tokens: int) -> HardwareProfile:
-    speeds = {name: getattr(profile, name) for name in WorkerProfile.__dataclass_fields__}
-    kv_bytes = model.kv_block_bytes(BLOCK_TOKENS) // BLOCK_TOKENS
-    return HardwareProfile(**speeds, kv_bytes_per_token=kv_bytes, kv_tokens=kv_tokens)
+    return HardwareProfile.of(profile, model.kv_block_bytes(BLOCK_TOKENS) // BLOCK_TOKENS, kv_tokens)
 
 
 async def measure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from baton.engine.step_room import ChunkLimit
 from baton.engine.step_work import StepWork
 from baton.fleet import WorkerProfile
 from baton.worker.term_fit import TermFit
@@ -41,9 +42,11 @@ class LiveProfile:
     beside it add what they compute, and not what a pass takes.
     """
 
-    def __init__(self, measured: WorkerProfile) -> None:
-        """measured: at start."""
-        self._published = self._measured = measured
+    def __init__(self, measured: WorkerProfile, limit: ChunkLimit | None = None) -> None:
+        """measured: at start. limit: of this worker's passes over prompts, published with its speeds."""
+        self._limit = limit
+        self._measured = measured
+        self._published = self._limited(measured)
         one_s, two_s = measured.step_s(1, 0), measured.step_s(2, 0)
         prompts_s = (measured.prefill_pass_s, 1 / measured.prefill_rate, measured.prefill_s_per_pair)
         self._steps = TermFit(
@@ -87,9 +90,12 @@ class LiveProfile:
             profile = replace(profile, handoff_latency_s=latency_s, copy_bytes_per_s=bytes_per_s)
         return profile
 
+    def _limited(self, profile: WorkerProfile) -> WorkerProfile:
+        return profile if self._limit is None else self._limit.told_with(profile)
+
     def published(self) -> WorkerProfile:
         """The corrected profile, the same one until some prediction from it would be another."""
-        corrected = self.corrected()
+        corrected = self._limited(self.corrected())
         if corrected != self._published and _is_news(self._published, corrected):
             self._published = corrected
         return self._published

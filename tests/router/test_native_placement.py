@@ -31,6 +31,8 @@ profiles = st.builds(
     decode_s_per_context_token=few([0.0, 4.55e-8, 1e-5]),
     prefill_pass_s=few([0.0, 0.003]),
     handoff_latency_s=few([0.0, 0.002]),
+    prefill_chunk_tokens=few([0.0, 512.0]),
+    prefill_chunk_s=few([0.0, 0.012, 0.1]),
 )
 candidates = st.builds(
     Candidate,
@@ -99,7 +101,7 @@ def test_columns_that_do_not_fit_are_refused() -> None:
     def predicted(figures: Column, keys: NDArray[np.uint64], index: int) -> None:
         native.predict(figures, keys, index, figures, keys, index, 1, 1, 1)
 
-    with pytest.raises(ValueError, match="are no 18 figures of 2 workers"):
+    with pytest.raises(ValueError, match="are no 20 figures of 2 workers"):
         predicted(decode.figures, np.zeros(2, np.uint64), 0)
     with pytest.raises(IndexError, match="worker 1 of 1"):
         predicted(decode.figures, decode.keys, 1)
