@@ -113,8 +113,9 @@ def test_what_is_predicted_counts_the_passes_that_a_long_prompt_takes(
     spec = fleet(hardware=PASSES, chunk_tokens=chunk_tokens, chunk_s=chunk_s)  # type: ignore[arg-type]
     (ride,) = simulated(spec, request(0, prompt, output=2)).rides
     assert ride.placement is not None
-    assert ride.ttft_s == pytest.approx(ride.placement.prediction.ttft_s, rel=0.05, abs=PASSES.prefill_pass_s)
-    assert ride.ttft_s >= ride.placement.prediction.ttft_s * 0.999
+    ttft_s, predicted_s = figures(ride)[0], ride.placement.prediction.ttft_s
+    assert ttft_s == pytest.approx(predicted_s, rel=0.05, abs=PASSES.prefill_pass_s)
+    assert ttft_s >= predicted_s * 0.999
 
 
 def test_a_short_prompt_waits_for_less_of_a_long_one_where_a_steps_time_is_limited() -> None:
