@@ -101,9 +101,9 @@ def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig,
 
 
 def _hardware(profile: WorkerProfile, model: ModelConfig, kv_tokens: int) -> HardwareProfile:
-    speeds = {name: getattr(profile, name) for name in WorkerProfile.__dataclass_fields__}
-    kv_bytes = model.kv_block_bytes(BLOCK_TOKENS) // BLOCK_TOKENS
-    return HardwareProfile(**speeds, kv_bytes_per_token=kv_bytes, kv_tokens=kv_tokens)
+    latency_s, bytes_per_s = profile.same_host_link  # simulated workers have hosts of their own
+    linked = replace(profile, handoff_latency_s=latency_s, copy_bytes_per_s=bytes_per_s)
+    return HardwareProfile.of(linked, model.kv_block_bytes(BLOCK_TOKENS) // BLOCK_TOKENS, kv_tokens)
 
 
 async def measure(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
+from msgspec.structs import asdict
 
 from baton.cli import options as opt
 from baton.cli.engine_options import EngineOptions
@@ -49,7 +50,9 @@ def kv_of(engine: Engine) -> tuple[int, int]:
 
 def profile_toml(speeds: WorkerProfile, kv_bytes_per_token: int, kv_tokens: int) -> str:
     """A file that `baton.sim.fleet_file` reads."""
-    figures = {**asdict(speeds), "kv_bytes_per_token": kv_bytes_per_token, "kv_tokens": kv_tokens}
+    from baton.sim.fleet_file import HardwareProfile
+
+    figures = asdict(HardwareProfile.of(speeds, kv_bytes_per_token, kv_tokens))
     return "".join(f"{name.replace('_', '-')} = {_number(value)}\n" for name, value in figures.items())
 
 

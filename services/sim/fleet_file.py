@@ -42,7 +42,8 @@ _Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """A kind of worker: speeds as `baton.fleet.WorkerProfile` has them, its memory, its price (USD an hour)."""
+    """A kind of worker: speeds as `baton.fleet.WorkerProfile` has them, its memory, its price (USD an hour). Each
+    simulated worker is on a host of its own."""
 
     prefill_tokens_per_s: _Positive
     decode_step_s: _Positive
@@ -57,7 +58,19 @@ class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     cost_per_hour: _NotNegative = 0.0
 
     def speeds(self) -> WorkerProfile:
-        return WorkerProfile(**{field.name: getattr(self, field.name) for field in fields(WorkerProfile)})
+        return WorkerProfile(**{name: getattr(self, name) for name in SPEEDS})
+
+    @classmethod
+    def of(cls, speeds: WorkerProfile, kv_bytes_per_token: int, kv_tokens: int) -> HardwareProfile:
+        """A worker's own figures, without the limits that it was started with: a fleet's file has its own."""
+        measured = {name: getattr(speeds, name) for name in SPEEDS}
+        return cls(**measured, kv_bytes_per_token=kv_bytes_per_token, kv_tokens=kv_tokens)
+
+
+SPEEDS = tuple(
+    field.name for field in fields(WorkerProfile) if field.name in HardwareProfile.__struct_fields__
+)
+"""What a profile's file says of a worker, and the worker of itself."""
 
 
 class _PoolTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):

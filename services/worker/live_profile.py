@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from baton.engine.step_room import ChunkLimit
 from baton.engine.step_work import StepWork
 from baton.fleet import WorkerProfile
+from baton.kvtransfer.schemes import SAME_HOST_SCHEMES
 from baton.worker.term_fit import TermFit
 
 TYPICAL_PROMPT_TOKENS = 256
@@ -41,16 +43,18 @@ class LiveProfile:
     beside it add what they compute, and not what a pass takes.
     """
 
-    def __init__(self, measured: WorkerProfile) -> None:
-        """measured: at start."""
-        self._published = self._measured = measured
+    def __init__(self, measured: WorkerProfile, limit: ChunkLimit | None = None) -> None:
+        """measured: at start. limit: of this worker's passes over prompts, published with its speeds."""
+        self._limit = limit
+        self._measured = measured
+        self._published = self._limited(measured)
         one_s, two_s = measured.step_s(1, 0), measured.step_s(2, 0)
         prompts_s = (measured.prefill_pass_s, 1 / measured.prefill_rate, measured.prefill_s_per_pair)
         self._steps = TermFit(
             (*prompts_s, one_s, two_s - one_s, measured.decode_s_per_context_token), _TYPICAL, _STEPS_MEMORY_S
         )
         self._tails: dict[str, TermFit] = {}
-        self._last_scheme = ""
+        self._links: dict[bool, TermFit] = {}
 
     def note_step(self, work: StepWork, seconds: float) -> None:
         """seconds: from the end of the step before, or from the moment that there was work, to this one's end."""
@@ -67,10 +71,10 @@ class LiveProfile:
             prior = (_LATENCY_PRIOR_S, 1 / (self._measured.copy_bytes_per_s or _COPY_PRIOR_BYTES_PER_S))
             self._tails[scheme] = TermFit(prior, (1, _TYPICAL_TAIL_BYTES), _TAILS_MEMORY_S)
         self._tails[scheme].note((1, tail_bytes), seconds)
-        self._last_scheme = scheme
+        self._links[scheme in SAME_HOST_SCHEMES] = self._tails[scheme]
 
     def corrected(self) -> WorkerProfile:
-        """Hand-offs by the scheme of the last one."""
+        """Hand-offs by the scheme of the last one, of those within the host and of those beyond it."""
         pass_s, token_s, pair_s, step_s, sequence_s, context_s = self._steps.terms
         profile = replace(
             self._measured,
@@ -81,15 +85,25 @@ class LiveProfile:
             decode_s_per_sequence=max(sequence_s, _NOTHING_S),
             decode_s_per_context_token=context_s,
         )
-        if self._last_scheme:
-            latency_s, byte_s = self._tails[self._last_scheme].terms
-            bytes_per_s = 1 / byte_s if byte_s else self._measured.copy_bytes_per_s
+        if near := self._links.get(True):
+            latency_s, bytes_per_s = self._link(near)
+            profile = replace(profile, same_host_latency_s=latency_s, same_host_bytes_per_s=bytes_per_s)
+        if far := self._links.get(False):
+            latency_s, bytes_per_s = self._link(far)
             profile = replace(profile, handoff_latency_s=latency_s, copy_bytes_per_s=bytes_per_s)
         return profile
 
+    def _link(self, fit: TermFit) -> tuple[float, float]:
+        """Latency in seconds, and bytes/s."""
+        latency_s, byte_s = fit.terms
+        return latency_s, 1 / byte_s if byte_s else self._measured.copy_bytes_per_s
+
+    def _limited(self, profile: WorkerProfile) -> WorkerProfile:
+        return profile if self._limit is None else self._limit.told_with(profile)
+
     def published(self) -> WorkerProfile:
         """The corrected profile, the same one until some prediction from it would be another."""
-        corrected = self.corrected()
+        corrected = self._limited(self.corrected())
         if corrected != self._published and _is_news(self._published, corrected):
             self._published = corrected
         return self._published
@@ -103,4 +117,5 @@ def _is_news(old: WorkerProfile, new: WorkerProfile) -> bool:
 def _times_s(profile: WorkerProfile) -> list[float]:
     prompts_s = (profile.prefill_s(*shape) for shape in _SHAPES)
     steps_s = (profile.step_s(*batch) for batch in _BATCHES)
-    return [*prompts_s, *steps_s, profile.handoff_s(_TYPICAL_TAIL_BYTES)]
+    handoffs_s = (profile.handoff_s(_TYPICAL_TAIL_BYTES, is_same_host) for is_same_host in (False, True))
+    return [*prompts_s, *steps_s, *handoffs_s]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baton.engine.step_room import AUTO_PASSES, ChunkLimit
 from baton.engine.step_work import StepWork
 from baton.fleet import WorkerProfile
 from baton.worker.live_profile import LiveProfile
@@ -87,13 +89,21 @@ def test_prompts_beside_decode_teach_what_prompts_take() -> None:
     assert median_error(without_pass, unseen) < 0.3
 
 
-def test_the_tails_of_handoffs_tell_latency_and_bandwidth_for_each_scheme() -> None:
+def test_the_tails_of_handoffs_tell_latency_and_bandwidth_of_the_network_and_within_the_host() -> None:
     draw, live = random.Random(2), LiveProfile(WRONG)
-    for scheme, latency_s, bytes_per_s in (("tcp", 0.010, 1e8), ("shm", 0.002, 2e9)):
-        for _ in range(200):
+    links = {"tcp": (0.004, 1e9), "shm": (0.002, 2e9), "ucx": (0.001, 1e10)}
+    for schemes in (["shm"], ["tcp", "shm"], ["ucx"]):
+        for scheme in schemes * 200:
+            latency_s, bytes_per_s = links[scheme]
             tail_bytes = draw.choice([1 << 14, 1 << 18, 1 << 22])
             live.note_tail(scheme, tail_bytes, latency_s + tail_bytes / bytes_per_s)
-    assert live.corrected().handoff_s(1 << 20) == pytest.approx(TRUE.handoff_s(1 << 20), rel=0.05)
+        for is_same_host, scheme in ((True, "shm"), (False, schemes[0])):
+            latency_s, bytes_per_s = links[scheme]
+            if is_same_host or scheme != "shm":
+                handoff_s = live.corrected().handoff_s(1 << 20, is_same_host)
+                assert handoff_s == pytest.approx(latency_s + (1 << 20) / bytes_per_s, rel=0.05)
+            else:
+                assert live.corrected().copy_bytes_per_s == WRONG.copy_bytes_per_s
 
 
 def test_a_profile_is_published_anew_only_when_a_prediction_changes() -> None:
@@ -107,6 +117,20 @@ def test_a_profile_is_published_anew_only_when_a_prediction_changes() -> None:
         live.note_step(work, seconds(slower, work))
     assert live.published() is live.published()
     assert live.published().step_s(1, 100) == pytest.approx(slower.step_s(1, 100), rel=0.05)
+
+
+def test_the_limit_of_a_pass_is_published_with_the_speeds_and_moves_with_them() -> None:
+    live = LiveProfile(TRUE, ChunkLimit(256))
+    assert live.published() == replace(
+        TRUE, prefill_chunk_tokens=256, prefill_chunk_s=AUTO_PASSES * TRUE.prefill_pass_s
+    )
+    slower = replace(TRUE, prefill_pass_s=0.04)
+    for work in prompts(random.Random(5), 2000):
+        live.note_step(work, seconds(slower, work))
+    published = live.published()
+    assert published.prefill_pass_s > 2 * TRUE.prefill_pass_s
+    assert published.prefill_chunk_s == AUTO_PASSES * published.prefill_pass_s
+    assert LiveProfile(TRUE, ChunkLimit(256, math.inf)).published().prefill_chunk_s == 0
 
 
 @settings(max_examples=50, deadline=None)
