@@ -30,8 +30,8 @@ _LOAD_INTERVAL_S = 0.5
 """At least so far apart are a worker's reports of load, for each is a write to all of Consul's servers."""
 
 REPEAT_LEASES = 3
-"""After so many leases a worker's report is repeated though nothing has changed: one that was given up on its way may
-arrive late and overwrite a later one."""
+"""After so many leases a worker's report is repeated though nothing has changed: one that was given up on its way
+may arrive late and overwrite a later one."""
 
 _COALESCE_S = 0.1
 """Pause of a watch after an answer, so that many workers' reports come in one."""
