@@ -76,7 +76,7 @@ async def run_router(config: RouterConfig) -> None:
             lambda decision: _tell(decisions, decision),
             open_scaler(config.planner.scaler),
         )
-        sessions = Sessions(lambda: workers.channels)
+        sessions = Sessions(lambda: workers.channels, lambda: workers.members)
         flow = RequestFlow(workers, events, config.flow)
         backend = FleetBackend(workers, flow, config, control, elastic, sessions)
         metrics = RouterMetrics(
