@@ -97,7 +97,8 @@ class WorkerProfile:
     Prefill: a rate of tokens, for attention seconds a pair of a computed and a seen token, and seconds that each
     pass takes whatever it computes. Decode: seconds of a step at batch 1 over an empty context, of each further
     sequence, and of each token of context in the batch. Hand-off: bytes/s, and seconds that it takes whatever its
-    size. cost_per_hour: as configured, in the fleet's currency. prefill_chunk_tokens, prefill_chunk_s: what a pass
+    size. step_spread: standard deviation of the logarithm of what passes and steps take, over what the terms say,
+    which is their median. cost_per_hour: as configured, in the fleet's currency. prefill_chunk_tokens, prefill_chunk_s: what a pass
     carries of prompts at most, as configured, in tokens and in seconds that these add to it; 0: any.
     """
 
@@ -112,6 +113,7 @@ class WorkerProfile:
     cost_per_hour: float = 0.0
     prefill_chunk_tokens: float = 0.0
     prefill_chunk_s: float = 0.0
+    step_spread: float = 0.0
 
     @property
     def prefill_rate(self) -> float:

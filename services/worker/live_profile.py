@@ -83,6 +83,7 @@ class LiveProfile:
             decode_step_s=max(step_s, _NOTHING_S),
             decode_s_per_sequence=max(sequence_s, _NOTHING_S),
             decode_s_per_context_token=context_s,
+            step_spread=self._steps.spread,
         )
         if self._last_scheme:
             latency_s, byte_s = self._tails[self._last_scheme].terms
