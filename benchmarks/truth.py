@@ -101,7 +101,9 @@ def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig,
 
 
 def _hardware(profile: WorkerProfile, model: ModelConfig, kv_tokens: int) -> HardwareProfile:
-    return HardwareProfile.of(profile, model.kv_block_bytes(BLOCK_TOKENS) // BLOCK_TOKENS, kv_tokens)
+    latency_s, bytes_per_s = profile.same_host_link  # simulated workers have hosts of their own
+    linked = replace(profile, handoff_latency_s=latency_s, copy_bytes_per_s=bytes_per_s)
+    return HardwareProfile.of(linked, model.kv_block_bytes(BLOCK_TOKENS) // BLOCK_TOKENS, kv_tokens)
 
 
 async def measure(

@@ -42,7 +42,8 @@ _Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """A kind of worker: speeds as `baton.fleet.WorkerProfile` has them, its memory, its price (USD an hour)."""
+    """A kind of worker: speeds as `baton.fleet.WorkerProfile` has them, its memory, its price (USD an hour). Each
+    simulated worker is on a host of its own."""
 
     prefill_tokens_per_s: _Positive
     decode_step_s: _Positive
