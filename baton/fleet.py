@@ -112,10 +112,10 @@ class WorkerProfile:
     prefill_pass_s: float = 0.0
     handoff_latency_s: float = 0.0
     cost_per_hour: float = 0.0
-    same_host_bytes_per_s: float = 0.0
-    same_host_latency_s: float = 0.0
     prefill_chunk_tokens: float = 0.0
     prefill_chunk_s: float = 0.0
+    same_host_bytes_per_s: float = 0.0
+    same_host_latency_s: float = 0.0
     step_spread: float = 0.0
 
     @property

@@ -191,10 +191,10 @@ class WorkerProfile(_message.Message):
     PREFILL_PASS_S_FIELD_NUMBER: _builtins.int
     HANDOFF_LATENCY_S_FIELD_NUMBER: _builtins.int
     COST_PER_HOUR_FIELD_NUMBER: _builtins.int
-    SAME_HOST_BYTES_PER_S_FIELD_NUMBER: _builtins.int
-    SAME_HOST_LATENCY_S_FIELD_NUMBER: _builtins.int
     PREFILL_CHUNK_TOKENS_FIELD_NUMBER: _builtins.int
     PREFILL_CHUNK_S_FIELD_NUMBER: _builtins.int
+    SAME_HOST_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    SAME_HOST_LATENCY_S_FIELD_NUMBER: _builtins.int
     STEP_SPREAD_FIELD_NUMBER: _builtins.int
     prefill_tokens_per_s: _builtins.float
     decode_step_s: _builtins.float
@@ -213,13 +213,13 @@ class WorkerProfile(_message.Message):
     """of each hand-off to another host, whatever its size"""
     cost_per_hour: _builtins.float
     """as configured"""
-    same_host_bytes_per_s: _builtins.float
-    """of hand-offs that stay on their host; 0: as the others, until the first"""
-    same_host_latency_s: _builtins.float
     prefill_chunk_tokens: _builtins.float
     """of prompts in a pass at most, as configured; 0: any"""
     prefill_chunk_s: _builtins.float
     """that these add to a pass at most, as configured; 0: any"""
+    same_host_bytes_per_s: _builtins.float
+    """of hand-offs that stay on their host; 0: as the others, until the first"""
+    same_host_latency_s: _builtins.float
     step_spread: _builtins.float
     """standard deviation of the logarithm of what steps take, over what these terms say"""
     def __init__(
@@ -234,10 +234,10 @@ class WorkerProfile(_message.Message):
         prefill_pass_s: _builtins.float = ...,
         handoff_latency_s: _builtins.float = ...,
         cost_per_hour: _builtins.float = ...,
-        same_host_bytes_per_s: _builtins.float = ...,
-        same_host_latency_s: _builtins.float = ...,
         prefill_chunk_tokens: _builtins.float = ...,
         prefill_chunk_s: _builtins.float = ...,
+        same_host_bytes_per_s: _builtins.float = ...,
+        same_host_latency_s: _builtins.float = ...,
         step_spread: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015

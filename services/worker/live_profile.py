@@ -94,13 +94,13 @@ class LiveProfile:
             profile = replace(profile, handoff_latency_s=latency_s, copy_bytes_per_s=bytes_per_s)
         return profile
 
-    def _limited(self, profile: WorkerProfile) -> WorkerProfile:
-        return profile if self._limit is None else self._limit.told_with(profile)
-
     def _link(self, fit: TermFit) -> tuple[float, float]:
         """Latency in seconds, and bytes/s."""
         latency_s, byte_s = fit.terms
         return latency_s, 1 / byte_s if byte_s else self._measured.copy_bytes_per_s
+
+    def _limited(self, profile: WorkerProfile) -> WorkerProfile:
+        return profile if self._limit is None else self._limit.told_with(profile)
 
     def published(self) -> WorkerProfile:
         """The corrected profile, the same one until some prediction from it would be another."""
