@@ -44,12 +44,12 @@ class TermFit:
         self._moments = np.zeros((len(prior), len(prior)))
         self._projections = np.zeros(len(prior))
         self._noted = 0
-        self._logarithms = (0.0, 0.0, 0.0)
+        self._logarithms = np.zeros(3)
 
     @property
     def spread(self) -> float:
         """Standard deviation of the logarithm of what was observed, over what was expected of it at the time."""
-        weight, total, squares = self._logarithms
+        weight, total, squares = self._logarithms.tolist()
         return math.sqrt(max(0.0, squares / weight - (total / weight) ** 2)) if weight else 0.0
 
     def note(self, amounts: Sequence[float], seconds: float) -> None:
@@ -64,7 +64,8 @@ class TermFit:
         forgetting = math.exp(-usual_s / self._memory_s)
         self._moments = forgetting * self._moments + weight * np.outer(row, row)
         self._projections = forgetting * self._projections + weight * seconds / usual_s * row
-        self._note_logarithm(math.log(seconds / usual_s), usual_s, forgetting)
+        powers = math.log(seconds / usual_s) ** np.arange(3)  # weighted by time, as the queues behind are
+        self._logarithms = forgetting * self._logarithms + usual_s * powers
         self._noted += 1
         if self._noted % _SOLVE_EVERY == 0:
             solved = nonnegative_solution(
@@ -72,13 +73,6 @@ class TermFit:
                 self._projections + _PRIOR_WEIGHT * self._prior,
             )
             self.terms = tuple((solved * self._scales).tolist())
-
-    def _note_logarithm(self, logarithm: float, weight: float, forgetting: float) -> None:
-        """Weighted by time: what is long is worth many that are short."""
-        now = weight, weight * logarithm, weight * logarithm**2
-        self._logarithms = tuple(
-            forgetting * old + new for old, new in zip(self._logarithms, now, strict=True)
-        )
 
 
 def nonnegative_solution(moments: Vector, projections: Vector) -> Vector:
