@@ -50,7 +50,9 @@ def test_no_outage_costs_a_client_more_than_a_pause(
         assert crowd.counts["answered exactly"] > CLIENTS, story()
         wait_until(lambda: at_baseline(views), BASELINE_S, story)
         wait_until(outages.is_whole, START_S, story)
-        wait_until(lambda: at_baseline(views), BASELINE_S, story)  # of those, too, that had not been heard again
+        wait_until(
+            lambda: at_baseline(views), BASELINE_S, story
+        )  # of those, too, that had not been heard again
 
 
 async def campaign(crowd: Crowd, outages: Outages, count: int) -> None:

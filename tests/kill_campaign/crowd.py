@@ -58,6 +58,7 @@ class Crowd:
     faults: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     router_ends_s: dict[int, list[float]] = field(default_factory=dict)
+    _began_at_s: float = field(default_factory=time.monotonic)
     _is_over: bool = False
 
     async def learn(self) -> None:
@@ -91,7 +92,7 @@ class Crowd:
                 async with asyncio.timeout(DEADLINE_S):
                     await self._one_request(client, rng, number)
             except TimeoutError:
-                self.faults.append(f"request {number} had no answer within {DEADLINE_S:g} s")
+                self._complain(f"request {number} had no answer within {DEADLINE_S:g} s")
 
     async def _one_request(self, client: httpx.AsyncClient, rng: random.Random, number: int) -> None:
         """A salt of its own for every other request, so that prefixes are found and are not; half are streamed."""
@@ -117,17 +118,20 @@ class Crowd:
         if self._is_new(router, began_at_s):
             self.counts["asked again, for their router had died"] += 1
         else:
-            self.faults.append(f"router {router} hung up: {error!r}")
+            self._complain(f"router {router} hung up: {error!r}")
 
     def _is_new(self, router: int, began_at_s: float) -> bool:
         """Whether the router died during a request, or so shortly before that it may still be starting."""
         return any(began_at_s - DEADLINE_S < end_s for end_s in self.router_ends_s.get(router, []))
 
+    def _complain(self, what: str) -> None:
+        self.faults.append(f"{time.monotonic() - self._began_at_s:7.2f} s  {what}")
+
     def _check(self, number: int, reply: Reply) -> None:
         if reply.complaint:
-            self.faults.append(f"request {number}: {reply.status} {reply.complaint[:300]}")
+            self._complain(f"request {number}: {reply.status} {reply.complaint[:300]}")
         elif reply.tokens != self.expected[number]:
-            self.faults.append(f"request {number}: {reply.tokens} instead of {self.expected[number]}")
+            self._complain(f"request {number}: {reply.tokens} instead of {self.expected[number]}")
         else:
             self.counts["answered exactly"] += 1
 
