@@ -99,22 +99,15 @@ class Workers:
                 if tracked.member.state is WorkerState.STALLED:
                     tracked.peer.give_up(f"the engine of {tracked.worker.worker_id} hangs")
 
-    def _give_up_if_silent(self, tracked: Tracked) -> None:
-        """A decode worker's stream tells whether it lives; a prefill worker has none, so its membership does."""
-        if not tracked.is_member and isinstance(tracked.peer, PrefillPeer):
-            tracked.peer.give_up(f"nothing was heard of {tracked.worker.worker_id}")
-
     def _forget(self, tracked: Tracked) -> None:
         if tracked.is_member:
-            tracked.is_member = False
+            tracked.forget(self._silence_s)
             self._columns = None
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._silence_s, self._give_up_if_silent, tracked)
 
     def _hear(self, tracked: Tracked, member: Member) -> None:
         known, tracked.member = tracked.member, member
         if (known.worker, known.state, tracked.is_member) != (member.worker, member.state, True):
-            tracked.is_member = True
+            tracked.come_back()
             self._columns = None
         elif known.load != member.load:
             self._note_load(tracked)
