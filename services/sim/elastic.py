@@ -92,6 +92,7 @@ class Elastic:
     def _status(self, worker: SimWorker) -> WorkerStatus:
         kv = worker.blocks.usage()
         decode = worker if isinstance(worker, DecodeWorker) else None
+        held_tokens = (kv.used + kv.reserved) * worker.block_tokens
         return WorkerStatus(
             worker.worker_id,
             Role.PREFILL if decode is None else Role.DECODE,
@@ -101,7 +102,8 @@ class Elastic:
             busy_s=worker.busy_s,
             running=0 if decode is None else decode.num_running,
             waiting=0 if decode is None else decode.num_waiting,
-            held_tokens=(kv.used + kv.reserved) * worker.block_tokens,
+            running_tokens=0 if decode is None else max(0, held_tokens - decode.arriving_tokens),
+            held_tokens=held_tokens,
             cached_tokens=kv.cached * worker.block_tokens,
             kv_tokens=kv.total * worker.block_tokens,
             max_running=self._max_running,

@@ -109,6 +109,7 @@ class Fluid:
             queued_tokens,
             self.busy_s[worker_id],
             running,
+            running_tokens=100 * running,
             held_tokens=100 * running,
             kv_tokens=1_000_000,
         )
@@ -124,6 +125,7 @@ def any_status(random: Random, worker_id: str, role: Role, busy_s: float) -> Wor
         busy_s=busy_s + random.choice([0.0, 1.0, 2.0]),
         running=random.choice([0, 10, 300]),
         waiting=random.choice([0, 0, 50]),
+        running_tokens=random.choice([0, 50_000]),
         held_tokens=random.choice([0, 50_000]),
         kv_tokens=random.choice([0, 100_000]),
     )
@@ -292,7 +294,7 @@ def test_among_equals_who_holds_the_least_kv_flips() -> None:
             WorkerStatus(f"p{n}", P, True, PROFILE, cached_tokens=100_000 * (n != 1), kv_tokens=100_000)
             for n in range(3)
         ]
-        decode = WorkerStatus("d0", D, True, PROFILE, running=500, held_tokens=1000)
+        decode = WorkerStatus("d0", D, True, PROFILE, running=500, running_tokens=1000)
         history.observe(Observation(tick * TICK_S, (*prefill, decode)))
     assert decide(history, RULES, 15 * TICK_S).actions == (Flip("p1", D),)
 

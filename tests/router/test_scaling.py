@@ -80,7 +80,17 @@ class Obedient:
         running = running if role is D else 0
         held_tokens = 100 * running
         return WorkerStatus(
-            worker_id, role, is_ready, PROFILE, 0, busy_s, running, 0, held_tokens, 0, kv_tokens=1_000_000
+            worker_id,
+            role,
+            is_ready,
+            PROFILE,
+            0,
+            busy_s,
+            running,
+            0,
+            held_tokens,
+            held_tokens,
+            kv_tokens=1_000_000,
         )
 
     def obey(self, action: Action) -> None:

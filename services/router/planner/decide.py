@@ -60,8 +60,9 @@ def _rebalance(situation: Situation) -> Plan:
     pressures = {role: situation.pressure(role, members[role], -ERRORS, _AHEAD_S[role]) for role in Role}
     receiver = max(Role, key=lambda role: pressures[role])
     donor = OTHER[receiver]
-    # What was begun is finished: a flip more in the same direction is worth less pressure than the first.
-    comfort = rules.comfort * (1 - rules.margin) if situation.rests(receiver) else rules.comfort
+    # What was just begun is finished: a flip more in the same direction is worth less pressure than the first.
+    has_begun = situation.went_lately(receiver, rules.window_s)
+    comfort = rules.comfort * (1 - rules.margin) if has_begun else rules.comfort
     if pressures[receiver] < comfort:
         return situation.hold("comfort", f"no pool is pressed by more than {comfort:.2g}")
     if situation.rests(donor):

@@ -70,9 +70,13 @@ class Situation:
             for role, members in self.members.items()
         }
 
+    def went_lately(self, role: Role, seconds: float) -> bool:
+        """Whether a worker went to `role` within the last `seconds`."""
+        return self.history.last_change_s(role) > self.now_s - seconds
+
     def rests(self, donor: Role) -> bool:
         """Whether a worker went to `donor` within the cooldown, so that none may go the other way."""
-        return self.history.last_change_s(donor) > self.now_s - self.rules.cooldown_s
+        return self.went_lately(donor, self.rules.cooldown_s)
 
     def may_leave(self, donor: Role) -> list[WorkerStatus]:
         """Who can go from `donor` to the other pool now, the fittest for that first. Who has changed roles within
