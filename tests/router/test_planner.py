@@ -359,3 +359,21 @@ def test_decode_that_fills_is_helped_before_it_is_pressed() -> None:
     first = next(plan for _, plan in filling.plans if plan.actions)
     assert {flip.role for flip in flips_of(first)} == {D}
     assert first.pools[D].pressure < RULES.comfort
+
+
+def test_a_burst_that_is_over_is_not_taken_for_decode_that_fills() -> None:
+    fleet = Fluid(6, 2)
+    fleet.run(60.0, 1000.0, 100.0)
+    assert fleet.run(4 * TICK_S, 1000.0, 380.0) == []
+    assert fleet.run(60.0, 1000.0, 100.0) == []
+
+
+def test_a_moment_in_which_one_long_sequence_runs_does_not_tell_what_decode_bears() -> None:
+    history = History(RULES.window_s)
+    prefill = tuple(WorkerStatus(f"p{n}", P, True, PROFILE) for n in range(3))
+    for tick in range(16):
+        running, context = (1, 60_000) if tick == 15 else (10, 4_000)
+        memory = {"running_tokens": running * context, "held_tokens": 90_000, "kv_tokens": 200_000}
+        decode = WorkerStatus("d0", D, True, PROFILE, running=running, waiting=4, **memory)
+        history.observe(Observation(tick * TICK_S, (*prefill, decode)))
+    assert decide(history, RULES, 15 * TICK_S).held_by == "comfort"

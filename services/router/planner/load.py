@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean
+from statistics import fmean, median
 
 from baton.fleet import Role
 from baton.router.planner.history import History, Observation, WorkerStatus
@@ -30,8 +30,8 @@ _CERTAIN = 4.0
 """Standard errors beyond which two means tell of a change of traffic; many ways to part a series are tried."""
 _SEGMENT = 2
 """Values that a mean is taken of at least."""
-_PAIR = 2
-"""Values in a row whose mean tells, beside those of the two pairs before, whether a rise goes on."""
+_CHANGES = 5
+"""From look to look, of which most have to be rises for one that goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,21 +240,13 @@ def _with_rise(estimate: Estimate, error: float, rise_per_s: float) -> Estimate:
 
 
 def _rise_of_count(at_s: Sequence[float], counts: Sequence[float]) -> float:
-    """By how much a count that varies as Poisson's law has it rises a second of late, less a standard error; 0 where
-    it did not rise for certain from each pair of looks to the next, as after a burst."""
-    if len(counts) < 3 * _PAIR:
+    """By how much a count that varies as Poisson's law has it rises a second of late, less a standard error: by the
+    median of its newest changes, for a leap that is over is no rise."""
+    newest = counts[-_CHANGES - 1 :]
+    if len(newest) <= _CHANGES:
         return 0.0
-    earliest, middle, newest = (
-        fmean(counts[len(counts) - back * _PAIR :][:_PAIR]) for back in (3, 2, 1)
-    )
-    if min(_certain_rise(earliest, middle), _certain_rise(middle, newest)) <= 0:
-        return 0.0
-    elapsed_s = fmean(at_s[-_PAIR:]) - fmean(at_s[-3 * _PAIR : -2 * _PAIR])
-    return _certain_rise(earliest, newest) / elapsed_s
-
-
-def _certain_rise(before: float, after: float) -> float:
-    return after - before - math.sqrt(before + after)
+    risen = _CHANGES * median(after - before for before, after in pairwise(newest))
+    return (risen - math.sqrt(newest[0] + newest[-1])) / (at_s[-1] - at_s[-_CHANGES - 1])
 
 
 def _change(values: Sequence[float], start: int) -> tuple[int, float]:
