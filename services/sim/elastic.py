@@ -1,8 +1,8 @@
 """Workers that change roles on virtual time, at the word of the router's own planner.
 
 A worker that leaves its pool gets nothing new. A prefill worker finishes what it has, until its blocks are
-acknowledged; a decode worker's sequences move to others. Then it takes `flip_s` to change, and joins the other pool
-with its KV pool as it is.
+acknowledged; a decode worker's sequences move to others, and who is to come there goes elsewhere. Then it takes
+`flip_s` to change, and joins the other pool with its KV pool as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from baton.router.planner.rules import DAY_S
 from baton.sim.clock import Clock
 from baton.sim.decode_worker import DecodeWorker
 from baton.sim.fleet_file import ElasticSpec
-from baton.sim.moving import move_running
+from baton.sim.moving import move_running, move_waiting
+from baton.sim.prefill_worker import PrefillWorker
 from baton.sim.sim_worker import SimWorker
 
 _POLL_S = 0.05
@@ -80,7 +81,9 @@ class Elastic:
 
     def _join_when_done(self, worker: SimWorker, role: Role, told_at_s: float) -> None:
         if isinstance(worker, DecodeWorker):
-            others = [other for other in self._workers() if isinstance(other, DecodeWorker)]
+            workers = list(self._workers())
+            others = [other for other in workers if isinstance(other, DecodeWorker)]
+            move_waiting(worker, (other for other in workers if isinstance(other, PrefillWorker)), others)
             move_running(worker, others, self._clock)
         if worker.leased_sequences:
             self._clock.after(_POLL_S, partial(self._join_when_done, worker, role, told_at_s))

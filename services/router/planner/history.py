@@ -21,8 +21,9 @@ _OBEYED_AFTER_S = 10.0
 class WorkerStatus:
     """One worker at one moment. queued_tokens: of prompts, not computed. busy_s: seconds it has computed since it
     started. running, waiting: sequences on a decode worker. running_tokens: KV of those that run. held_tokens,
-    cached_tokens, kv_tokens: KV in use or promised, KV kept for reuse, and room for KV. max_running: sequences in a batch at most; 0: unknown. role_changes_s: when it
-    changed roles, oldest first, on the clock of the observation."""
+    cached_tokens, kv_tokens: KV in use or promised, KV kept for reuse, and room for KV. max_running: sequences in a
+    batch at most; 0: unknown. role_changes_s: when it changed roles, oldest first, on the clock of the observation.
+    """
 
     worker_id: str
     role: Role

@@ -1,9 +1,9 @@
 """How hard the pools are pressed, from what their workers have done and what waits for them.
 
-Pressure 1 is as much as a pool bears within the objectives. Of prefill, that is computing most of the time; what is
-asked for is what was computed and by how much the queue grew. Of decode, it is batches whose steps take as long as
-the TPOT objective allows, and that fit the KV; what is asked for is the rate of tokens, which does not depend on
-the number of workers, and the sequences that are there.
+Pressure 1 is as much as a pool bears within the objectives. Of prefill, that is computing most of the time; asked
+for is what was computed and by how much the queue grew. Of decode, it is batches whose steps take as long as the
+TPOT objective allows, and that fit the KV; asked for is the rate of tokens, which does not depend on the number of
+workers, and the sequences that are there.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _SEGMENT = 2
 """Values that a mean is taken of at least."""
 _CHANGES = 5
 """From look to look, of which most have to be rises for one that goes on."""
+_RISE_ERRORS = 1.5
+"""Standard errors that a rise is taken to be less, for it is counted on for many times as long as it was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +242,14 @@ def _with_rise(estimate: Estimate, error: float, rise_per_s: float) -> Estimate:
 
 
 def _rise_of_count(at_s: Sequence[float], counts: Sequence[float]) -> float:
-    """By how much a count that varies as Poisson's law has it rises a second of late, less a standard error: by the
-    median of its newest changes, for a leap that is over is no rise."""
+    """By how much a count that varies as Poisson's law has it rises a second of late for certain: by the median of
+    its newest changes, for a leap that is over is no rise."""
     newest = counts[-_CHANGES - 1 :]
     if len(newest) <= _CHANGES:
         return 0.0
     risen = _CHANGES * median(after - before for before, after in pairwise(newest))
-    return (risen - math.sqrt(newest[0] + newest[-1])) / (at_s[-1] - at_s[-_CHANGES - 1])
+    certain = risen - _RISE_ERRORS * math.sqrt(newest[0] + newest[-1])
+    return certain / (at_s[-1] - at_s[-_CHANGES - 1])
 
 
 def _change(values: Sequence[float], start: int) -> tuple[int, float]:

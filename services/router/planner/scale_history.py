@@ -102,7 +102,7 @@ class ScaleHistory:
         return sum(order_s > at_s for order_s in self._orders_s)
 
     def _follow_size(self, size: int, at_s: float) -> None:
-        """A fleet that has grown or shrunk for good did so on an order; if not on ours, then on another leader's."""
+        """Who has grown or shrunk for good did so on an order; if not on ours, then on another leader's."""
         if size != self._size:
             self._size, self._size_since_s = size, at_s
         elif size != self._settled and at_s >= self._size_since_s + _SETTLED_S:
