@@ -373,7 +373,10 @@ def test_a_moment_in_which_one_long_sequence_runs_does_not_tell_what_decode_bear
     prefill = tuple(WorkerStatus(f"p{n}", P, True, PROFILE) for n in range(3))
     for tick in range(16):
         running, context = (1, 60_000) if tick == 15 else (10, 4_000)
-        memory = {"running_tokens": running * context, "held_tokens": 90_000, "kv_tokens": 200_000}
-        decode = WorkerStatus("d0", D, True, PROFILE, running=running, waiting=4, **memory)
+        decode = replace(
+            WorkerStatus("d0", D, True, PROFILE, waiting=4, held_tokens=90_000, kv_tokens=200_000),
+            running=running,
+            running_tokens=running * context,
+        )
         history.observe(Observation(tick * TICK_S, (*prefill, decode)))
     assert decide(history, RULES, 15 * TICK_S).held_by == "comfort"
