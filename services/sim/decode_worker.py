@@ -46,7 +46,7 @@ class DecodeWorker(SimWorker):
         gaps: Gaps,
         listener: DecodeListener,
     ) -> None:
-        super().__init__(worker_id, pool, block_tokens, clock)
+        super().__init__(worker_id, pool, block_tokens, clock, limit)
         self.preemptions = 0
         self._max_running = max_running
         self._limit = limit

@@ -30,7 +30,7 @@ class PrefillWorker(SimWorker):
         limit: ChunkLimit,
         listener: PrefillListener,
     ) -> None:
-        super().__init__(worker_id, pool, block_tokens, clock)
+        super().__init__(worker_id, pool, block_tokens, clock, limit)
         self.link_free_at_s = 0.0
         self._listener = listener
         self._queue = PromptQueue[Ride](limit)

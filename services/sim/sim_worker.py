@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from baton.engine.block_manager import BlockManager
+from baton.engine.step_room import ChunkLimit
 from baton.router.candidates import Candidate
 from baton.router.prediction import Prediction
 from baton.sim.clock import Clock
@@ -18,12 +19,14 @@ class SimWorker(ABC):
     them. is_open: False
     once it is to leave its pool; it gets nothing new then."""
 
-    def __init__(self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock) -> None:
+    def __init__(
+        self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock, limit: ChunkLimit
+    ) -> None:
         self.worker_id = worker_id
         self.pool = pool
         self.clock = clock
         self.block_tokens = block_tokens
-        self.speeds = pool.hardware.speeds()
+        self.speeds = limit.told_with(pool.hardware.speeds())
         self.events = PoolEvents(worker_id)
         num_blocks = max(1, pool.hardware.kv_tokens // block_tokens)
         self.blocks = BlockManager(num_blocks, block_tokens)

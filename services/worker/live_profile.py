@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from baton.engine.step_room import ChunkLimit
 from baton.engine.step_work import StepWork
 from baton.fleet import WorkerProfile
 from baton.kvtransfer.schemes import SAME_HOST_SCHEMES
@@ -42,9 +43,11 @@ class LiveProfile:
     beside it add what they compute, and not what a pass takes.
     """
 
-    def __init__(self, measured: WorkerProfile) -> None:
-        """measured: at start."""
-        self._published = self._measured = measured
+    def __init__(self, measured: WorkerProfile, limit: ChunkLimit | None = None) -> None:
+        """measured: at start. limit: of this worker's passes over prompts, published with its speeds."""
+        self._limit = limit
+        self._measured = measured
+        self._published = self._limited(measured)
         one_s, two_s = measured.step_s(1, 0), measured.step_s(2, 0)
         prompts_s = (measured.prefill_pass_s, 1 / measured.prefill_rate, measured.prefill_s_per_pair)
         self._steps = TermFit(
@@ -95,9 +98,12 @@ class LiveProfile:
         latency_s, byte_s = fit.terms
         return latency_s, 1 / byte_s if byte_s else self._measured.copy_bytes_per_s
 
+    def _limited(self, profile: WorkerProfile) -> WorkerProfile:
+        return profile if self._limit is None else self._limit.told_with(profile)
+
     def published(self) -> WorkerProfile:
         """The corrected profile, the same one until some prediction from it would be another."""
-        corrected = self.corrected()
+        corrected = self._limited(self.corrected())
         if corrected != self._published and _is_news(self._published, corrected):
             self._published = corrected
         return self._published

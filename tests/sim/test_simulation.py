@@ -34,6 +34,8 @@ HARDWARE = HardwareProfile(
     cost_per_hour=3.6,
 )
 
+PASSES = msgspec.structs.replace(HARDWARE, prefill_pass_s=0.025, kv_tokens=2000)
+
 
 def fleet(
     prefill: int = 1, decode: int = 1, hardware: HardwareProfile = HARDWARE, **limits: float
@@ -96,6 +98,24 @@ def test_what_is_predicted_of_an_idle_fleet_comes_true() -> None:
     (ride,) = simulated(fleet(), request(0, prompt=300, output=2)).rides
     assert ride.placement is not None
     assert ride.ttft_s == pytest.approx(ride.placement.prediction.ttft_s)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    prompt=st.integers(1, 1500),
+    chunk_tokens=st.sampled_from([64, 512]),
+    chunk_s=st.sampled_from([None, math.inf, 0.05, 0.3]),
+)
+def test_what_is_predicted_counts_the_passes_that_a_long_prompt_takes(
+    prompt: int, chunk_tokens: int, chunk_s: float | None
+) -> None:
+    """But for what is lost where no further token fits, and where now the one limit binds and now the other."""
+    spec = fleet(hardware=PASSES, chunk_tokens=chunk_tokens, chunk_s=chunk_s)  # type: ignore[arg-type]
+    (ride,) = simulated(spec, request(0, prompt, output=2)).rides
+    assert ride.placement is not None
+    ttft_s, predicted_s = figures(ride)[0], ride.placement.prediction.ttft_s
+    assert ttft_s == pytest.approx(predicted_s, rel=0.05, abs=PASSES.prefill_pass_s)
+    assert ttft_s >= predicted_s * 0.999
 
 
 def test_a_short_prompt_waits_for_less_of_a_long_one_where_a_steps_time_is_limited() -> None:
