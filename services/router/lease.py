@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from baton.fleet import Member, WorkerInfo, WorkerState
+from baton.fleet import Member, Role, WorkerInfo, WorkerState
 from baton.request import GenerationRequest
 from baton.router.caches import Expectation
 from baton.router.decode_peer import DecodePeer
@@ -40,6 +40,14 @@ class Tracked:
     @property
     def worker(self) -> WorkerInfo:
         return self.member.worker
+
+    def serves(self, role: Role) -> bool:
+        return (
+            self.worker.role is role
+            and self.is_member
+            and self.member.state in (WorkerState.READY, WorkerState.SUSPECTED)
+            and self.peer.is_connected
+        )
 
     def pool_blocks(self) -> int:
         return self.member.load.kv_blocks.total

@@ -139,12 +139,12 @@ class Workers:
 
     def prompt_capacity(self) -> Capacity:
         """Who computes prompts: the prefill workers, or where there are none the decode workers."""
-        usable = {role: [t for t in self._tracked.values() if _is_usable(t, role)] for role in Role}
+        usable = {role: [t for t in self._tracked.values() if t.serves(role)] for role in Role}
         computing = usable[Role.PREFILL] or usable[Role.DECODE]
         return capacity_of([tracked.worker.profile for tracked in computing])
 
     def can_serve(self) -> bool:
-        return any(_is_usable(tracked, Role.DECODE) for tracked in self._tracked.values())
+        return any(tracked.serves(Role.DECODE) for tracked in self._tracked.values())
 
     def worker(self, worker_id: str) -> WorkerInfo:
         """Of a worker that was placed on just now."""
@@ -152,7 +152,7 @@ class Workers:
 
     def has_ready(self, worker_id: str, role: Role) -> bool:
         tracked = self._tracked.get(worker_id)
-        return tracked is not None and _is_usable(tracked, role)
+        return tracked is not None and tracked.serves(role)
 
     def snapshot(self, hashes: PromptHashes, excluded: Collection[str]) -> Snapshot:
         """The candidates for a prompt with these block hashes, without those that have just failed it."""
@@ -208,7 +208,7 @@ class Workers:
 
     def _made_columns(self) -> FleetColumns:
         usable = {
-            role: [self._candidate(t) for t in self._tracked.values() if _is_usable(t, role)] for role in Role
+            role: [self._candidate(t) for t in self._tracked.values() if t.serves(role)] for role in Role
         }
         return FleetColumns(usable, self.caches.index.slot)
 
@@ -286,15 +286,6 @@ def _kv_bytes_per_token(worker: WorkerInfo) -> float:
         return 2 * layout.layers * layout.kv_heads * layout.head_dim * layout.value_bytes
     except (LayoutMismatch, msgspec.DecodeError):
         return 0.0
-
-
-def _is_usable(tracked: Tracked, role: Role) -> bool:
-    return (
-        tracked.worker.role is role
-        and tracked.is_member
-        and tracked.member.state in (WorkerState.READY, WorkerState.SUSPECTED)
-        and tracked.peer.is_connected
-    )
 
 
 def _host_of(worker: WorkerInfo) -> str:

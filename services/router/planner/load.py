@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, median
+from statistics import fmean, stdev
 
 from baton.fleet import Role
 from baton.router.planner.history import History, Observation, WorkerStatus
@@ -31,8 +31,8 @@ _CERTAIN = 4.0
 _SEGMENT = 2
 """Values that a mean is taken of at least."""
 _CHANGES = 5
-"""From look to look, of which most have to be rises for one that goes on."""
-_RISE_ERRORS = 1.5
+"""From look to look, the newest, by which a rise that goes on is told."""
+_RISE_ERRORS = 2.0
 """Standard errors that a rise is taken to be less, for it is counted on for many times as long as it was seen."""
 
 
@@ -118,7 +118,7 @@ def demand(history: History) -> Demand:
     sequences_error = max(sequences.error, math.sqrt(sequences.value))
     share = sequences_error / sequences.value if sequences.value else 0.0
     tokens = _estimate(at_s, [asked[0] for asked in decode])
-    rise = _rise_of_count(at_s, [asked[1] for asked in decode])
+    rise = _certain_rise_per_s(at_s, [asked[1] for asked in decode])
     rise_share = rise / sequences.value if sequences.value else 0.0
     return Demand(
         _estimate(at_s[1:], [_prefill_asked(*pair) for pair in pairwise(observations)]),
@@ -241,15 +241,14 @@ def _with_rise(estimate: Estimate, error: float, rise_per_s: float) -> Estimate:
     return Estimate(estimate.value, error, growth_per_s, max(0.0, min(growth_per_s, rise_per_s)))
 
 
-def _rise_of_count(at_s: Sequence[float], counts: Sequence[float]) -> float:
-    """By how much a count that varies as Poisson's law has it rises a second of late for certain: by the median of
-    its newest changes, for a leap that is over is no rise."""
-    newest = counts[-_CHANGES - 1 :]
-    if len(newest) <= _CHANGES:
+def _certain_rise_per_s(at_s: Sequence[float], values: Sequence[float]) -> float:
+    """By how much the value rises of late: the mean of its newest changes from look to look, less what may be
+    chance. A leap that is over is no rise, for it makes one change unlike the others."""
+    if len(values) <= _CHANGES:
         return 0.0
-    risen = _CHANGES * median(after - before for before, after in pairwise(newest))
-    certain = risen - _RISE_ERRORS * math.sqrt(newest[0] + newest[-1])
-    return certain / (at_s[-1] - at_s[-_CHANGES - 1])
+    changes = [after - before for before, after in pairwise(values[-_CHANGES - 1 :])]
+    certain = fmean(changes) - _RISE_ERRORS * stdev(changes) / math.sqrt(_CHANGES)
+    return certain * _CHANGES / (at_s[-1] - at_s[-_CHANGES - 1])
 
 
 def _change(values: Sequence[float], start: int) -> tuple[int, float]:

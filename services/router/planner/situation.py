@@ -15,6 +15,8 @@ from baton.router.planner.scale_history import HOUR_S
 
 ERRORS = 1.0
 """Standard errors that an estimate is taken to be wrong by, against acting."""
+EASY = 0.75
+"""Pressure that a pool is to be left at by what is done for it, so that it is not at its limit again at once."""
 OTHER = {Role.PREFILL: Role.DECODE, Role.DECODE: Role.PREFILL}
 
 
