@@ -3,7 +3,8 @@
 RECEIVED --place--> PLACED --schedule--> PREFILLING --first_tokens--> TRANSFERRING --hand_off--> DECODING
                                               `----------- decode_locally ---------------------------'
 
-A request that had to wait for its turn before it was placed tells so (admit).
+A request that had to wait for its turn before it was placed tells so (admit). One that waits long for its first
+token may be tried a second time beside it (hedge); that attempt may be the first to answer (take_over).
 
 Until the first token is out a failed attempt begins anew (retry). From then on the request stays DECODING: what its
 workers lose is computed again elsewhere (resume), what they still have moves (migrate), choice by choice.
@@ -38,6 +39,8 @@ class Transition(enum.Enum):
     FIRST_TOKENS = "first_tokens"
     HAND_OFF = "hand_off"
     DECODE_LOCALLY = "decode_locally"
+    HEDGE = "hedge"
+    TAKE_OVER = "take_over"
     RETRY = "retry"
     RESUME = "resume"
     MIGRATE = "migrate"
@@ -58,6 +61,8 @@ TABLE: dict[State, dict[Transition, State]] = {
     },
     State.PLACED: {
         Transition.SCHEDULE: State.PREFILLING,
+        Transition.HEDGE: State.PLACED,
+        Transition.TAKE_OVER: State.PREFILLING,
         Transition.RETRY: State.RECEIVED,
         Transition.FAIL: State.FAILED,
         Transition.CANCEL: State.CANCELLED,
@@ -65,6 +70,8 @@ TABLE: dict[State, dict[Transition, State]] = {
     State.PREFILLING: {
         Transition.FIRST_TOKENS: State.TRANSFERRING,
         Transition.DECODE_LOCALLY: State.DECODING,
+        Transition.HEDGE: State.PREFILLING,
+        Transition.TAKE_OVER: State.PREFILLING,
         Transition.RETRY: State.RECEIVED,
         Transition.FAIL: State.FAILED,
         Transition.CANCEL: State.CANCELLED,

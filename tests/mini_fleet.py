@@ -113,13 +113,14 @@ class FleetOfTest:
 
 @dataclass
 class Script:
-    """halt_at: the station at which the workers wait for ever, or fail with `error` where there is one: of
-    "scheduled", "attach", "grant", "first_tokens", "handed_off", "started", "decoding". The rest is what
+    """halt_at: the station at which the workers wait until they `may_go_on`, and fail there where there is one:
+    of "scheduled", "attach", "grant", "first_tokens", "handed_off", "started", "decoding". The rest is what
     they saw."""
 
     halt_at: str = ""
     error: BatonError | None = None
     has_halted: asyncio.Event = field(default_factory=asyncio.Event)
+    may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
     prefills: int = 0
     has_prefill_ended: asyncio.Event = field(default_factory=asyncio.Event)
     generated_tokens: list[int] = field(default_factory=list)
@@ -129,9 +130,10 @@ class Script:
     async def reach(self, station: str) -> None:
         if station == self.halt_at:
             self.has_halted.set()
+            if self.error is None:
+                await self.may_go_on.wait()
             if self.error is not None:
                 raise self.error
-            await asyncio.Event().wait()
 
 
 class ScriptedPrefill(prefill_pb2_grpc.PrefillServicer):

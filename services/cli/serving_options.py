@@ -77,6 +77,15 @@ class ServingOptions(OptionGroup):
             min=0,
         ),
     ] = 30.0
+    hedge_after: Annotated[
+        float | None,
+        option(
+            help="Seconds without a first token, after which a request is tried on a second pair of workers, too; "
+            "the first to answer serves it. Of all requests one in twenty at most. Default: never.",
+            envvar="BATON_HEDGE_AFTER",
+            min=0.001,
+        ),
+    ] = None
     local_prefill_tokens: Annotated[
         int,
         option(
@@ -130,6 +139,7 @@ class ServingOptions(OptionGroup):
             slo_policy=self.slo_policy,
             queue_timeout_s=self.queue_timeout,
             rejoin_timeout_s=self.rejoin_timeout,
+            hedge_after_s=self.hedge_after,
             local_prefill_tokens=self.local_prefill_tokens,
             disaggregation=self.disaggregation,
             policy=checked_policy(self.policy),

@@ -64,6 +64,9 @@ class RequestMetrics:
         self._resumed = counter(
             "baton_request_resumes", "Streams that went on elsewhere after a failure", "code"
         )
+        self._hedges = counter(
+            "baton_request_hedges", "Second attempts at a first token, and those that won", "event"
+        )
         self._migrations = counter("baton_request_migrations", "Streams that moved with their KV")
         self._local = counter("baton_local_prefills", "Prompts computed on their decode worker")
         self._prompt_tokens = counter("baton_prompt_tokens", "Prompt tokens placed")
@@ -106,6 +109,10 @@ class RequestMetrics:
             case Transition.DECODE_LOCALLY:
                 self._local.inc()
                 self._cached_tokens.inc(float(values["cached_tokens"]))
+            case Transition.HEDGE:
+                self._hedges.labels("sent").inc()
+            case Transition.TAKE_OVER:
+                self._hedges.labels("won").inc()
             case Transition.RETRY:
                 self._retries.labels(values["code"]).inc()
             case Transition.MIGRATE:

@@ -34,6 +34,15 @@ class Placement:
     site: PrefillSite
     reasons: tuple[str, ...]
 
+    @property
+    def workers(self) -> frozenset[str]:
+        return frozenset({self.prompt_worker, self.decode})
+
+    @property
+    def prompt_worker(self) -> str:
+        """Who computes the prompt."""
+        return self.prefill or self.decode
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

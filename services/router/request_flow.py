@@ -20,9 +20,11 @@ from baton.events import EventStream
 from baton.lifecycle import State, Transition
 from baton.request import GenerationRequest, TokenOutput
 from baton.router.admission import AdmissionLimits, SloPolicy
+from baton.router.attempt import Attempt
 from baton.router.decode_peer import DecodeLeg
 from baton.router.entrance import Entrance, EntranceLimits
 from baton.router.handoff_metrics import timeline
+from baton.router.hedging import HEDGED_SHARE, MOST_HEDGES, Race, may_race
 from baton.router.lease import Lease
 from baton.router.merging import merged
 from baton.router.moving import Mover
@@ -42,7 +44,8 @@ class FlowLimits:
     """max_requests: at the workers at once. max_waiting: in the router's queue; more are refused with 429.
     slo_policy: see there. queue_timeout_s: until a request's turn comes, here and again at its worker. attempts:
     placements of a request that may fail without a token between them. retry_ratio: further attempts, a request,
-    on average over all. rejoin_timeout_s: of waiting for a decode worker where none is there. local_prefill_tokens,
+    on average over all. rejoin_timeout_s: of waiting for a decode worker where none is there. hedge_after_s:
+    without a first token, until a second attempt is made beside the first; None: never. local_prefill_tokens,
     disaggregation: see `snapshot.Demand`. policy: how pairs are chosen, by name. seed: of policies that leave
     something to chance; another one for each router, lest all draw alike."""
 
@@ -53,6 +56,7 @@ class FlowLimits:
     attempts: int = 4
     retry_ratio: float = 1.0
     rejoin_timeout_s: float = 30.0
+    hedge_after_s: float | None = None
     local_prefill_tokens: int = 64
     disaggregation: Disaggregation = Disaggregation.AUTO
     policy: str = DEFAULT_POLICY
@@ -68,6 +72,7 @@ class RequestFlow:
         self._limits = limits
         self._policy = load_policy(limits.policy)
         self._retries = RetryBudget(limits.retry_ratio, limits.max_requests)
+        self._hedges = RetryBudget(HEDGED_SHARE, MOST_HEDGES)
         self._placements = 0
         self._under_way = 0
         self._entrance = Entrance(
@@ -100,6 +105,7 @@ class RequestFlow:
         try:
             async with self._entrance.turn(run) as meter:
                 self._retries.earn()
+                self._hedges.earn()
                 tries = Tries(self._limits.attempts, self._retries)
                 async with run.over(meter.over(self._tokens(run, run.whole, tries))):
                     yield run
@@ -110,20 +116,16 @@ class RequestFlow:
         """Every token of a part's choices, from as many workers as that takes, or the BatonError that the client
         has to see."""
         while True:
-            request = run.attempt(part)
-            hashes = PromptHashes(request.token_ids, request.cache_salt) if part.has_begun else run.hashes
-            placement = await self._placed(run, part, request, hashes, tries)
+            attempt = await self._placed(run, part, tries)
             try:
-                with self._workers.lease(placement, request, hashes) as lease:
-                    serve = self._local if lease.prefill is None else self._disaggregated
-                    async with aclosing(serve(run, part, request, lease)) as legs:
-                        async for output in legs:
-                            yield part.take(output)
+                async with aclosing(self._outputs(attempt, tries)) as outputs:
+                    async for output in outputs:
+                        yield output
                 if not part.is_open:
                     return
                 raise WorkerFailed("the workers stopped before every choice had an ending")
             except BatonError as error:
-                tries.failed(part, placement, error)
+                tries.failed(part, attempt.placement, error)
                 if not part.has_begun:
                     run.life.move(Transition.RETRY, code=error.code, reason=error.message)
             if part.has_begun and not part.is_single:
@@ -134,10 +136,10 @@ class RequestFlow:
             async for output in outputs:
                 yield output
 
-    async def _placed(
-        self, run: Run, part: Part, request: GenerationRequest, hashes: PromptHashes, tries: Tries
-    ) -> Placement:
-        """A pair of workers; where no decode worker is there, the first that comes in time."""
+    async def _placed(self, run: Run, part: Part, tries: Tries) -> Attempt:
+        """On a pair of workers; where no decode worker is there, the first that comes in time."""
+        request = run.attempt(part)
+        hashes = PromptHashes(request.token_ids, request.cache_salt) if part.has_begun else run.hashes
         limit = asyncio.timeout(self._limits.rejoin_timeout_s)
         try:
             async with run.deadline(), limit:
@@ -149,7 +151,7 @@ class RequestFlow:
                 raise
             raise self._refused(run, refusal) from None
         run.placed(part, request, placement, tries.last)
-        return placement
+        return Attempt(run, part, request, hashes, placement)
 
     def _refused(self, run: Run, refusal: Refusal) -> Unavailable:
         if run.life.state is State.RECEIVED:
@@ -182,22 +184,48 @@ class RequestFlow:
         placement = self._place(run, run.request, run.hashes, frozenset())
         return placement.prediction.ttft_s if isinstance(placement, Placement) else 0.0
 
-    async def _disaggregated(
-        self, run: Run, part: Part, request: GenerationRequest, lease: Lease
-    ) -> AsyncGenerator[TokenOutput, None]:
-        prefill = lease.prefill
+    def _outputs(self, attempt: Attempt, tries: Tries) -> AsyncGenerator[TokenOutput, None]:
+        """Of this attempt, or of one that is made beside it and answers sooner."""
+        if self._limits.hedge_after_s is None or attempt.part.has_begun:
+            return self._served(attempt)
+        race = Race(self._served, lambda first: self._rival(first, tries))
+        return race.outputs(attempt, self._limits.hedge_after_s)
+
+    def _rival(self, first: Attempt, tries: Tries) -> Attempt | None:
+        """Another pair's attempt, where there is one and the budget of such attempts has room."""
+        run, request = first.run, first.run.attempt(first.part)
+        placement = self._place(run, request, first.hashes, tries.excluded | first.placement.workers)
+        if (
+            isinstance(placement, Refusal)
+            or not may_race(placement, first.placement)
+            or not self._hedges.spend()
+        ):
+            return None
+        tries.excluded |= placement.workers
+        run.hedged(placement)
+        return Attempt(run, first.part, request, first.hashes, placement, is_rival=True)
+
+    async def _served(self, attempt: Attempt) -> AsyncGenerator[TokenOutput, None]:
+        with self._workers.lease(attempt.placement, attempt.request, attempt.hashes) as lease:
+            serve = self._local if lease.prefill is None else self._disaggregated
+            async with aclosing(serve(attempt, lease)) as outputs:
+                async for output in outputs:
+                    yield attempt.part.take(output)
+
+    async def _disaggregated(self, attempt: Attempt, lease: Lease) -> AsyncGenerator[TokenOutput, None]:
+        run, part, request, prefill = attempt.run, attempt.part, attempt.request, lease.prefill
         assert prefill is not None, "a placement with a prefill worker leases one"
         async with lease.decode.attach(request) as decode, prefill.run(request, run.remaining_s()) as prompt:
-            part.leg = decode
+            attempt.decodes_at(decode)
             async with run.turn(part, self._limits.queue_timeout_s):
                 scheduled = await prompt.scheduled()
-                run.progress(request, Transition.SCHEDULE)
+                attempt.progress(Transition.SCHEDULE)
                 grant = await prompt.while_alive(decode.reserve(run.remaining_s(), is_local=False))
             async with run.deadline():
                 await prompt.attach(grant.ticket)
                 first_outputs = await prompt.first_tokens()
             lease.prefill_done()
-            run.progress(request, Transition.FIRST_TOKENS, cached_tokens=scheduled.cached_tokens)
+            attempt.progress(Transition.FIRST_TOKENS, cached_tokens=scheduled.cached_tokens)
             self._workers.caches.note_cached(prefill.worker.worker_id, run.hashes)
             for output in first_outputs:
                 yield output
@@ -207,7 +235,7 @@ class RequestFlow:
                     await decode.start(going_on)
                     report = await prompt.handed_off(decode.heard())
                 outputs = [] if report else await run.first_outputs_unreported(part, decode)
-                run.progress(request, Transition.HAND_OFF, **timeline(grant, report))
+                attempt.progress(Transition.HAND_OFF, **timeline(grant, report))
                 self._workers.caches.note_cached(lease.decode.worker.worker_id, run.hashes)
                 for output in outputs:
                     yield output
@@ -215,17 +243,16 @@ class RequestFlow:
                     async for output in stream:
                         yield output
 
-    async def _local(
-        self, run: Run, part: Part, request: GenerationRequest, lease: Lease
-    ) -> AsyncGenerator[TokenOutput, None]:
+    async def _local(self, attempt: Attempt, lease: Lease) -> AsyncGenerator[TokenOutput, None]:
+        run, part, request = attempt.run, attempt.part, attempt.request
         async with lease.decode.attach(request) as decode:
-            part.leg = decode
+            attempt.decodes_at(decode)
             async with run.turn(part, self._limits.queue_timeout_s):
                 grant = await decode.reserve(run.remaining_s(), is_local=True)
-            run.progress(request, Transition.SCHEDULE)
+            attempt.progress(Transition.SCHEDULE)
             first_outputs = await run.next_outputs(part, decode)
             lease.prefill_done()
-            run.progress(request, Transition.DECODE_LOCALLY, cached_tokens=grant.cached_tokens)
+            attempt.progress(Transition.DECODE_LOCALLY, cached_tokens=grant.cached_tokens)
             self._workers.caches.note_cached(lease.decode.worker.worker_id, run.hashes)
             for output in first_outputs:
                 yield output

@@ -46,17 +46,15 @@ class Run:
 
         failure: what ended the attempt before.
         """
-        self.route.decode_worker = placement.decode
-        where: Attributes = {"prefill": placement.prefill or "local", "decode": placement.decode}
+        where = _where(placement)
         if part.has_begun:
             assert failure is not None, "who goes on has been interrupted"
+            self.route.decode_worker = placement.decode
             told = where | {"code": failure.code, "reason": failure.message}
             self.life.move(Transition.RESUME, **told, generated_tokens=request.generated_tokens)
             return
-        self.route.prefill_worker = placement.prefill or "local"
-        self.route.reasons = list(placement.reasons)
-        self._prediction = prediction = placement.prediction
-        self._placed_at_s = time.monotonic()
+        self._follow(placement)
+        prediction = placement.prediction
         terms = {"ttft_s": prediction.ttft_s, "tpot_s": prediction.tpot_s, **asdict(prediction)}
         told = where | {f"predicted_{name}": value for name, value in terms.items()}
         self.life.move(
@@ -70,6 +68,16 @@ class Run:
         if not request.generated_tokens:
             self.life.move(transition, **attributes)
             self.route.cached_tokens = int(attributes.get("cached_tokens", self.route.cached_tokens))
+
+    def hedged(self, placement: Placement) -> None:
+        """A second attempt at the first token has begun."""
+        self.life.move(Transition.HEDGE, **_where(placement))
+
+    def taken_over(self, placement: Placement) -> None:
+        """The second attempt has answered before the first. What was predicted of either says nothing of both."""
+        self._follow(placement)
+        self._prediction = None
+        self.life.move(Transition.TAKE_OVER, **_where(placement))
 
     def moved(self, source: str, target: str, generated_tokens: int) -> None:
         """A sequence has changed its decode worker, and took its KV along."""
@@ -180,6 +188,13 @@ class Run:
                 f"no word of a hand-off within {STREAM_SILENCE_S:g} s, from neither side"
             ) from None
 
+    def _follow(self, placement: Placement) -> None:
+        self.route.prefill_worker = placement.prefill or "local"
+        self.route.decode_worker = placement.decode
+        self.route.reasons = list(placement.reasons)
+        self._prediction = placement.prediction
+        self._placed_at_s = time.monotonic()
+
     def _note(self, output: TokenOutput) -> None:
         self._output_tokens += 1
         if not self._first_output_at_s:
@@ -208,3 +223,7 @@ class Run:
         if "tpot_s" in figures:
             errors["tpot_error_s"] = figures["tpot_s"] - self._prediction.tpot_s
         return errors
+
+
+def _where(placement: Placement) -> Attributes:
+    return {"prefill": placement.prefill or "local", "decode": placement.decode}

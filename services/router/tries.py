@@ -44,7 +44,7 @@ class Tries:
         if not is_retryable or self._failures >= self._attempts or not self._budget.spend():
             raise error
         self.last = error
-        self.excluded |= {placement.decode, *([placement.prefill] if placement.prefill else [])}
+        self.excluded |= placement.workers
 
     def of_each_choice(self) -> Tries:
         """For a part that is one choice of this one."""
