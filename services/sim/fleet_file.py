@@ -55,6 +55,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     decode_s_per_context_token: _NotNegative = 0.0
     prefill_pass_s: _NotNegative = 0.0
     handoff_latency_s: _NotNegative = 0.0
+    step_spread: _NotNegative = 0.0
     cost_per_hour: _NotNegative = 0.0
 
     def speeds(self) -> WorkerProfile:

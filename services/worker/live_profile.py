@@ -33,7 +33,7 @@ _NOTHING_S = 1e-12
 _SHAPES = ((32, 0), (256, 0), (1024, 1024))
 _BATCHES = ((1, 128), (8, 1024), (32, 16384))
 _NEWS_SHARE = 0.05
-"""Change of a predicted time from which on the corrected profile is published."""
+"""Change of a predicted time, or of the spread, from which on the corrected profile is published."""
 
 
 class LiveProfile:
@@ -84,6 +84,7 @@ class LiveProfile:
             decode_step_s=max(step_s, _NOTHING_S),
             decode_s_per_sequence=max(sequence_s, _NOTHING_S),
             decode_s_per_context_token=context_s,
+            step_spread=self._steps.spread or self._measured.step_spread,
         )
         if near := self._links.get(True):
             latency_s, bytes_per_s = self._link(near)
@@ -111,7 +112,8 @@ class LiveProfile:
 
 def _is_news(old: WorkerProfile, new: WorkerProfile) -> bool:
     times_s = zip(_times_s(old), _times_s(new), strict=True)
-    return any(abs(now_s - then_s) > _NEWS_SHARE * then_s for then_s, now_s in times_s)
+    is_spread_new = abs(new.step_spread - old.step_spread) > _NEWS_SHARE
+    return is_spread_new or any(abs(now_s - then_s) > _NEWS_SHARE * then_s for then_s, now_s in times_s)
 
 
 def _times_s(profile: WorkerProfile) -> list[float]:

@@ -119,6 +119,17 @@ def test_a_profile_is_published_anew_only_when_a_prediction_changes() -> None:
     assert live.published().step_s(1, 100) == pytest.approx(slower.step_s(1, 100), rel=0.05)
 
 
+def test_the_spread_of_steps_is_that_of_their_logarithm_and_stalls_add_to_it() -> None:
+    draw = random.Random(6)
+    for sigma in (0.0, 0.2, 0.5):
+        live = LiveProfile(TRUE)
+        for work in batches(draw, 2000):
+            live.note_step(work, seconds(TRUE, work) * draw.lognormvariate(0, sigma))
+        assert live.corrected().step_spread == pytest.approx(sigma, abs=0.05)
+    assert LiveProfile(replace(TRUE, step_spread=0.3)).corrected().step_spread == 0.3
+    assert taught(batches(draw, 400), draw).corrected().step_spread > 0.3
+
+
 def test_the_limit_of_a_pass_is_published_with_the_speeds_and_moves_with_them() -> None:
     live = LiveProfile(TRUE, ChunkLimit(256))
     assert live.published() == replace(

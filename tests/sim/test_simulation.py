@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from dataclasses import replace
 
@@ -98,6 +99,18 @@ def test_what_is_predicted_of_an_idle_fleet_comes_true() -> None:
     (ride,) = simulated(fleet(), request(0, prompt=300, output=2)).rides
     assert ride.placement is not None
     assert ride.ttft_s == pytest.approx(ride.placement.prediction.ttft_s)
+
+
+def test_steps_spread_as_the_profile_says_and_alike_for_a_seed() -> None:
+    spec = fleet(hardware=msgspec.structs.replace(HARDWARE, step_spread=0.3))
+    requests = [request(number, prompt=100, output=3, at_s=10.0 * number) for number in range(300)]
+    usual_s = HARDWARE.speeds().prefill_s(100, 0)
+    first, again, other = (simulated(spec, *requests, seed=seed) for seed in (1, 1, 2))
+    logarithms = [math.log(figures(ride)[0] / usual_s) for ride in first.rides]
+    assert statistics.fmean(logarithms) == pytest.approx(0, abs=0.06)
+    assert statistics.stdev(logarithms) == pytest.approx(0.3, rel=0.2)
+    assert [figures(ride) for ride in first.rides] == [figures(ride) for ride in again.rides]
+    assert [figures(ride) for ride in first.rides] != [figures(ride) for ride in other.rides]
 
 
 @settings(deadline=None, max_examples=40)
