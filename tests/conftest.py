@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from consul_agent import ConsulAgent
+
+from baton.loaded import load_uncollected, spare_what_is_loaded
 
 if not Path("/dev/nvidia0").exists():
     # Triton's kernels run on the CPU then. It has to know before anybody imports it, as transformers does.
@@ -33,6 +36,18 @@ def consul_agent() -> Iterator[ConsulAgent]:
     """One that all tests share; each takes a prefix of its own."""
     with ConsulAgent() as agent:
         yield agent
+
+
+def pytest_configure() -> None:
+    load_uncollected()  # the tests bring in torch and transformers
+
+
+def pytest_collection_finish() -> None:
+    spare_what_is_loaded()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries complain of what is not collected in the end
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
