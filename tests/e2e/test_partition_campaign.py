@@ -49,9 +49,7 @@ def test_no_outage_costs_a_client_more_than_a_pause(
         assert crowd.counts["answered exactly"] > CLIENTS, story()
         wait_until(lambda: at_baseline(views), BASELINE_S, story)
         wait_until(outages.is_whole, START_S, story)
-        wait_until(
-            lambda: at_baseline(views), BASELINE_S, story
-        )  # of those, too, that had not been heard again
+        wait_until(lambda: at_baseline(views), BASELINE_S, story)  # of the latecomers as well
         assert not outages.faults, story()
 
 
