@@ -17,9 +17,10 @@ objective prompts are handed off.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from baton.fleet import Role
-from baton.router.affinity import owner, scores, session_hash
+from baton.router.affinity import favourite, scores, session_hash, within_bound
 from baton.router.candidates import Candidates, Column
 from baton.router.compiled import is_native_built, native
 from baton.router.fleet_columns import LOCAL_MEMORY_S
@@ -28,7 +29,11 @@ from baton.router.prediction import handoff_s, prefill_s, queue_s, reserve_s, st
 from baton.router.snapshot import Demand, Disaggregation, Snapshot
 
 _TOKENS_AHEAD = 32
-"""Output tokens by which decode workers are compared; how long an answer will be is not known beforehand."""
+"""Output tokens by which a prompt computed beside decoding is weighed; how long answers will be is not known."""
+
+_SHORT_ANSWER_TOKENS = 8.0
+"""Output tokens by which decode workers are compared for a hand-off. A hand-off spoils the mean time per token of
+short answers only, and batches that differ spoil no answer as long as they keep to the objective."""
 
 _WORK_WEIGHT = 16.0
 """How much more a second of computing counts than one of waiting. From 8 to 32 goodput hardly changes (by
@@ -97,7 +102,8 @@ def choose_by_columns(snapshot: Snapshot, demand: Demand) -> Pair:
     prompt_cost = turn_s(prefill, demand, prompt_s) + _WORK_WEIGHT * prompt_s
     first = _least(prefill, prompt_cost, demand)
     second_s = handoff_s(prefill.row(first), decode, demand, prompt_s[first])
-    decode_cost = reserve_s(decode, demand) + queue_s(decode) + second_s + later_s
+    short_s = _SHORT_ANSWER_TOKENS * step_s(decode, demand)
+    decode_cost = reserve_s(decode, demand) + queue_s(decode) + second_s + short_s
     second = _decode(decode, decode_cost, demand)
     if demand.disaggregation is Disaggregation.AUTO and demand.tpot_s is not None:
         computed_s = np.maximum(prompt_s[first], reserve_s(decode, demand))
@@ -126,10 +132,12 @@ def _local_pressure(decode: Candidates, demand: Demand, objective_s: float) -> C
 
 
 def _pressure(demand: Demand, tpot_objective_s: float, first_token_s: Column, tpot_s: Column) -> Column:
-    """1 is as much as the objectives allow. first_token_s: from now on."""
+    """1 is as much as the objectives allow. first_token_s: from now on. Who has waited for longer than the
+    objective misses it either way: then it counts only which pool is the more pressed."""
     ttft_objective_s = _USUAL_TTFT_S if demand.ttft_s is None else demand.ttft_s
+    waited_s = demand.waited_s if demand.waited_s < ttft_objective_s else 0.0
     return np.maximum(
-        (demand.waited_s + first_token_s) / (_TTFT_SHARE * ttft_objective_s),
+        (waited_s + first_token_s) / (_TTFT_SHARE * ttft_objective_s),
         tpot_s / (_TPOT_SHARE * tpot_objective_s),
     )
 
@@ -147,13 +155,30 @@ def _tpot_s(decode: Candidates, demand: Demand, prompt_s: Column | float) -> Col
 
 
 def _decode(decode: Candidates, cost: Column, demand: Demand) -> int:
-    if demand.session_key is None:
-        return _least(decode, cost, demand)
-    own = owner(demand.session_key, decode.keys, decode.sequences)
-    knows_more = decode.cached_tokens > decode.cached_tokens[own]
+    open_cost = np.where(_open(decode, demand), cost, np.inf)
+    is_near = (open_cost < np.inf) & within_bound(decode.sequences)
+    if demand.session_key is None or not is_near.any():
+        return _least(decode, open_cost, demand)
+    own = favourite(demand.session_key, decode.keys, is_near)
+    knows_more = is_near & (decode.cached_tokens > decode.cached_tokens[own])
     if not knows_more.any():
         return own
     return _least(decode, np.where(knows_more, cost, np.inf), demand)
+
+
+def _open(decode: Candidates, demand: Demand) -> npt.NDArray[np.bool_]:
+    """(n,), the workers whose streams keep within the objective with this one among them. Where that is none, only
+    the one that is furthest beyond it: what is lost is lost there, and the others' streams are spared. All of them
+    for an objective that a stream alone would miss."""
+    everyone = np.ones(len(decode), np.bool_)
+    if demand.tpot_s is None:
+        return everyone
+    tpot_s = _tpot_s(decode, demand, 0.0)
+    keeps = tpot_s <= demand.tpot_s
+    if keeps.any():
+        return keeps
+    alone_s = decode.profile.step_s(demand.choices, demand.prompt_tokens)
+    return tpot_s == tpot_s.max() if (alone_s <= demand.tpot_s).any() else everyone
 
 
 def _least(workers: Candidates, cost: Column, demand: Demand) -> int:
