@@ -97,7 +97,8 @@ class WorkerProfile:
     Prefill: a rate of tokens, for attention seconds a pair of a computed and a seen token, and seconds that each
     pass takes whatever it computes. Decode: seconds of a step at batch 1 over an empty context, of each further
     sequence, and of each token of context in the batch. Hand-off: bytes/s, and seconds that it takes whatever its
-    size. cost_per_hour: as configured, in the fleet's currency.
+    size; by one of the schemes that work only within a host, `same_host_*`, as the others where no rate is known.
+    cost_per_hour: as configured, in the fleet's currency.
     """
 
     prefill_tokens_per_s: float = 0.0
@@ -109,6 +110,8 @@ class WorkerProfile:
     prefill_pass_s: float = 0.0
     handoff_latency_s: float = 0.0
     cost_per_hour: float = 0.0
+    same_host_bytes_per_s: float = 0.0
+    same_host_latency_s: float = 0.0
 
     @property
     def prefill_rate(self) -> float:
@@ -141,10 +144,18 @@ class WorkerProfile:
         further_s = (sequences - 1) * self.further_sequence_s
         return self.first_sequence_s + further_s + context_tokens * self.decode_s_per_context_token
 
-    def handoff_s(self, handed_bytes: float) -> float:
+    @property
+    def same_host_link(self) -> tuple[float, float]:
+        """Of hand-offs within the host, latency in seconds and bytes/s."""
+        if self.same_host_bytes_per_s:
+            return self.same_host_latency_s, self.same_host_bytes_per_s
+        return self.handoff_latency_s, self.copy_bytes_per_s
+
+    def handoff_s(self, handed_bytes: float, is_same_host: bool) -> float:
         """Seconds until bytes that leave at once are acknowledged; only the latency where no rate is known."""
-        transfer_s = handed_bytes / self.copy_bytes_per_s if self.copy_bytes_per_s else 0.0
-        return self.handoff_latency_s + transfer_s
+        network = self.handoff_latency_s, self.copy_bytes_per_s
+        latency_s, bytes_per_s = self.same_host_link if is_same_host else network
+        return latency_s + (handed_bytes / bytes_per_s if bytes_per_s else 0.0)
 
 
 @dataclass(frozen=True, slots=True)

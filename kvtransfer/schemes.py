@@ -18,6 +18,9 @@ _TRANSPORTS = {
     "cuda-ipc": "baton.kvtransfer.cuda_ipc:CudaIpcTransport",
 }
 
+SAME_HOST_SCHEMES = frozenset({"cuda-ipc", "shm"})
+"""Between processes of one host and of one network namespace only."""
+
 DEFAULT_SCHEMES = ("cuda-ipc", "shm", "nccl", "tcp")
 """Fastest first; what this memory or host does not allow is left out."""
 

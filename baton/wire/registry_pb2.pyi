@@ -191,11 +191,13 @@ class WorkerProfile(_message.Message):
     PREFILL_PASS_S_FIELD_NUMBER: _builtins.int
     HANDOFF_LATENCY_S_FIELD_NUMBER: _builtins.int
     COST_PER_HOUR_FIELD_NUMBER: _builtins.int
+    SAME_HOST_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    SAME_HOST_LATENCY_S_FIELD_NUMBER: _builtins.int
     prefill_tokens_per_s: _builtins.float
     decode_step_s: _builtins.float
     """one step at batch 1"""
     copy_bytes_per_s: _builtins.float
-    """of hand-offs; until the first, the memory copy rate of this process"""
+    """of hand-offs to other hosts; until the first, the memory copy rate here"""
     prefill_s_per_pair: _builtins.float
     """attention: each computed token times each token that it sees"""
     decode_s_per_sequence: _builtins.float
@@ -205,9 +207,12 @@ class WorkerProfile(_message.Message):
     prefill_pass_s: _builtins.float
     """of each pass over prompts, whatever it computes"""
     handoff_latency_s: _builtins.float
-    """of each hand-off, whatever its size"""
+    """of each hand-off to another host, whatever its size"""
     cost_per_hour: _builtins.float
     """as configured"""
+    same_host_bytes_per_s: _builtins.float
+    """of hand-offs that stay on their host; 0: as the others, until the first"""
+    same_host_latency_s: _builtins.float
     def __init__(
         self,
         *,
@@ -220,10 +225,12 @@ class WorkerProfile(_message.Message):
         prefill_pass_s: _builtins.float = ...,
         handoff_latency_s: _builtins.float = ...,
         cost_per_hour: _builtins.float = ...,
+        same_host_bytes_per_s: _builtins.float = ...,
+        same_host_latency_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes_per_s", b"copy_bytes_per_s", "cost_per_hour", b"cost_per_hour", "decode_s_per_context_token", b"decode_s_per_context_token", "decode_s_per_sequence", b"decode_s_per_sequence", "decode_step_s", b"decode_step_s", "handoff_latency_s", b"handoff_latency_s", "prefill_pass_s", b"prefill_pass_s", "prefill_s_per_pair", b"prefill_s_per_pair", "prefill_tokens_per_s", b"prefill_tokens_per_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes_per_s", b"copy_bytes_per_s", "cost_per_hour", b"cost_per_hour", "decode_s_per_context_token", b"decode_s_per_context_token", "decode_s_per_sequence", b"decode_s_per_sequence", "decode_step_s", b"decode_step_s", "handoff_latency_s", b"handoff_latency_s", "prefill_pass_s", b"prefill_pass_s", "prefill_s_per_pair", b"prefill_s_per_pair", "prefill_tokens_per_s", b"prefill_tokens_per_s", "same_host_bytes_per_s", b"same_host_bytes_per_s", "same_host_latency_s", b"same_host_latency_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,7 +49,11 @@ def kv_of(engine: Engine) -> tuple[int, int]:
 
 def profile_toml(speeds: WorkerProfile, kv_bytes_per_token: int, kv_tokens: int) -> str:
     """A file that `baton.sim.fleet_file` reads."""
-    figures = {**asdict(speeds), "kv_bytes_per_token": kv_bytes_per_token, "kv_tokens": kv_tokens}
+    from baton.sim.fleet_file import HardwareProfile
+
+    known = HardwareProfile.__struct_fields__
+    told = {name: value for name, value in asdict(speeds).items() if name in known}
+    figures = {**told, "kv_bytes_per_token": kv_bytes_per_token, "kv_tokens": kv_tokens}
     return "".join(f"{name.replace('_', '-')} = {_number(value)}\n" for name, value in figures.items())
 
 

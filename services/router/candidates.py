@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, fields
+from hashlib import blake2s
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ class Candidate:
     hold in KV. available_blocks: free or evictable, in blocks as the router counts. cached_tokens: of this
     prompt, probably. local_prefill_s: of prompts that it was given to compute beside decoding of late, fading
     with `fleet_columns.LOCAL_MEMORY_S`. kv_bytes_per_token: of a hand-off to here; 0: unknown. block_tokens: of its
-    own blocks.
+    own blocks. host: two workers of the same one can hand off without a network; empty: with nobody.
     """
 
     worker_id: str
@@ -43,6 +44,7 @@ class Candidate:
     local_prefill_s: float = 0.0
     kv_bytes_per_token: float = 0.0
     block_tokens: int = 1
+    host: str = ""
     profile: WorkerProfile = field(default_factory=WorkerProfile)
 
     def load(self) -> tuple[float, ...]:
@@ -91,6 +93,7 @@ class Candidates:
         self.local_prefill_s: Column
         self.kv_bytes_per_token: Column
         self.block_tokens: Column
+        self.host_key: Column
         (
             self.queued_tokens,
             self.queued_s,
@@ -101,6 +104,7 @@ class Candidates:
             self.local_prefill_s,
             self.kv_bytes_per_token,
             self.block_tokens,
+            self.host_key,
             *speeds,
         ) = figures
         self.profile: WorkerProfile = _Speeds(*speeds)
@@ -116,6 +120,7 @@ class Candidates:
                 worker.local_prefill_s,
                 worker.kv_bytes_per_token,
                 worker.block_tokens,
+                _host_key(worker.host),
                 *_speeds(worker.profile),
             )
             for worker in in_order
@@ -153,8 +158,16 @@ class Candidates:
         return Candidates(ids, self.figures.take(kept, axis=1), self.keys[kept])
 
 
+def _host_key(host: str) -> float:
+    """A whole number that a double holds; 0 for no host."""
+    return float(int.from_bytes(blake2s(host.encode(), digest_size=6).digest())) if host else 0.0
+
+
 def _speeds(profile: WorkerProfile) -> tuple[float, ...]:
+    same_host_latency_s, same_host_bytes_per_s = profile.same_host_link
     known = {
+        "same_host_latency_s": same_host_latency_s,
+        "same_host_bytes_per_s": same_host_bytes_per_s or math.inf,
         "copy_bytes_per_s": profile.copy_bytes_per_s or math.inf,
         "prefill_tokens_per_s": profile.prefill_rate,
         "decode_step_s": profile.first_sequence_s,

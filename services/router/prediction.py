@@ -118,8 +118,12 @@ def step_s(decode: Candidates, demand: Demand) -> Column:
 def handoff_s(prefill: Candidates, decode: Candidates, demand: Demand, prompt_s: Column) -> Column:
     """Blocks leave while the next ones are computed; of a link that keeps up only the last one is left over.
     The latency alone where the bandwidth or the size is unknown."""
-    bandwidth = np.minimum(prefill.profile.copy_bytes_per_s, decode.profile.copy_bytes_per_s)
+    giver, taker = prefill.profile, decode.profile
+    is_near = (prefill.host_key == decode.host_key) & (decode.host_key != 0)
+    near_bytes_per_s = np.minimum(giver.same_host_bytes_per_s, taker.same_host_bytes_per_s)
+    far_bytes_per_s = np.minimum(giver.copy_bytes_per_s, taker.copy_bytes_per_s)
+    bandwidth = np.where(is_near, near_bytes_per_s, far_bytes_per_s)
     lacking_tokens = np.maximum(0.0, demand.prompt_tokens - decode.cached_tokens)
     transfer_s: Column = lacking_tokens * decode.kv_bytes_per_token / bandwidth
     left_over_s = np.maximum(transfer_s - prompt_s, transfer_s / max(1, demand.blocks))
-    return prefill.profile.handoff_latency_s + left_over_s
+    return np.where(is_near, giver.same_host_latency_s, giver.handoff_latency_s) + left_over_s

@@ -18,6 +18,7 @@ from baton.background import OnCrash
 from baton.fleet import Fleet, Member, ModelInfo, Role, WorkerInfo, WorkerState
 from baton.kvtransfer.errors import LayoutMismatch
 from baton.kvtransfer.layout import KVLayout
+from baton.kvtransfer.schemes import SAME_HOST_SCHEMES
 from baton.request import GenerationRequest
 from baton.router.admission import Capacity, capacity_of
 from baton.router.breaker import Standing
@@ -235,6 +236,7 @@ class Workers:
             available_blocks=self._in_own_blocks(load.kv_blocks.free + load.kv_blocks.cached, worker),
             kv_bytes_per_token=tracked.kv_bytes_per_token,
             block_tokens=worker.block_size,
+            host=_host_of(worker),
             profile=worker.profile,
         )
 
@@ -300,3 +302,9 @@ def _is_usable(tracked: Tracked, role: Role) -> bool:
         and tracked.member.state in (WorkerState.READY, WorkerState.SUSPECTED)
         and tracked.peer.is_connected
     )
+
+
+def _host_of(worker: WorkerInfo) -> str:
+    """What tells workers that can hand off within a host; empty where this one has no way to."""
+    host, _, _ = worker.address.rpartition(":")
+    return host if SAME_HOST_SCHEMES.intersection(worker.schemes) else ""

@@ -42,7 +42,8 @@ _Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """A kind of worker: speeds as `baton.fleet.WorkerProfile` has them, its memory, its price (USD an hour)."""
+    """A kind of worker: speeds as `baton.fleet.WorkerProfile` has them, its memory, its price (USD an hour). Each
+    simulated worker is on a host of its own."""
 
     prefill_tokens_per_s: _Positive
     decode_step_s: _Positive
@@ -57,7 +58,8 @@ class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     cost_per_hour: _NotNegative = 0.0
 
     def speeds(self) -> WorkerProfile:
-        return WorkerProfile(**{field.name: getattr(self, field.name) for field in fields(WorkerProfile)})
+        names = {field.name for field in fields(WorkerProfile)}.intersection(self.__struct_fields__)
+        return WorkerProfile(**{name: getattr(self, name) for name in names})
 
 
 class _PoolTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from baton.engine.step_work import StepWork
 from baton.fleet import WorkerProfile
+from baton.kvtransfer.schemes import SAME_HOST_SCHEMES
 from baton.worker.term_fit import TermFit
 
 TYPICAL_PROMPT_TOKENS = 256
@@ -50,7 +51,7 @@ class LiveProfile:
             (*prompts_s, one_s, two_s - one_s, measured.decode_s_per_context_token), _TYPICAL, _STEPS_MEMORY_S
         )
         self._tails: dict[str, TermFit] = {}
-        self._last_scheme = ""
+        self._links: dict[bool, TermFit] = {}
 
     def note_step(self, work: StepWork, seconds: float) -> None:
         """seconds: from the end of the step before, or from the moment that there was work, to this one's end."""
@@ -67,10 +68,10 @@ class LiveProfile:
             prior = (_LATENCY_PRIOR_S, 1 / (self._measured.copy_bytes_per_s or _COPY_PRIOR_BYTES_PER_S))
             self._tails[scheme] = TermFit(prior, (1, _TYPICAL_TAIL_BYTES), _TAILS_MEMORY_S)
         self._tails[scheme].note((1, tail_bytes), seconds)
-        self._last_scheme = scheme
+        self._links[scheme in SAME_HOST_SCHEMES] = self._tails[scheme]
 
     def corrected(self) -> WorkerProfile:
-        """Hand-offs by the scheme of the last one."""
+        """Hand-offs by the scheme of the last one, of those within the host and of those beyond it."""
         pass_s, token_s, pair_s, step_s, sequence_s, context_s = self._steps.terms
         profile = replace(
             self._measured,
@@ -81,11 +82,18 @@ class LiveProfile:
             decode_s_per_sequence=max(sequence_s, _NOTHING_S),
             decode_s_per_context_token=context_s,
         )
-        if self._last_scheme:
-            latency_s, byte_s = self._tails[self._last_scheme].terms
-            bytes_per_s = 1 / byte_s if byte_s else self._measured.copy_bytes_per_s
+        if near := self._links.get(True):
+            latency_s, bytes_per_s = self._link(near)
+            profile = replace(profile, same_host_latency_s=latency_s, same_host_bytes_per_s=bytes_per_s)
+        if far := self._links.get(False):
+            latency_s, bytes_per_s = self._link(far)
             profile = replace(profile, handoff_latency_s=latency_s, copy_bytes_per_s=bytes_per_s)
         return profile
+
+    def _link(self, fit: TermFit) -> tuple[float, float]:
+        """Latency in seconds, and bytes/s."""
+        latency_s, byte_s = fit.terms
+        return latency_s, 1 / byte_s if byte_s else self._measured.copy_bytes_per_s
 
     def published(self) -> WorkerProfile:
         """The corrected profile, the same one until some prediction from it would be another."""
@@ -103,4 +111,5 @@ def _is_news(old: WorkerProfile, new: WorkerProfile) -> bool:
 def _times_s(profile: WorkerProfile) -> list[float]:
     prompts_s = (profile.prefill_s(*shape) for shape in _SHAPES)
     steps_s = (profile.step_s(*batch) for batch in _BATCHES)
-    return [*prompts_s, *steps_s, profile.handoff_s(_TYPICAL_TAIL_BYTES)]
+    handoffs_s = (profile.handoff_s(_TYPICAL_TAIL_BYTES, is_same_host) for is_same_host in (False, True))
+    return [*prompts_s, *steps_s, *handoffs_s]

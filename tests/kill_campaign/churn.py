@@ -15,6 +15,8 @@ CLIENTS = 6
 _ANSWER_TIMEOUT_S = 60.0
 _SESSION_TURNS = 3
 _LEAVES_AFTER_S = 0.05
+_PAUSE_S = 0.3
+"""Before each turn: an hour of this is a load that two cores carry while they do other things."""
 
 
 class Churn:
@@ -45,6 +47,7 @@ class Churn:
         prompt = prompt_ids(rng.randrange(20, 300), seed=number)
         headers = {"X-Session-ID": f"session {number}", "X-Tenant-ID": f"tenant {number}"}
         for turn in range(_SESSION_TURNS):
+            await asyncio.sleep(_PAUSE_S)
             body: dict[str, Any] = {
                 "prompt": prompt,
                 "max_tokens": rng.randrange(4, 48),

@@ -172,6 +172,28 @@ def test_each_term_comes_from_the_profile_of_the_worker_that_does_the_work() -> 
     )
 
 
+def test_a_handoff_within_a_host_takes_what_its_own_link_takes() -> None:
+    near = replace(PROFILE, same_host_bytes_per_s=1e7, same_host_latency_s=0.5)
+    prefill = candidate("p0", host="a", profile=near)
+
+    def handoff_s(host: str, profile: WorkerProfile) -> float:
+        decode = candidate("d0", host=host, kv_bytes_per_token=50_000, profile=profile)
+        prediction = placed(Snapshot.of([prefill], [decode]), DEMAND).prediction
+        return prediction.handoff_s + prediction.prefill_s
+
+    across, within = 400 * 50_000 / 1e6, 0.5 + 400 * 50_000 / 1e7
+    assert handoff_s("a", near) == pytest.approx(within)
+    assert handoff_s("b", near) == handoff_s("", near) == pytest.approx(across)
+    assert handoff_s("a", PROFILE) == pytest.approx(0.5 + across), "the slower end's rate"
+
+
+def test_of_two_decode_workers_alike_the_one_that_a_handoff_reaches_sooner_is_taken() -> None:
+    near = replace(PROFILE, same_host_bytes_per_s=1e9)
+    prefill = candidate("p0", host="b", profile=near)
+    decode = [candidate(f"d-{host}", host=host, kv_bytes_per_token=50_000, profile=near) for host in "abc"]
+    assert placed(Snapshot.of([prefill], decode), DEMAND).decode == "d-b"
+
+
 def test_the_queue_is_what_the_router_knows_or_what_the_worker_reports_whichever_is_longer() -> None:
     own = candidate("p0", queued_tokens=500, queued_s=2.0, profile=PROFILE)
     reported = candidate("p0", queued_tokens=5000, queued_s=2.0, profile=PROFILE)

@@ -254,9 +254,22 @@ def test_a_router_that_only_watched_the_rescue_knows_who_stands_in() -> None:
     gone = (p0, p1), (p0, replace(p1, is_ready=False)), (p0, replace(p1, role=D))
     for at_s, workers in enumerate(((p0, p1, WorkerStatus("d0", D, True)), *gone)):
         history.observe(Observation(float(at_s), workers))
-    assert history.stand_ins == {"p1"}
+    assert set(history.stand_ins) == {"p1"}
     history.observe(Observation(9.0, (p0, p1, WorkerStatus("d0", D, True))))
-    assert history.stand_ins == set()
+    assert not history.stand_ins
+
+
+def test_a_stand_in_that_was_silent_for_a_while_still_goes_back() -> None:
+    fleet = Fluid(2, 1, replace(RULES, cooldown_s=20.0), decide=decide_unplanned)
+    fleet.run(10.0, 100.0, 1.0)
+    del fleet.roles["d0"]
+    [stand_in] = fleet.run(10.0, 100.0, 0.0)
+    fleet.roles["d0"] = D
+    fleet.busy_s["d0"] = 0.0
+    role = fleet.roles.pop(stand_in.worker_id)
+    fleet.run(10.0, 100.0, 0.0)
+    fleet.roles[stand_in.worker_id] = role
+    assert fleet.run(30.0, 100.0, 1.0) == [Flip(stand_in.worker_id, P)]
 
 
 def test_without_a_planner_nothing_else_changes_whatever_the_load() -> None:

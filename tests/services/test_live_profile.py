@@ -87,13 +87,21 @@ def test_prompts_beside_decode_teach_what_prompts_take() -> None:
     assert median_error(without_pass, unseen) < 0.3
 
 
-def test_the_tails_of_handoffs_tell_latency_and_bandwidth_for_each_scheme() -> None:
+def test_the_tails_of_handoffs_tell_latency_and_bandwidth_of_the_network_and_within_the_host() -> None:
     draw, live = random.Random(2), LiveProfile(WRONG)
-    for scheme, latency_s, bytes_per_s in (("tcp", 0.010, 1e8), ("shm", 0.002, 2e9)):
-        for _ in range(200):
+    links = {"tcp": (0.004, 1e9), "shm": (0.002, 2e9), "ucx": (0.001, 1e10)}
+    for schemes in (["shm"], ["tcp", "shm"], ["ucx"]):
+        for scheme in schemes * 200:
+            latency_s, bytes_per_s = links[scheme]
             tail_bytes = draw.choice([1 << 14, 1 << 18, 1 << 22])
             live.note_tail(scheme, tail_bytes, latency_s + tail_bytes / bytes_per_s)
-    assert live.corrected().handoff_s(1 << 20) == pytest.approx(TRUE.handoff_s(1 << 20), rel=0.05)
+        for is_same_host, scheme in ((True, "shm"), (False, schemes[0])):
+            latency_s, bytes_per_s = links[scheme]
+            if is_same_host or scheme != "shm":
+                handoff_s = live.corrected().handoff_s(1 << 20, is_same_host)
+                assert handoff_s == pytest.approx(latency_s + (1 << 20) / bytes_per_s, rel=0.05)
+            else:
+                assert live.corrected().copy_bytes_per_s == WRONG.copy_bytes_per_s
 
 
 def test_a_profile_is_published_anew_only_when_a_prediction_changes() -> None:

@@ -6,8 +6,9 @@
 /* The figures of a worker, in the order of `candidates.Candidates`. */
 enum Figure {
     QUEUED_TOKENS, QUEUED_S, SEQUENCES, CONTEXT_TOKENS, AVAILABLE_BLOCKS, CACHED_TOKENS, LOCAL_PREFILL_S,
-    KV_BYTES_PER_TOKEN, BLOCK_TOKENS, PREFILL_TOKENS_PER_S, DECODE_STEP_S, COPY_BYTES_PER_S, PREFILL_S_PER_PAIR,
-    DECODE_S_PER_SEQUENCE, DECODE_S_PER_CONTEXT_TOKEN, PREFILL_PASS_S, HANDOFF_LATENCY_S, COST_PER_HOUR, FIGURES
+    KV_BYTES_PER_TOKEN, BLOCK_TOKENS, HOST_KEY, PREFILL_TOKENS_PER_S, DECODE_STEP_S, COPY_BYTES_PER_S, PREFILL_S_PER_PAIR,
+    DECODE_S_PER_SEQUENCE, DECODE_S_PER_CONTEXT_TOKEN, PREFILL_PASS_S, HANDOFF_LATENCY_S, COST_PER_HOUR,
+    SAME_HOST_BYTES_PER_S, SAME_HOST_LATENCY_S, FIGURES
 };
 
 /* One role's workers: figure f of worker i is figures[f * count + i]. */
@@ -60,9 +61,12 @@ static inline double step_s(const Pool *p, size_t i, const Wanted *w) {
 }
 
 static inline double handoff_s(const Pool *p, size_t i, const Pool *d, size_t j, const Wanted *w, double prompt_s) {
-    double bandwidth = smaller(figure(p, COPY_BYTES_PER_S, i), figure(d, COPY_BYTES_PER_S, j));
+    int is_near = figure(d, HOST_KEY, j) != 0 && figure(p, HOST_KEY, i) == figure(d, HOST_KEY, j);
+    enum Figure bytes_per_s = is_near ? SAME_HOST_BYTES_PER_S : COPY_BYTES_PER_S;
+    double latency_s = figure(p, is_near ? SAME_HOST_LATENCY_S : HANDOFF_LATENCY_S, i);
+    double bandwidth = smaller(figure(p, bytes_per_s, i), figure(d, bytes_per_s, j));
     double lacking_tokens = larger(0.0, w->prompt_tokens - figure(d, CACHED_TOKENS, j));
     double transfer_s = lacking_tokens * figure(d, KV_BYTES_PER_TOKEN, j) / bandwidth;
     double left_over_s = larger(transfer_s - prompt_s, transfer_s / larger(1.0, w->blocks));
-    return figure(p, HANDOFF_LATENCY_S, i) + left_over_s;
+    return latency_s + left_over_s;
 }

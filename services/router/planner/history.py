@@ -59,7 +59,8 @@ class RoleChange:
 
 class History:
     """Observations of the last `window_s`; role changes of the last hour, or of `remember_s` where that is more.
-    stand_ins: who went over to decode when nobody was left there, and still is there."""
+    stand_ins: who went over to decode when nobody was left there, and is not known to be back, by when it was seen
+    last: who is silent for a while still has to go back."""
 
     def __init__(self, window_s: float, remember_s: float = HOUR_S) -> None:
         self._window_s = window_s
@@ -68,7 +69,7 @@ class History:
         self._under_way: dict[str, RoleChange] = {}
         self._served_s: dict[Role, float] = {}
         self._lacks_decode = False
-        self.stand_ins: set[str] = set()
+        self.stand_ins: dict[str, float] = {}
         self.scale = ScaleHistory()
         self.observations: deque[Observation] = deque()
         self.began_at_s = math.inf
@@ -88,7 +89,7 @@ class History:
             self._follow(worker, at_s)
         self._served_s |= {worker.role: at_s for worker in observation.workers if worker.is_ready}
         self._lacks_decode = self._served_s.get(Role.DECODE) != at_s
-        self.stand_ins = {worker.worker_id for worker in observation.workers if self._stands_in(worker)}
+        self._follow_stand_ins(observation)
         ready = sum(w.is_ready and not self.scale.is_leaving(w.worker_id) for w in observation.workers)
         self.scale.observe(present, ready, at_s)
         self.changes = [change for change in self.changes if change.at_s > at_s - self._remember_s]
@@ -142,11 +143,17 @@ class History:
         self.changes.append(change)
         self._roles[change.worker_id] = change.role
         if change.role is Role.DECODE and self._lacks_decode:
-            self.stand_ins.add(change.worker_id)
+            self.stand_ins[change.worker_id] = change.at_s
 
-    def _stands_in(self, worker: WorkerStatus) -> bool:
-        is_back = worker.is_ready and worker.role is Role.PREFILL and not self.is_under_way(worker.worker_id)
-        return worker.worker_id in self.stand_ins and not is_back
+    def _follow_stand_ins(self, observation: Observation) -> None:
+        for worker in observation.workers:
+            worker_id = worker.worker_id
+            if worker_id in self.stand_ins:
+                self.stand_ins[worker_id] = observation.at_s
+                if worker.is_ready and worker.role is Role.PREFILL and not self.is_under_way(worker_id):
+                    del self.stand_ins[worker_id]
+        since_s = observation.at_s - self._remember_s
+        self.stand_ins = {w: seen_s for w, seen_s in self.stand_ins.items() if seen_s > since_s}
 
     def _adopt(self, worker: WorkerStatus) -> None:
         """A worker not seen before brings its own past with it; its roles took turns."""
