@@ -276,6 +276,15 @@ def test_what_would_be_late_everywhere_goes_where_streams_are_the_latest_and_spa
     assert placed(crowded, DEMAND).decode == "d0"
 
 
+def test_a_worker_without_a_place_in_time_is_passed_over_and_one_with_a_short_wait_is_not() -> None:
+    full = candidate("d0", sequences=20, max_running=16, cached_tokens=384, profile=PROFILE)
+    free = candidate("d1", sequences=18, max_running=20, kv_bytes_per_token=5000, profile=PROFILE)
+    snapshot = Snapshot.of([candidate("p0", profile=PROFILE)], [full, free])
+    assert placed(snapshot, replace(IN_50_MS, ttft_s=0.3)).decode == "d0"
+    placement = placed(snapshot, replace(IN_50_MS, ttft_s=0.1))
+    assert (placement.decode, placement.prediction.reserve_s) == ("d1", 0.0)
+
+
 def test_an_objective_that_no_worker_would_meet_alone_is_no_reason_to_crowd_one() -> None:
     impossible = replace(DEMAND, tpot_s=0.001)
     assert placed(decoding(d0=30, d1=60, d2=40), impossible).decode == "d0"

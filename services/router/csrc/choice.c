@@ -47,7 +47,7 @@ static double prompt_cost_s(const Pool *p, size_t i, const Wanted *w) {
 
 static double decode_cost_s(const Pool *p, size_t i, const Pool *d, size_t j, const Wanted *w) {
     double second_s = handoff_s(p, i, d, j, w, prefill_s(p, i, w));
-    return reserve_s(d, j, w) + queue_s(d, j) + second_s + SHORT_ANSWER_TOKENS * step_s(d, j, w);
+    return place_s(d, j, w) + queue_s(d, j) + second_s + SHORT_ANSWER_TOKENS * step_s(d, j, w);
 }
 
 static double local_cost_s(const Pool *d, size_t j, const Wanted *w) {
@@ -83,31 +83,28 @@ static double handoff_pressure(const Pool *p, size_t i, const Pool *d, size_t j,
     return pressure(demand, first_token_s, tpot_s(d, j, w, 0.0));
 }
 
-/* Between which times of a later token a worker is open: `_open` says why. */
-typedef struct {
-    double least_s, most_s;
-} Range;
-
-static Range open_range(const Pool *d, const Demand *demand, const double *tpots_s) {
-    int is_kept = 0, is_attainable = 0;
-    double longest_s = tpots_s[0];
+/* How far each decode worker is beyond the objectives: 1 is as much as they allow. */
+static void strains_of(const Pool *d, const Demand *demand, double *strains) {
     for (size_t j = 0; j < d->count; j++) {
-        double alone_s = batch_step_s(d, j, demand->wanted.choices, demand->wanted.prompt_tokens);
-        is_kept |= tpots_s[j] <= demand->tpot_s;
-        is_attainable |= alone_s <= demand->tpot_s;
-        longest_s = larger(longest_s, tpots_s[j]);
+        double wait = place_s(d, j, &demand->wanted) / (TTFT_SHARE * demand->ttft_s);
+        strains[j] = larger(wait, tpot_s(d, j, &demand->wanted, 0.0) / demand->tpot_s);
     }
-    if (is_kept) return (Range){-INFINITY, demand->tpot_s};
-    return (Range){is_attainable ? longest_s : -INFINITY, INFINITY};
 }
 
-/* As `_open`: who is not open costs more than anything. tpots_s: room for as many. */
-static void close_costs(const Pool *d, const Demand *demand, double *costs_s, double *tpots_s) {
-    if (!demand->has_tpot) return;
-    for (size_t j = 0; j < d->count; j++) tpots_s[j] = tpot_s(d, j, &demand->wanted, 0.0);
-    Range range = open_range(d, demand, tpots_s);
+/* As `_open`: who is not open costs more than anything. strains: room for as many. */
+static void close_costs(const Pool *d, const Demand *demand, double *costs_s, double *strains) {
+    int is_kept = 0, is_attainable = 0;
+    double most = 0;
+    strains_of(d, demand, strains);
+    for (size_t j = 0; j < d->count; j++) {
+        double alone_s = batch_step_s(d, j, demand->wanted.choices, demand->wanted.prompt_tokens);
+        is_kept |= strains[j] <= 1;
+        is_attainable |= alone_s <= demand->tpot_s;
+        most = larger(most, strains[j]);
+    }
+    if (!is_kept && !is_attainable) return;
     for (size_t j = 0; j < d->count; j++)
-        if (!(range.least_s <= tpots_s[j] && tpots_s[j] <= range.most_s)) costs_s[j] = INFINITY;
+        if (is_kept ? !(strains[j] <= 1) : strains[j] != most) costs_s[j] = INFINITY;
 }
 
 static int is_near(const Pool *d, size_t j, const double *costs_s, double most_sequences) {
@@ -125,9 +122,9 @@ static size_t favourite(const Pool *d, const Demand *demand, const double *costs
     return best;
 }
 
-static size_t decoding(const Pool *p, size_t first, const Pool *d, const Demand *demand, double *costs_s, double *tpots_s) {
+static size_t decoding(const Pool *p, size_t first, const Pool *d, const Demand *demand, double *costs_s, double *strains) {
     for (size_t j = 0; j < d->count; j++) costs_s[j] = decode_cost_s(p, first, d, j, &demand->wanted);
-    close_costs(d, demand, costs_s, tpots_s);
+    if (demand->has_tpot) close_costs(d, demand, costs_s, strains);
     double most = bounded_sequences(d);
     size_t own = demand->has_session ? favourite(d, demand, costs_s, most) : d->count;
     if (own == d->count) return least(d, demand, costs_s);
@@ -152,10 +149,10 @@ static ptrdiff_t computing(const Pool *p, size_t first, const Pool *d, const Dem
     return is_any ? (ptrdiff_t)least(d, demand, costs_s) : LOCAL;
 }
 
-Choice choose(const Pool *p, const Pool *d, const Demand *demand, double *costs_s, double *tpots_s) {
+Choice choose(const Pool *p, const Pool *d, const Demand *demand, double *costs_s, double *strains) {
     if (!p->count || demand->mode == NEVER) return (Choice){LOCAL, (size_t)computing(NULL, 0, d, demand, costs_s)};
     for (size_t i = 0; i < p->count; i++) costs_s[i] = prompt_cost_s(p, i, &demand->wanted);
-    size_t first = least(p, demand, costs_s), second = decoding(p, first, d, demand, costs_s, tpots_s);
+    size_t first = least(p, demand, costs_s), second = decoding(p, first, d, demand, costs_s, strains);
     ptrdiff_t local = LOCAL;
     if (demand->mode == AUTO && demand->has_tpot) local = computing(p, first, d, demand, costs_s);
     return local == LOCAL ? (Choice){(ptrdiff_t)first, second} : (Choice){LOCAL, (size_t)local};

@@ -25,7 +25,7 @@ from baton.router.candidates import Candidates, Column
 from baton.router.compiled import is_native_built, native
 from baton.router.fleet_columns import LOCAL_MEMORY_S
 from baton.router.policies.base import Choice, Policy, describe_load, least
-from baton.router.prediction import handoff_s, prefill_s, queue_s, reserve_s, step_s, turn_s
+from baton.router.prediction import handoff_s, place_s, prefill_s, queue_s, reserve_s, step_s, turn_s
 from baton.router.snapshot import Demand, Disaggregation, Snapshot
 
 _TOKENS_AHEAD = 32
@@ -84,7 +84,7 @@ def _choose_natively(snapshot: Snapshot, demand: Demand) -> Pair:
         demand.choices,
         mode,
         demand.waited_s,
-        _USUAL_TTFT_S if demand.ttft_s is None else demand.ttft_s,
+        _ttft_objective_s(demand),
         demand.tpot_s,
         None if session is None else session_hash(session),
         demand.ordinal,
@@ -103,7 +103,7 @@ def choose_by_columns(snapshot: Snapshot, demand: Demand) -> Pair:
     first = _least(prefill, prompt_cost, demand)
     second_s = handoff_s(prefill.row(first), decode, demand, prompt_s[first])
     short_s = _SHORT_ANSWER_TOKENS * step_s(decode, demand)
-    decode_cost = reserve_s(decode, demand) + queue_s(decode) + second_s + short_s
+    decode_cost = place_s(decode, demand) + queue_s(decode) + second_s + short_s
     second = _decode(decode, decode_cost, demand)
     if demand.disaggregation is Disaggregation.AUTO and demand.tpot_s is not None:
         computed_s = np.maximum(prompt_s[first], reserve_s(decode, demand))
@@ -134,12 +134,16 @@ def _local_pressure(decode: Candidates, demand: Demand, objective_s: float) -> C
 def _pressure(demand: Demand, tpot_objective_s: float, first_token_s: Column, tpot_s: Column) -> Column:
     """1 is as much as the objectives allow. first_token_s: from now on. Who has waited for longer than the
     objective misses it either way: then it counts only which pool is the more pressed."""
-    ttft_objective_s = _USUAL_TTFT_S if demand.ttft_s is None else demand.ttft_s
+    ttft_objective_s = _ttft_objective_s(demand)
     waited_s = demand.waited_s if demand.waited_s < ttft_objective_s else 0.0
     return np.maximum(
         (waited_s + first_token_s) / (_TTFT_SHARE * ttft_objective_s),
         tpot_s / (_TPOT_SHARE * tpot_objective_s),
     )
+
+
+def _ttft_objective_s(demand: Demand) -> float:
+    return _USUAL_TTFT_S if demand.ttft_s is None else demand.ttft_s
 
 
 def _tpot_s(decode: Candidates, demand: Demand, prompt_s: Column | float) -> Column:
@@ -167,18 +171,19 @@ def _decode(decode: Candidates, cost: Column, demand: Demand) -> int:
 
 
 def _open(decode: Candidates, demand: Demand) -> npt.NDArray[np.bool_]:
-    """(n,), the workers whose streams keep within the objective with this one among them. Where that is none, only
-    the one that is furthest beyond it: what is lost is lost there, and the others' streams are spared. All of them
-    for an objective that a stream alone would miss."""
+    """(n,), the workers where this request gets a place in time and whose streams keep within their objective with
+    it among them. Where that is none, only the one that is furthest beyond: what is lost is lost there, and the
+    others' streams are spared. All of them for an objective that a stream alone would miss."""
     everyone = np.ones(len(decode), np.bool_)
     if demand.tpot_s is None:
         return everyone
-    tpot_s = _tpot_s(decode, demand, 0.0)
-    keeps = tpot_s <= demand.tpot_s
+    wait = place_s(decode, demand) / (_TTFT_SHARE * _ttft_objective_s(demand))
+    strain = np.maximum(wait, _tpot_s(decode, demand, 0.0) / demand.tpot_s)
+    keeps = strain <= 1
     if keeps.any():
         return keeps
-    alone_s = decode.profile.step_s(demand.choices, demand.prompt_tokens)
-    return tpot_s == tpot_s.max() if (alone_s <= demand.tpot_s).any() else everyone
+    alone_s = np.min(decode.profile.step_s(demand.choices, demand.prompt_tokens))
+    return strain == strain.max() if alone_s <= demand.tpot_s else everyone
 
 
 def _least(workers: Candidates, cost: Column, demand: Demand) -> int:
