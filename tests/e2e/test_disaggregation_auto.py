@@ -84,10 +84,10 @@ def test_a_prompt_with_an_objective_is_computed_by_a_decode_worker_while_prefill
     """The queue's own prompts have no objective, so they are handed off."""
     before = sites(cluster)
     expected = reference(llama, 300)
-    ahead = {"prompt": prompt_ids(900), "max_tokens": 1}
+    ahead = prompt_ids(900)
     with ThreadPoolExecutor(QUEUED) as threads:
         queue = [
-            threads.submit(cluster.complete, **ahead, cache_salt=f"queue {next(salts)}")
+            threads.submit(cluster.complete, ahead, max_tokens=1, cache_salt=f"queue {next(salts)}")
             for _ in range(QUEUED)
         ]
         wait_until(lambda: sites(cluster) - before == {"remote": QUEUED}, PLACED_S, lambda: sites(cluster))

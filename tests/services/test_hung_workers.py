@@ -14,6 +14,7 @@ from routed_fleet import Router, routed
 from stepped_pair import request
 
 from baton.fleet import Fleet, Role, WorkerState
+from baton.wire import decode_pb2, decode_pb2_grpc
 
 TOKENS = [[0, 1, 2], [0, 1, 2]]
 SILENCE_S = 0.2
@@ -34,6 +35,15 @@ class Trial:
     def set_state(self, worker_id: str, state: WorkerState) -> None:
         self.fleet.members[worker_id] = replace(self.fleet.members[worker_id], state=state)
         self.router.workers.update(self.fleet.snapshot)
+
+    async def next_release(self) -> str:
+        """The request that the router gives up next on a-d; "a marker" where it gives up none before it has been
+        there and back."""
+        channel = self.router.workers.channels["a-d"]
+        release = decode_pb2.ReleaseRequest(request_id="a marker")
+        stub = decode_pb2_grpc.DecodeStub(channel.grpc)
+        await stub.Release(release, timeout=WAIT_S, metadata=channel.metadata)
+        return await self.script.released.get()
 
     async def answer(self) -> list[list[int]]:
         async with asyncio.timeout(WAIT_S):
@@ -82,8 +92,9 @@ async def test_what_a_stalled_decode_worker_has_goes_on_at_another_and_it_is_tol
 
 async def test_what_the_only_decode_worker_has_waits_there_until_another_comes() -> None:
     async with halted("decoding", ("b-p", Role.PREFILL)) as trial:
+        await until(lambda: trial.router.transitions[-1] == "hand_off")
         trial.stall("a-d")
-        await asyncio.sleep(0.1)
+        assert [await trial.next_release() for _ in range(3)] == ["a marker"] * 3, "it was given up"
         assert not trial.task.done()
         async with add(trial.fleet, trial.router, Script(), ("b-d", Role.DECODE)):
             await until(trial.router.workers.can_serve)
