@@ -3,8 +3,11 @@
 Prompts: every prefill worker has a cost, its queue and the work, and work counts more than waiting, for what is
 computed needlessly delays all who come after.
 
-Tokens: the decode worker is the session's own, unless another one caches more of the prompt; without a session it
-is the one with the least predicted time to a second token and a few more.
+Tokens: the decode worker is the one with the least predicted time to a second token and a few more; for a session
+its own, unless others cache more of the prompt, and only among those within the bound on their load. Workers where a
+place would come too late, or whose streams would miss their TPOT objective with one more, are passed over. Where
+that is all of them, everything would be late everywhere, so what comes now goes where streams are the latest
+already: the rest of the fleet serves what it can in time.
 
 Conditional disaggregation: a decode worker computes the prompt itself where that presses it less than a hand-off to
 it would press the two workers, each measured by the objective that it serves: the time to the first token against
