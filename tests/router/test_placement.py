@@ -280,7 +280,7 @@ def test_a_worker_without_a_place_in_time_is_passed_over_and_one_with_a_short_wa
     full = candidate("d0", sequences=20, max_running=16, cached_tokens=384, profile=PROFILE)
     free = candidate("d1", sequences=18, max_running=20, kv_bytes_per_token=5000, profile=PROFILE)
     snapshot = Snapshot.of([candidate("p0", profile=PROFILE)], [full, free])
-    assert placed(snapshot, replace(IN_50_MS, ttft_s=0.3)).decode == "d0"
+    assert placed(snapshot, replace(IN_50_MS, ttft_s=0.5)).decode == "d0"
     placement = placed(snapshot, replace(IN_50_MS, ttft_s=0.1))
     assert (placement.decode, placement.prediction.reserve_s) == ("d1", 0.0)
 
