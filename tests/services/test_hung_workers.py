@@ -51,12 +51,14 @@ class Trial:
 
 
 @asynccontextmanager
-async def halted(halt_at: str, *others: tuple[str, Role]) -> AsyncIterator[Trial]:
+async def halted(
+    halt_at: str, *others: tuple[str, Role], silence_s: float = SILENCE_S
+) -> AsyncIterator[Trial]:
     fleet, script = FleetOfTest(), Script(halt_at)
     async with (
         fleet.scripted_worker("a-p", Role.PREFILL, script),
         fleet.scripted_worker("a-d", Role.DECODE, script),
-        routed(fleet, silence_s=SILENCE_S) as router,
+        routed(fleet, silence_s=silence_s) as router,
     ):
         task = asyncio.create_task(router.collect(request(prompt_ids(9), n=2)))
         async with asyncio.timeout(WAIT_S):
@@ -138,3 +140,15 @@ async def test_a_prefill_worker_that_is_heard_again_in_time_keeps_its_prompts() 
         assert "retry" not in trial.router.transitions
         trial.stall("a-p")
         assert await trial.answer() == TOKENS
+
+
+async def test_a_prefill_worker_that_is_forgotten_again_has_as_long_as_the_first_time() -> None:
+    async with halted("first_tokens", ("b-p", Role.PREFILL), silence_s=2 * SILENCE_S) as trial:
+        forgotten = Fleet(tuple(m for m in trial.fleet.snapshot.members if m.worker.worker_id != "a-p"))
+        trial.router.workers.update(forgotten)
+        await asyncio.sleep(SILENCE_S)
+        trial.router.workers.update(trial.fleet.snapshot)
+        trial.router.workers.update(forgotten)
+        again_s = asyncio.get_running_loop().time()
+        assert await trial.answer() == TOKENS
+        assert asyncio.get_running_loop().time() >= again_s + 2 * SILENCE_S
