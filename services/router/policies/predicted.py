@@ -4,8 +4,8 @@ Prompts: every prefill worker has a cost, its queue and the work, and work count
 computed needlessly delays all who come after.
 
 Tokens: the decode worker is the one with the least predicted time to a second token and a few more; for a session
-its own, unless others cache more of the prompt, and only among those within the bound on their load. Workers where a
-place would come too late, or whose streams would miss their TPOT objective with one more, are passed over. Where
+its own, unless others cache more of the prompt, and only among those within the bound on their load. Workers where
+a place would come too late, or whose streams would miss their TPOT objective with one more, are passed over. Where
 that is all of them, everything would be late everywhere, so what comes now goes where streams are the latest
 already: the rest of the fleet serves what it can in time.
 
