@@ -115,6 +115,7 @@ def test_columns_that_do_not_fit_are_refused() -> None:
         predicted(np.zeros((2, 25)).T, np.zeros(2, np.uint64), 0)
 
 
+@settings(deadline=None)
 @given(matched=st.lists(st.integers(0, 200_000), min_size=1, max_size=9), data=st.data())
 def test_native_code_credits_whole_blocks_of_each_worker_as_the_columns_do(
     matched: list[int], data: st.DataObject
