@@ -18,9 +18,16 @@ except ImportError as error:
     raise ConfigError("plots need matplotlib: pip install 'baton[sim]'", field="plots") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Where it does not exist. Raises ConfigError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}", field="plots") from error
+
+
 def write_plots(run: Run, folder: Path) -> None:
-    """`latency.png` and `pools.png` in `folder`, which is made where it does not exist. Raises ConfigError where
-    that cannot be written."""
+    """`latency.png` and `pools.png` in `folder`. Raises ConfigError where that cannot be written."""
     _write(folder, {"latency.png": _latency(run), "pools.png": _pools(run)})
 
 
@@ -40,7 +47,6 @@ def write_sweep_plot(splits: Sequence[Split], folder: Path) -> None:
 
 def _write(folder: Path, figures: Mapping[str, Figure]) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             figure.savefig(folder / name)
     except OSError as error:
