@@ -14,6 +14,7 @@ from baton.sim.sweep import ATTAINMENT, Split
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 except ImportError as error:
     raise ConfigError("plots need matplotlib: pip install 'baton[sim]'", field="plots") from error
 
@@ -68,6 +69,9 @@ def _distribution(axes: Axes, name: str, values_s: list[float | None], objective
     axes.plot(sorted_s, np.arange(1, len(sorted_s) + 1) / max(1, len(sorted_s)))
     axes.axvline(objective_s, linestyle="--", color="grey", label=f"objective {objective_s:g} s")
     axes.set(title=name, xlabel="seconds", ylabel="share of requests", xscale="log", ylim=(0, 1))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(loc="lower right")
 
 
@@ -84,6 +88,8 @@ def _pools(run: Run) -> Figure:
     for role in ("prefill", "decode"):
         counts = [getattr(sample, role) for sample in run.samples]
         workers.plot(at_s, counts, drawstyle="steps-post", label=role)
-    workers.set(ylabel="workers that take requests", xlabel="seconds", ylim=(0, None))
+    most = max((sample.prefill + sample.decode for sample in run.samples), default=1)
+    workers.set(ylabel="workers that take requests", xlabel="seconds", ylim=(0, most))
+    workers.yaxis.set_major_locator(MaxNLocator(integer=True))
     workers.legend()
     return figure
