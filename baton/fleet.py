@@ -98,7 +98,9 @@ class WorkerProfile:
     pass takes whatever it computes. Decode: seconds of a step at batch 1 over an empty context, of each further
     sequence, and of each token of context in the batch. Hand-off: bytes/s, and seconds that it takes whatever its
     size; by one of the schemes that work only within a host, `same_host_*`, as the others where no rate is known.
-    cost_per_hour: as configured, in the fleet's currency.
+    cost_per_hour: as configured, in the fleet's currency. prefill_chunk_tokens, prefill_chunk_s: what a pass
+    carries of prompts at most, as configured, in tokens and in seconds that these add to it; 0: any. step_spread:
+    standard deviation of the logarithm of what passes and steps take; the other terms say what they usually take.
     """
 
     prefill_tokens_per_s: float = 0.0
@@ -110,8 +112,11 @@ class WorkerProfile:
     prefill_pass_s: float = 0.0
     handoff_latency_s: float = 0.0
     cost_per_hour: float = 0.0
+    prefill_chunk_tokens: float = 0.0
+    prefill_chunk_s: float = 0.0
     same_host_bytes_per_s: float = 0.0
     same_host_latency_s: float = 0.0
+    step_spread: float = 0.0
 
     @property
     def prefill_rate(self) -> float:
@@ -126,9 +131,21 @@ class WorkerProfile:
     def further_sequence_s(self) -> float:
         return self.decode_s_per_sequence or self.first_sequence_s * DEFAULT_BATCH_SLOPE
 
+    @property
+    def most_chunk_tokens(self) -> float:
+        return self.prefill_chunk_tokens or math.inf
+
+    @property
+    def most_chunk_s(self) -> float:
+        return self.prefill_chunk_s or math.inf
+
     def prefill_s(self, tokens: Amount, context_tokens: Amount) -> Amount:
-        """Seconds to compute `tokens` that follow `context_tokens` whose KV is there already, in one pass."""
-        return self.prefill_pass_s + self.chunk_s(tokens, context_tokens)
+        """Seconds to compute `tokens` that follow `context_tokens` whose KV is there already, in as many passes as
+        the limits of one make of it."""
+        computed_s = self.chunk_s(tokens, context_tokens)
+        shares = np.maximum(tokens / self.most_chunk_tokens, computed_s / self.most_chunk_s)
+        passes: Amount = np.maximum(1.0, np.ceil(shares))
+        return passes * self.prefill_pass_s + computed_s
 
     def chunk_s(self, tokens: Amount, context_tokens: Amount) -> Amount:
         """What these tokens add to a pass that is made anyway."""

@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,11 +103,7 @@ def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig,
 def _hardware(profile: WorkerProfile, model: ModelConfig, kv_tokens: int) -> HardwareProfile:
     latency_s, bytes_per_s = profile.same_host_link  # simulated workers have hosts of their own
     linked = replace(profile, handoff_latency_s=latency_s, copy_bytes_per_s=bytes_per_s)
-    speeds = {
-        name: value for name, value in asdict(linked).items() if name in HardwareProfile.__struct_fields__
-    }
-    kv_bytes = model.kv_block_bytes(BLOCK_TOKENS) // BLOCK_TOKENS
-    return HardwareProfile(**speeds, kv_bytes_per_token=kv_bytes, kv_tokens=kv_tokens)
+    return HardwareProfile.of(linked, model.kv_block_bytes(BLOCK_TOKENS) // BLOCK_TOKENS, kv_tokens)
 
 
 async def measure(

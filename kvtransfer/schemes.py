@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from baton.kvtransfer.errors import UnknownScheme
-from baton.kvtransfer.transport import Transport
+
+if TYPE_CHECKING:
+    from baton.kvtransfer.transport import Transport
 
 _TRANSPORTS = {
     "loopback": "baton.kvtransfer.loopback:LoopbackTransport",

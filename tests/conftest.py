@@ -53,4 +53,5 @@ def pytest_unconfigure() -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign-seed", type=int, help="replay this one schedule of a campaign")
     parser.addoption("--kills", type=int, default=300, help="of the kill campaign's long form")
+    parser.addoption("--outages", type=int, default=60, help="of the partition campaign")
     parser.addoption("--soak-minutes", type=float, default=60.0, help="how long the memory soak churns")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from baton.fleet import WorkerProfile
 
@@ -33,8 +33,20 @@ class ChunkLimit:
     def room(self) -> StepRoom:
         """Of a step that computes nothing yet."""
         speeds = self.speeds()
-        seconds = AUTO_PASSES * speeds.prefill_pass_s or math.inf if self.seconds is None else self.seconds
-        return StepRoom(self.tokens, seconds, min(self.tokens, LEAST_TOKENS), speeds)
+        return StepRoom(self.tokens, self._seconds(speeds), self._least_tokens, speeds)
+
+    def told_with(self, speeds: WorkerProfile) -> WorkerProfile:
+        """`speeds` with what a pass of such a worker carries at most, for those who predict what prompts take."""
+        seconds = max(self._seconds(speeds), speeds.chunk_s(self._least_tokens, 0))
+        told_s = 0.0 if seconds == math.inf else seconds
+        return replace(speeds, prefill_chunk_tokens=self.tokens, prefill_chunk_s=told_s)
+
+    @property
+    def _least_tokens(self) -> int:
+        return min(self.tokens, LEAST_TOKENS)
+
+    def _seconds(self, speeds: WorkerProfile) -> float:
+        return AUTO_PASSES * speeds.prefill_pass_s or math.inf if self.seconds is None else self.seconds
 
 
 @dataclass(slots=True)

@@ -191,8 +191,11 @@ class WorkerProfile(_message.Message):
     PREFILL_PASS_S_FIELD_NUMBER: _builtins.int
     HANDOFF_LATENCY_S_FIELD_NUMBER: _builtins.int
     COST_PER_HOUR_FIELD_NUMBER: _builtins.int
+    PREFILL_CHUNK_TOKENS_FIELD_NUMBER: _builtins.int
+    PREFILL_CHUNK_S_FIELD_NUMBER: _builtins.int
     SAME_HOST_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     SAME_HOST_LATENCY_S_FIELD_NUMBER: _builtins.int
+    STEP_SPREAD_FIELD_NUMBER: _builtins.int
     prefill_tokens_per_s: _builtins.float
     decode_step_s: _builtins.float
     """one step at batch 1"""
@@ -210,9 +213,15 @@ class WorkerProfile(_message.Message):
     """of each hand-off to another host, whatever its size"""
     cost_per_hour: _builtins.float
     """as configured"""
+    prefill_chunk_tokens: _builtins.float
+    """of prompts in a pass at most, as configured; 0: any"""
+    prefill_chunk_s: _builtins.float
+    """that these add to a pass at most, as configured; 0: any"""
     same_host_bytes_per_s: _builtins.float
     """of hand-offs that stay on their host; 0: as the others, until the first"""
     same_host_latency_s: _builtins.float
+    step_spread: _builtins.float
+    """standard deviation of the logarithm of what steps take, over what these terms say"""
     def __init__(
         self,
         *,
@@ -225,12 +234,15 @@ class WorkerProfile(_message.Message):
         prefill_pass_s: _builtins.float = ...,
         handoff_latency_s: _builtins.float = ...,
         cost_per_hour: _builtins.float = ...,
+        prefill_chunk_tokens: _builtins.float = ...,
+        prefill_chunk_s: _builtins.float = ...,
         same_host_bytes_per_s: _builtins.float = ...,
         same_host_latency_s: _builtins.float = ...,
+        step_spread: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes_per_s", b"copy_bytes_per_s", "cost_per_hour", b"cost_per_hour", "decode_s_per_context_token", b"decode_s_per_context_token", "decode_s_per_sequence", b"decode_s_per_sequence", "decode_step_s", b"decode_step_s", "handoff_latency_s", b"handoff_latency_s", "prefill_pass_s", b"prefill_pass_s", "prefill_s_per_pair", b"prefill_s_per_pair", "prefill_tokens_per_s", b"prefill_tokens_per_s", "same_host_bytes_per_s", b"same_host_bytes_per_s", "same_host_latency_s", b"same_host_latency_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes_per_s", b"copy_bytes_per_s", "cost_per_hour", b"cost_per_hour", "decode_s_per_context_token", b"decode_s_per_context_token", "decode_s_per_sequence", b"decode_s_per_sequence", "decode_step_s", b"decode_step_s", "handoff_latency_s", b"handoff_latency_s", "prefill_chunk_s", b"prefill_chunk_s", "prefill_chunk_tokens", b"prefill_chunk_tokens", "prefill_pass_s", b"prefill_pass_s", "prefill_s_per_pair", b"prefill_s_per_pair", "prefill_tokens_per_s", b"prefill_tokens_per_s", "same_host_bytes_per_s", b"same_host_bytes_per_s", "same_host_latency_s", b"same_host_latency_s", "step_spread", b"step_spread"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
+from msgspec.structs import asdict
 
 from baton.cli import options as opt
 from baton.cli.engine_options import EngineOptions
@@ -51,9 +52,7 @@ def profile_toml(speeds: WorkerProfile, kv_bytes_per_token: int, kv_tokens: int)
     """A file that `baton.sim.fleet_file` reads."""
     from baton.sim.fleet_file import HardwareProfile
 
-    known = HardwareProfile.__struct_fields__
-    told = {name: value for name, value in asdict(speeds).items() if name in known}
-    figures = {**told, "kv_bytes_per_token": kv_bytes_per_token, "kv_tokens": kv_tokens}
+    figures = asdict(HardwareProfile.of(speeds, kv_bytes_per_token, kv_tokens))
     return "".join(f"{name.replace('_', '-')} = {_number(value)}\n" for name, value in figures.items())
 
 

@@ -67,6 +67,14 @@ class _Speeds(WorkerProfile):
     def further_sequence_s(self) -> float:
         return self.decode_s_per_sequence
 
+    @property
+    def most_chunk_tokens(self) -> float:
+        return self.prefill_chunk_tokens
+
+    @property
+    def most_chunk_s(self) -> float:
+        return self.prefill_chunk_s
+
 
 class Candidates:
     """Workers of one role in order of their ids: element i of every column is of worker i.
@@ -172,6 +180,8 @@ def _speeds(profile: WorkerProfile) -> tuple[float, ...]:
         "prefill_tokens_per_s": profile.prefill_rate,
         "decode_step_s": profile.first_sequence_s,
         "decode_s_per_sequence": profile.further_sequence_s,
+        "prefill_chunk_tokens": profile.most_chunk_tokens,
+        "prefill_chunk_s": profile.most_chunk_s,
     }
     return tuple(
         known.get(name, value) for name, value in zip(_PROFILE_FIELDS, astuple(profile), strict=True)

@@ -75,7 +75,7 @@ async def run_router(config: RouterConfig) -> None:
             views.on_decision,
             open_scaler(config.planner.scaler),
         )
-        sessions = Sessions(lambda: workers.channels)
+        sessions = Sessions(lambda: workers.channels, lambda: workers.members)
         flow = RequestFlow(workers, views.events, config.flow)
         backend = FleetBackend(workers, flow, config, control, elastic, sessions)
         metrics = _metrics(config, workers, sessions)

@@ -43,10 +43,11 @@ class DecodeWorker(SimWorker):
         clock: Clock,
         max_running: int,
         limit: ChunkLimit,
+        seed: int,
         gaps: Gaps,
         listener: DecodeListener,
     ) -> None:
-        super().__init__(worker_id, pool, block_tokens, clock)
+        super().__init__(worker_id, pool, block_tokens, clock, limit, seed)
         self.preemptions = 0
         self._max_running = max_running
         self._limit = limit
@@ -71,7 +72,12 @@ class DecodeWorker(SimWorker):
     @property
     def num_waiting(self) -> int:
         """Sequences that are to come here and do not run yet."""
-        return len(self._asking) + len(self._receiving) + len(self._landed) + len(self._waiting)
+        return len(self._asking) + len(self._receiving) + len(self._waiting)
+
+    @property
+    def arriving_tokens(self) -> int:
+        """Memory that is promised to hand-offs under way; what several of them share counts for each."""
+        return sum(len(ride.decode_blocks) for ride in self._receiving) * self.block_tokens
 
     def ask(self, ride: Ride) -> None:
         self._asking.append(ride)
@@ -124,11 +130,12 @@ class DecodeWorker(SimWorker):
         if not chunks and not self._decoding:
             self._is_stepping = False
             return
-        duration_s = sum(self.speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks)
+        computed_s = sum(self.speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks)
         if self._decoding:
-            duration_s += self.speeds.step_s(len(self._decoding), self._context_tokens)
+            pass_s = self.speeds.step_s(len(self._decoding), self._context_tokens)
         else:
-            duration_s += self.speeds.prefill_pass_s
+            pass_s = self.speeds.prefill_pass_s
+        duration_s = self._spread(pass_s + computed_s)
         self.busy_s += duration_s
         self.clock.after(duration_s, lambda: self._computed(duration_s, chunks))
 

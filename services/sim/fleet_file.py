@@ -55,11 +55,23 @@ class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     decode_s_per_context_token: _NotNegative = 0.0
     prefill_pass_s: _NotNegative = 0.0
     handoff_latency_s: _NotNegative = 0.0
+    step_spread: _NotNegative = 0.0
     cost_per_hour: _NotNegative = 0.0
 
     def speeds(self) -> WorkerProfile:
-        names = {field.name for field in fields(WorkerProfile)}.intersection(self.__struct_fields__)
-        return WorkerProfile(**{name: getattr(self, name) for name in names})
+        return WorkerProfile(**{name: getattr(self, name) for name in SPEEDS})
+
+    @classmethod
+    def of(cls, speeds: WorkerProfile, kv_bytes_per_token: int, kv_tokens: int) -> HardwareProfile:
+        """A worker's own figures, without the limits that it was started with: a fleet's file has its own."""
+        measured = {name: getattr(speeds, name) for name in SPEEDS}
+        return cls(**measured, kv_bytes_per_token=kv_bytes_per_token, kv_tokens=kv_tokens)
+
+
+SPEEDS = tuple(
+    field.name for field in fields(WorkerProfile) if field.name in HardwareProfile.__struct_fields__
+)
+"""What a profile's file says of a worker, and the worker of itself."""
 
 
 class _PoolTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):

@@ -28,9 +28,10 @@ class PrefillWorker(SimWorker):
         block_tokens: int,
         clock: Clock,
         limit: ChunkLimit,
+        seed: int,
         listener: PrefillListener,
     ) -> None:
-        super().__init__(worker_id, pool, block_tokens, clock)
+        super().__init__(worker_id, pool, block_tokens, clock, limit, seed)
         self.link_free_at_s = 0.0
         self._listener = listener
         self._queue = PromptQueue[Ride](limit)
@@ -39,6 +40,10 @@ class PrefillWorker(SimWorker):
         ride.expected_cached_tokens = self.blocks.match(self._reusable(ride)) * self.block_tokens
         self._queue.add(ride)
         self._wake()
+
+    def waiting(self) -> list[Ride]:
+        """Whose turn has not come, in order of arrival: they hold nothing on either side."""
+        return [ride for ride in self._queue if not ride.prefill_blocks]
 
     def push(self, tokens: int, bytes_per_s: float, bytes_per_token: float) -> None:
         """Queues KV behind what leaves already."""
@@ -63,9 +68,8 @@ class PrefillWorker(SimWorker):
         if not chunks:
             self._is_stepping = False
             return
-        duration_s = self.speeds.prefill_pass_s + sum(
-            self.speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks
-        )
+        computed_s = sum(self.speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks)
+        duration_s = self._spread(self.speeds.prefill_pass_s + computed_s)
         self.busy_s += duration_s
         self.clock.after(duration_s, lambda: self._computed(chunks))
 

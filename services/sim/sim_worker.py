@@ -4,8 +4,10 @@ it sent here, and busy time."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from random import Random
 
 from baton.engine.block_manager import BlockManager
+from baton.engine.step_room import ChunkLimit
 from baton.router.candidates import Candidate
 from baton.router.prediction import Prediction
 from baton.sim.clock import Clock
@@ -18,12 +20,14 @@ class SimWorker(ABC):
     them. is_open: False
     once it is to leave its pool; it gets nothing new then."""
 
-    def __init__(self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock) -> None:
+    def __init__(
+        self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock, limit: ChunkLimit, seed: int
+    ) -> None:
         self.worker_id = worker_id
         self.pool = pool
         self.clock = clock
         self.block_tokens = block_tokens
-        self.speeds = pool.hardware.speeds()
+        self.speeds = limit.told_with(pool.hardware.speeds())
         self.events = PoolEvents(worker_id)
         num_blocks = max(1, pool.hardware.kv_tokens // block_tokens)
         self.blocks = BlockManager(num_blocks, block_tokens)
@@ -36,6 +40,7 @@ class SimWorker(ABC):
         self.served_requests = 0
         self.is_open = True
         self._is_stepping = False
+        self._random = Random(f"{seed} {worker_id}")  # noqa: S311
 
     @abstractmethod
     def _step(self) -> None:
@@ -45,6 +50,11 @@ class SimWorker(ABC):
         """There may be work."""
         if not self._is_stepping:
             self._step()
+
+    def _spread(self, step_s: float) -> float:
+        """What a step that usually takes `step_s` takes this time."""
+        sigma = self.speeds.step_spread
+        return step_s * self._random.lognormvariate(0.0, sigma) if sigma else step_s
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_tokens)

@@ -122,10 +122,10 @@ class Simulation:
         common = worker_id, pool, self._block_tokens, self._clock
         limit = self._chunk_limit(pool)
         if role is Role.PREFILL:
-            prefill = self._prefill[worker_id] = PrefillWorker(*common, limit, self)
+            prefill = self._prefill[worker_id] = PrefillWorker(*common, limit, run.seed, self)
             run.prefill.append(prefill)
             return prefill
-        decode = DecodeWorker(*common, spec.max_running, limit, run.gaps, self)
+        decode = DecodeWorker(*common, spec.max_running, limit, run.seed, run.gaps, self)
         self._decode[worker_id] = decode
         run.decode.append(decode)
         return decode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from baton.engine.step_room import ChunkLimit
 from baton.engine.step_work import StepWork
 from baton.fleet import WorkerProfile
 from baton.kvtransfer.schemes import SAME_HOST_SCHEMES
@@ -32,7 +33,7 @@ _NOTHING_S = 1e-12
 _SHAPES = ((32, 0), (256, 0), (1024, 1024))
 _BATCHES = ((1, 128), (8, 1024), (32, 16384))
 _NEWS_SHARE = 0.05
-"""Change of a predicted time from which on the corrected profile is published."""
+"""Change of a predicted time, or of the spread, from which on the corrected profile is published."""
 
 
 class LiveProfile:
@@ -42,9 +43,11 @@ class LiveProfile:
     beside it add what they compute, and not what a pass takes.
     """
 
-    def __init__(self, measured: WorkerProfile) -> None:
-        """measured: at start."""
-        self._published = self._measured = measured
+    def __init__(self, measured: WorkerProfile, limit: ChunkLimit | None = None) -> None:
+        """measured: at start. limit: of this worker's passes over prompts, published with its speeds."""
+        self._limit = limit
+        self._measured = measured
+        self._published = self._limited(measured)
         one_s, two_s = measured.step_s(1, 0), measured.step_s(2, 0)
         prompts_s = (measured.prefill_pass_s, 1 / measured.prefill_rate, measured.prefill_s_per_pair)
         self._steps = TermFit(
@@ -81,6 +84,7 @@ class LiveProfile:
             decode_step_s=max(step_s, _NOTHING_S),
             decode_s_per_sequence=max(sequence_s, _NOTHING_S),
             decode_s_per_context_token=context_s,
+            step_spread=self._steps.spread or self._measured.step_spread,
         )
         if near := self._links.get(True):
             latency_s, bytes_per_s = self._link(near)
@@ -95,9 +99,12 @@ class LiveProfile:
         latency_s, byte_s = fit.terms
         return latency_s, 1 / byte_s if byte_s else self._measured.copy_bytes_per_s
 
+    def _limited(self, profile: WorkerProfile) -> WorkerProfile:
+        return profile if self._limit is None else self._limit.told_with(profile)
+
     def published(self) -> WorkerProfile:
         """The corrected profile, the same one until some prediction from it would be another."""
-        corrected = self.corrected()
+        corrected = self._limited(self.corrected())
         if corrected != self._published and _is_news(self._published, corrected):
             self._published = corrected
         return self._published
@@ -105,7 +112,8 @@ class LiveProfile:
 
 def _is_news(old: WorkerProfile, new: WorkerProfile) -> bool:
     times_s = zip(_times_s(old), _times_s(new), strict=True)
-    return any(abs(now_s - then_s) > _NEWS_SHARE * then_s for then_s, now_s in times_s)
+    is_spread_new = abs(new.step_spread - old.step_spread) > _NEWS_SHARE
+    return is_spread_new or any(abs(now_s - then_s) > _NEWS_SHARE * then_s for then_s, now_s in times_s)
 
 
 def _times_s(profile: WorkerProfile) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence as Rows
 
@@ -32,7 +33,8 @@ def measure_profile(engine: Engine) -> WorkerProfile:
     of 16 MiB.
 
     Lengths tell apart what grows with tokens, what with their pairs, and what does not; contexts and batches the
-    rest of a step. A context that is there already is not computed for it. What noise hides is 0.
+    rest of a step. A context that is there already is not computed for it. What noise hides is 0. The spread is
+    that of all rounds but the first, which finds caches cold.
     """
     longest = engine.max_model_tokens - _DECODE_STEPS - 1
     chunk = min(_CHUNK_TOKENS, longest // 2)
@@ -41,8 +43,9 @@ def measure_profile(engine: Engine) -> WorkerProfile:
     prompts = [*((tokens, 0) for tokens in lengths), (chunk, context)]
     batch = min(_BATCH, engine.blocks.num_blocks // engine.blocks_for(lengths[0] + _DECODE_STEPS))
     batches = [(1, lengths[0]), (1, context), (batch, lengths[0])]
-    passes_s = np.min([[_pass_s(engine, *prompt) for prompt in prompts] for _ in range(_ROUNDS)], axis=0)
-    steps_s = np.min([[_step_s(engine, *running) for running in batches] for _ in range(_ROUNDS)], axis=0)
+    all_passes_s = np.array([[_pass_s(engine, *prompt) for prompt in prompts] for _ in range(_ROUNDS)])
+    all_steps_s = np.hstack([[_steps_s(engine, *running) for running in batches] for _ in range(_ROUNDS)]).T
+    passes_s, steps_s = all_passes_s.min(axis=0), all_steps_s.min(axis=0)
     pass_s, token_s, pair_s = _terms([(1, n, n * (seen + n / 2)) for n, seen in prompts], passes_s)
     step_s, sequence_s, context_s = _terms([(1, n - 1, n * seen) for n, seen in batches], steps_s)
     return WorkerProfile(
@@ -53,6 +56,7 @@ def measure_profile(engine: Engine) -> WorkerProfile:
         decode_s_per_sequence=sequence_s,
         decode_s_per_context_token=context_s,
         prefill_pass_s=pass_s,
+        step_spread=_spread(all_passes_s[1:], all_steps_s[_DECODE_STEPS:]),
     )
 
 
@@ -65,6 +69,13 @@ def _terms(amounts: Rows[Rows[float]], seconds: Vector) -> list[float]:
     return [float(term) for term in terms / scales]
 
 
+def _spread(*measured_s: Vector) -> float:
+    """Standard deviation of the logarithm of what was measured, [times, kinds] each, around its kind's mean."""
+    deviations = [np.log(seconds) - np.log(seconds).mean(axis=0) for seconds in measured_s]
+    free = sum((len(seconds) - 1) * seconds.shape[1] for seconds in measured_s)
+    return math.sqrt(sum(float((each**2).sum()) for each in deviations) / free)
+
+
 def _pass_s(engine: Engine, tokens: int, context_tokens: int) -> float:
     """Seconds to compute `tokens` of a prompt that follow `context_tokens`."""
     sequence = _new_sequence(engine, context_tokens + tokens, context_tokens, 0)
@@ -73,12 +84,12 @@ def _pass_s(engine: Engine, tokens: int, context_tokens: int) -> float:
     return seconds
 
 
-def _step_s(engine: Engine, batch: int, context_tokens: int) -> float:
-    """Seconds of the shortest of some decode steps of `batch` sequences that see `context_tokens` each."""
+def _steps_s(engine: Engine, batch: int, context_tokens: int) -> list[float]:
+    """Seconds of some decode steps of `batch` sequences that see `context_tokens` each."""
     sequences = [_new_sequence(engine, context_tokens, context_tokens - 1, n) for n in range(batch)]
     steps_s = [_run_s(engine, [Chunk(one, 1, (one,)) for one in sequences]) for _ in range(_DECODE_STEPS)]
     _give_back(engine, sequences)
-    return min(steps_s)
+    return steps_s
 
 
 def _give_back(engine: Engine, sequences: list[Sequence]) -> None:

@@ -44,6 +44,13 @@ class TermFit:
         self._moments = np.zeros((len(prior), len(prior)))
         self._projections = np.zeros(len(prior))
         self._noted = 0
+        self._logarithms = np.zeros(3)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the logarithm of what was observed, over what was expected of it at the time."""
+        weight, total, squares = self._logarithms.tolist()
+        return math.sqrt(max(0.0, squares / weight - (total / weight) ** 2)) if weight else 0.0
 
     def note(self, amounts: Sequence[float], seconds: float) -> None:
         """What took no time, or had nothing to take any, is passed over."""
@@ -57,6 +64,8 @@ class TermFit:
         forgetting = math.exp(-usual_s / self._memory_s)
         self._moments = forgetting * self._moments + weight * np.outer(row, row)
         self._projections = forgetting * self._projections + weight * seconds / usual_s * row
+        powers = math.log(seconds / usual_s) ** np.arange(3)  # weighted by time, as the queues behind are
+        self._logarithms = forgetting * self._logarithms + usual_s * powers
         self._noted += 1
         if self._noted % _SOLVE_EVERY == 0:
             solved = nonnegative_solution(

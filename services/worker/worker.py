@@ -21,6 +21,7 @@ from baton.engine.engine import Engine
 from baton.engine.engine_config import complete
 from baton.engine.loop import EngineLoop
 from baton.engine.parallel import Shard
+from baton.engine.step_room import ChunkLimit
 from baton.fleet import ModelInfo, WorkerInfo, WorkerProfile, WorkerState
 from baton.kvtransfer.agent import TransferAgent
 from baton.kvtransfer.group import TransferGroup
@@ -52,7 +53,8 @@ async def run_worker(config: WorkerConfig) -> None:
         cleanup.push_async_callback(registry.close)
         engine, ranks = await _load(config, stop, cleanup)
         measured = await asyncio.to_thread(measure_profile, engine)
-        profile = LiveProfile(replace(measured, cost_per_hour=config.cost_per_hour))
+        limit = ChunkLimit(config.prefill.chunk_tokens, config.prefill.chunk_s)
+        profile = LiveProfile(replace(measured, cost_per_hour=config.cost_per_hour), limit)
         if stop.first.is_set():  # while the model was being loaded
             return
         agent = _make_agent(config, engine)

@@ -1,6 +1,7 @@
 """The import direction of the design, read from the sources."""
 
 import ast
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -103,3 +104,11 @@ def test_engine_and_kvtransfer_need_no_web_framework() -> None:
     }
     foreign = roots - BARE_MACHINE - WHERE_ASKED_FOR - set(sys.stdlib_module_names)
     assert foreign == set()
+
+
+def test_a_router_is_light_it_does_not_load_what_computes() -> None:
+    loaded = "import sys, baton.cli.router, baton.router.router; print(*sys.modules)"
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", loaded], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert not {"torch", "triton"}.intersection(told.stdout.split())

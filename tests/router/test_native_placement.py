@@ -31,6 +31,8 @@ profiles = st.builds(
     decode_s_per_context_token=few([0.0, 4.55e-8, 1e-5]),
     prefill_pass_s=few([0.0, 0.003]),
     handoff_latency_s=few([0.0, 0.002]),
+    prefill_chunk_tokens=few([0.0, 512.0]),
+    prefill_chunk_s=few([0.0, 0.012, 0.1]),
     same_host_bytes_per_s=few([0.0, 9e9]),
     same_host_latency_s=few([0.0, 0.0005]),
 )
@@ -102,12 +104,12 @@ def test_columns_that_do_not_fit_are_refused() -> None:
     def predicted(figures: Column, keys: NDArray[np.uint64], index: int) -> None:
         native.predict(figures, keys, index, figures, keys, index, 1, 1, 1)
 
-    with pytest.raises(ValueError, match="are no 21 figures of 2 workers"):
+    with pytest.raises(ValueError, match="are no 24 figures of 2 workers"):
         predicted(decode.figures, np.zeros(2, np.uint64), 0)
     with pytest.raises(IndexError, match="worker 1 of 1"):
         predicted(decode.figures, decode.keys, 1)
     with pytest.raises(ValueError, match="not C-contiguous"):
-        predicted(np.zeros((2, 21)).T, np.zeros(2, np.uint64), 0)
+        predicted(np.zeros((2, 23)).T, np.zeros(2, np.uint64), 0)
 
 
 @given(matched=st.lists(st.integers(0, 200_000), min_size=1, max_size=9), data=st.data())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baton.engine.step_room import AUTO_PASSES, ChunkLimit
 from baton.engine.step_work import StepWork
 from baton.fleet import WorkerProfile
 from baton.worker.live_profile import LiveProfile
@@ -115,6 +117,31 @@ def test_a_profile_is_published_anew_only_when_a_prediction_changes() -> None:
         live.note_step(work, seconds(slower, work))
     assert live.published() is live.published()
     assert live.published().step_s(1, 100) == pytest.approx(slower.step_s(1, 100), rel=0.05)
+
+
+def test_the_spread_of_steps_is_that_of_their_logarithm_and_stalls_add_to_it() -> None:
+    draw = random.Random(6)
+    for sigma in (0.0, 0.2, 0.5):
+        live = LiveProfile(TRUE)
+        for work in batches(draw, 2000):
+            live.note_step(work, seconds(TRUE, work) * draw.lognormvariate(0, sigma))
+        assert live.corrected().step_spread == pytest.approx(sigma, abs=0.05)
+    assert LiveProfile(replace(TRUE, step_spread=0.3)).corrected().step_spread == 0.3
+    assert taught(batches(draw, 400), draw).corrected().step_spread > 0.3
+
+
+def test_the_limit_of_a_pass_is_published_with_the_speeds_and_moves_with_them() -> None:
+    live = LiveProfile(TRUE, ChunkLimit(256))
+    assert live.published() == replace(
+        TRUE, prefill_chunk_tokens=256, prefill_chunk_s=AUTO_PASSES * TRUE.prefill_pass_s
+    )
+    slower = replace(TRUE, prefill_pass_s=0.04)
+    for work in prompts(random.Random(5), 2000):
+        live.note_step(work, seconds(slower, work))
+    published = live.published()
+    assert published.prefill_pass_s > 2 * TRUE.prefill_pass_s
+    assert published.prefill_chunk_s == AUTO_PASSES * published.prefill_pass_s
+    assert LiveProfile(TRUE, ChunkLimit(256, math.inf)).published().prefill_chunk_s == 0
 
 
 @settings(max_examples=50, deadline=None)

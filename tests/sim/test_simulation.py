@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from dataclasses import replace
 
@@ -33,6 +34,8 @@ HARDWARE = HardwareProfile(
     decode_s_per_context_token=1e-5,
     cost_per_hour=3.6,
 )
+
+PASSES = msgspec.structs.replace(HARDWARE, prefill_pass_s=0.025, kv_tokens=2000)
 
 
 def fleet(
@@ -96,6 +99,36 @@ def test_what_is_predicted_of_an_idle_fleet_comes_true() -> None:
     (ride,) = simulated(fleet(), request(0, prompt=300, output=2)).rides
     assert ride.placement is not None
     assert ride.ttft_s == pytest.approx(ride.placement.prediction.ttft_s)
+
+
+def test_steps_spread_as_the_profile_says_and_alike_for_a_seed() -> None:
+    spec = fleet(hardware=msgspec.structs.replace(HARDWARE, step_spread=0.3))
+    requests = [request(number, prompt=100, output=3, at_s=10.0 * number) for number in range(300)]
+    usual_s = HARDWARE.speeds().prefill_s(100, 0)
+    first, again, other = (simulated(spec, *requests, seed=seed) for seed in (1, 1, 2))
+    logarithms = [math.log(figures(ride)[0] / usual_s) for ride in first.rides]
+    assert statistics.fmean(logarithms) == pytest.approx(0, abs=0.06)
+    assert statistics.stdev(logarithms) == pytest.approx(0.3, rel=0.2)
+    assert [figures(ride) for ride in first.rides] == [figures(ride) for ride in again.rides]
+    assert [figures(ride) for ride in first.rides] != [figures(ride) for ride in other.rides]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    prompt=st.integers(1, 1500),
+    chunk_tokens=st.sampled_from([64, 512]),
+    chunk_s=st.sampled_from([None, math.inf, 0.05, 0.3]),
+)
+def test_what_is_predicted_counts_the_passes_that_a_long_prompt_takes(
+    prompt: int, chunk_tokens: int, chunk_s: float | None
+) -> None:
+    """But for what is lost where no further token fits, and where now the one limit binds and now the other."""
+    spec = fleet(hardware=PASSES, chunk_tokens=chunk_tokens, chunk_s=chunk_s)  # type: ignore[arg-type]
+    (ride,) = simulated(spec, request(0, prompt, output=2)).rides
+    assert ride.placement is not None
+    ttft_s, predicted_s = figures(ride)[0], ride.placement.prediction.ttft_s
+    assert ttft_s == pytest.approx(predicted_s, rel=0.05, abs=PASSES.prefill_pass_s)
+    assert ttft_s >= predicted_s * 0.999
 
 
 def test_a_short_prompt_waits_for_less_of_a_long_one_where_a_steps_time_is_limited() -> None:

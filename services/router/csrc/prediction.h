@@ -1,14 +1,16 @@
 /* The terms of a prediction, one worker each: `prediction.py` says what they mean, and these give the same bits. */
 #pragma once
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
 /* The figures of a worker, in the order of `candidates.Candidates`. */
 enum Figure {
     QUEUED_TOKENS, QUEUED_S, SEQUENCES, CONTEXT_TOKENS, AVAILABLE_BLOCKS, CACHED_TOKENS, LOCAL_PREFILL_S,
-    KV_BYTES_PER_TOKEN, BLOCK_TOKENS, HOST_KEY, PREFILL_TOKENS_PER_S, DECODE_STEP_S, COPY_BYTES_PER_S, PREFILL_S_PER_PAIR,
-    DECODE_S_PER_SEQUENCE, DECODE_S_PER_CONTEXT_TOKEN, PREFILL_PASS_S, HANDOFF_LATENCY_S, COST_PER_HOUR,
-    SAME_HOST_BYTES_PER_S, SAME_HOST_LATENCY_S, FIGURES
+    KV_BYTES_PER_TOKEN, BLOCK_TOKENS, HOST_KEY, PREFILL_TOKENS_PER_S, DECODE_STEP_S, COPY_BYTES_PER_S,
+    PREFILL_S_PER_PAIR, DECODE_S_PER_SEQUENCE, DECODE_S_PER_CONTEXT_TOKEN, PREFILL_PASS_S, HANDOFF_LATENCY_S,
+    COST_PER_HOUR, PREFILL_CHUNK_TOKENS, PREFILL_CHUNK_S, SAME_HOST_BYTES_PER_S, SAME_HOST_LATENCY_S,
+    STEP_SPREAD, FIGURES
 };
 
 /* One role's workers: figure f of worker i is figures[f * count + i]. */
@@ -43,7 +45,9 @@ static inline double prefill_tokens(const Pool *p, size_t i, const Wanted *w) {
 static inline double prefill_s(const Pool *p, size_t i, const Wanted *w) {
     double tokens = prefill_tokens(p, i, w), context_tokens = w->prompt_tokens - tokens;
     double attention_s = tokens * (context_tokens + tokens / 2) * figure(p, PREFILL_S_PER_PAIR, i);
-    return figure(p, PREFILL_PASS_S, i) + (tokens / figure(p, PREFILL_TOKENS_PER_S, i) + attention_s);
+    double computed_s = tokens / figure(p, PREFILL_TOKENS_PER_S, i) + attention_s;
+    double shares = larger(tokens / figure(p, PREFILL_CHUNK_TOKENS, i), computed_s / figure(p, PREFILL_CHUNK_S, i));
+    return larger(1.0, ceil(shares)) * figure(p, PREFILL_PASS_S, i) + computed_s;
 }
 
 static inline double batch_step_s(const Pool *p, size_t i, double sequences, double context_tokens) {
