@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import rows
@@ -19,7 +20,7 @@ from random_model import make_servable, vocabulary
 from rich.console import Console
 from rows import Row
 from scaled_workload import BLOCK_TOKENS, at_load, generated, later, traced
-from truth_live import Latencies, Live, front_s
+from truth_live import Latencies, Live, fronts_s
 
 from baton.engine.model_config import ModelConfig
 from baton.fleet import Role, WorkerProfile
@@ -58,11 +59,11 @@ TARGETS = {50: 10.0, 90: 20.0}
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a simulation goes by: both workers' profiles as reported, and what a first token takes beside them."""
+    """What a simulation goes by: both workers' profiles as reported, and what first tokens took beside them."""
 
     prefill: WorkerProfile
     decode: WorkerProfile
-    front_s: float
+    fronts_s: tuple[float, ...] = (0.0,)
 
 
 def sent_of(options: argparse.Namespace, *, is_test: bool) -> Workload:
@@ -75,7 +76,7 @@ def sent_of(options: argparse.Namespace, *, is_test: bool) -> Workload:
 
 def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig, kv_tokens: int) -> Latencies:
     """What `baton sim` makes of `test` after `before`, both on one clock, with what is beside the workers added to
-    each first token."""
+    each first token: one of those that were seen, drawn with a seed."""
     pools = tuple(
         Pool(role.value, role, 1, _hardware(profile, model, kv_tokens), 0.0)
         for role, profile in ((Role.PREFILL, known.prefill), (Role.DECODE, known.decode))
@@ -96,7 +97,8 @@ def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig,
     rides = Simulation(spec, replace(both, requests=numbered)).run().rides
     tested = [ride for ride in rides if ride.number >= len(before.requests)]
     ended = [ride for ride in tested if ride.outcome is Outcome.FINISHED]
-    ttfts_s = [ride.ttft_s + known.front_s for ride in ended if ride.ttft_s is not None]
+    draw = Random(0)
+    ttfts_s = [ride.ttft_s + draw.choice(known.fronts_s) for ride in ended if ride.ttft_s is not None]
     return Latencies(ttfts_s, [ride.tpot_s for ride in ended if ride.tpot_s is not None])
 
 
@@ -111,14 +113,16 @@ async def measure(
 ) -> dict[str, Latencies]:
     """By name: `live`, and simulated from the profiles `at start`, `corrected` before the test and `meanwhile`."""
     live = Live(url, vocabulary(model_folder))
-    start = Known(*live.profiles(), 0.0)
+    start = Known(*live.profiles())
     console.print("calibrating")
     before = await live.replay(
         at_load(sent_of(options, is_test=False), start.prefill, start.decode, options.load)
     )
     await asyncio.sleep(SETTLE_S)
-    known = Known(*before.reported, front_s(before.answers, event_log))
-    console.print(f"known: {known}")
+    known = Known(*before.reported, fronts_s(before.answers, event_log))
+    console.print(
+        f"known: {known.prefill}, {known.decode}, beside them {np.median(known.fronts_s) * MS:.1f} ms"
+    )
     test = at_load(sent_of(options, is_test=True), known.prefill, known.decode, options.load)
     console.print(f"sending {len(test.requests)} requests in {test.requests[-1].arrival_s:.0f} s")
     observed = await live.replay(test)
@@ -127,8 +131,8 @@ async def measure(
     shifted = later(test, observed.began_at_s - before.began_at_s)
     told = {
         "corrected": known,
-        "meanwhile": Known(*observed.reported, known.front_s),
-        "at start": replace(start, front_s=known.front_s),
+        "meanwhile": Known(*observed.reported, known.fronts_s),
+        "at start": replace(start, fronts_s=known.fronts_s),
     }
     simulated = {name: simulate(before.sent, shifted, by, model, kv_tokens) for name, by in told.items()}
     return {"live": observed.latencies(), **simulated}
@@ -196,7 +200,7 @@ def parser() -> argparse.ArgumentParser:
         help="without a trace, as of `baton sim` (default: chat)",
     )
     add("--requests", type=int, default=300, metavar="N", help="of the test (default: 300)")
-    add("--calibration", type=int, default=200, metavar="N", help="requests before it (default: 200)")
+    add("--calibration", type=int, default=300, metavar="N", help="requests before it (default: 300)")
     add("--load", type=float, default=0.5, metavar="X", help="share of busy time (default: 0.5)")
     add("--output-scale", type=float, default=0.125, metavar="X", help="of answers' lengths (default: 0.125)")
     add("--kv-blocks", type=int, default=4096, metavar="N", help="of each pool (default: 4096)")

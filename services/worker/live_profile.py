@@ -15,7 +15,7 @@ _TYPICAL_SEQUENCES = 4
 _TYPICAL_CONTEXT_TOKENS = 1024
 _TYPICAL_TAIL_BYTES = 1 << 20
 
-_STEPS_MEMORY_S = 5.0
+_STEPS_MEMORY_S = 20.0
 _TAILS_MEMORY_S = 0.5
 """Busy time, and time that tails of hand-offs took, after which what was seen counts 1/e."""
 

@@ -91,8 +91,8 @@ def test_what_is_beside_the_workers_is_learned_from_prompts_that_were_handed_off
     ]
     log.write_text("".join(json.dumps(event) + "\n" for event in events))
     answers = [TokenTimes(1.0, [1.5], "a"), TokenTimes(1.0, [9.0], "b")]
-    assert truth_live.front_s(answers, log) == pytest.approx(0.2)
-    assert truth_live.front_s([], log) == 0.0
+    assert truth_live.fronts_s(answers, log) == pytest.approx((0.2, 0.2, 0.2))
+    assert truth_live.fronts_s([], log) == (0.0,)
 
 
 def test_distserve_draws_the_published_mean_within_the_context() -> None:
