@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ examples:
   python benchmarks/rebalancing.py --quick
   python benchmarks/rebalancing.py --json rebalancing.json --plots plots
   python benchmarks/rebalancing.py --workers 32 --phase-s 300 --seed 3
+  python benchmarks/rebalancing.py --workers 8 --rate 1.3 --phase-s 120 --cooldown-s 60
   python benchmarks/rebalancing.py --steady 1.0,1.5 --workers 8 --phase-s 150
 
 what is measured:
@@ -40,6 +42,9 @@ what is measured:
   a decode worker that changes moves its sequences first.
 """
 TTFT_S, TPOT_S = 2.0, 0.1
+RULES = PlannerRules(ttft_s=TTFT_S, tpot_s=TPOT_S)
+COOLDOWN_HELP = f"after a role change in which none goes the other way (default: {RULES.cooldown_s:g})"
+BUDGET_HELP = f"role changes in any hour at most (default: {RULES.flips_per_hour})"
 PROMPT_RPS, OUTPUT_RPS = 0.75, 2.25
 """Requests a second and worker: each takes about two thirds of what the best split bears."""
 PROMPT_HEAVY, OUTPUT_HEAVY = "prompt-heavy", "output-heavy"
@@ -243,7 +248,9 @@ def parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="8 workers, phases of 200 s, within a minute")
     add("--workers", type=int, default=64, metavar="N", help="in both pools together (default: 64)")
     add("--phase-s", type=float, default=600.0, metavar="S", help="of each phase (default: 600)")
-    add("--flips-per-hour", type=int, default=80, metavar="N", help="the planner's budget (default: 80)")
+    add("--rate", type=positive, default=1.0, metavar="X", help="times the rates of both kinds (default: 1)")
+    add("--cooldown-s", type=positive, default=RULES.cooldown_s, metavar="S", help=COOLDOWN_HELP)
+    add("--flips-per-hour", type=int, default=RULES.flips_per_hour, metavar="N", help=BUDGET_HELP)
     add("--seed", type=int, default=0, metavar="N", help="of the requests (default: 0)")
     add("--steady", type=rates, metavar="RATES", help="only steady traffic, at these multiples of the rates")
     add("--json", type=Path, metavar="FILE", help="writes the rows there as well")
@@ -252,15 +259,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 def rates(text: str) -> list[float]:
-    return [float(rate) for rate in text.split(",")]
+    return [positive(rate) for rate in text.split(",")]
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
 
 
 def main() -> None:
     options = parser().parse_args()
     if options.quick:
         options.workers, options.phase_s = 8, 200.0
-    setting = Setting(options.workers, options.phase_s, options.seed)
-    rules = PlannerRules(ttft_s=TTFT_S, tpot_s=TPOT_S, flips_per_hour=options.flips_per_hour)
+    setting = Setting(options.workers, options.phase_s, options.seed, options.rate)
+    rules = replace(RULES, cooldown_s=options.cooldown_s, flips_per_hour=options.flips_per_hour)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         if options.steady:
             result = measure_steady(setting, rules, options.steady, progress)

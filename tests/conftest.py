@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from consul_agent import ConsulAgent
+
+from baton.loaded import load_uncollected, spare_what_is_loaded
 
 if not Path("/dev/nvidia0").exists():
     # Triton's kernels run on the CPU then. It has to know before anybody imports it, as transformers does.
@@ -35,7 +38,20 @@ def consul_agent() -> Iterator[ConsulAgent]:
         yield agent
 
 
+def pytest_configure() -> None:
+    load_uncollected()  # the tests bring in torch and transformers
+
+
+def pytest_collection_finish() -> None:
+    spare_what_is_loaded()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries complain of what is not collected in the end
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign-seed", type=int, help="replay this one schedule of a campaign")
     parser.addoption("--kills", type=int, default=300, help="of the kill campaign's long form")
+    parser.addoption("--outages", type=int, default=60, help="of the partition campaign")
     parser.addoption("--soak-minutes", type=float, default=60.0, help="how long the memory soak churns")

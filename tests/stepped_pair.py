@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from baton.decode.scheduler import DecodeLimits, DecodeScheduler
+from baton.decode.limits import DecodeLimits
+from baton.decode.scheduler import DecodeScheduler
 from baton.decode.work import Grant, Report, Work
 from baton.engine.batch import Chunk
 from baton.engine.engine import Engine

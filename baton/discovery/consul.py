@@ -29,6 +29,10 @@ _PREFIX = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,46}[A-Za-z0-9])?")
 _LOAD_INTERVAL_S = 0.5
 """At least so far apart are a worker's reports of load, for each is a write to all of Consul's servers."""
 
+REPEAT_LEASES = 3
+"""After so many leases a worker's report is repeated though nothing has changed: one that was given up on its way
+may arrive late and overwrite a later one."""
+
 _COALESCE_S = 0.1
 """Pause of a watch after an answer, so that many workers' reports come in one."""
 
@@ -86,8 +90,11 @@ class ConsulRegistry:
         if not await announced.lease.renew():
             return False
         member = Member(worker, state, load)
-        is_due = time.monotonic() >= announced.at_s + _LOAD_INTERVAL_S or state is not announced.member.state
-        if is_due and member != announced.member:
+        age_s = time.monotonic() - announced.at_s
+        is_news = member != announced.member and (
+            age_s >= _LOAD_INTERVAL_S or state is not announced.member.state
+        )
+        if is_news or age_s >= REPEAT_LEASES * self._lease_s:
             await self._announce(announced.lease, member)
         return True
 

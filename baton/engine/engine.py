@@ -25,6 +25,7 @@ from baton.engine.runner import ModelRunner
 from baton.engine.sampler import NonFiniteLogits, Sampler
 from baton.engine.sequence import Sequence
 from baton.engine.step_work import StepWork
+from baton.errors import InvalidRequest
 from baton.request import GenerationRequest, TokenOutput
 
 
@@ -66,6 +67,15 @@ class Engine:
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold `tokens` tokens."""
         return -(-tokens // self.block_size)
+
+    def refusal_of(self, token_ids: tuple[int, ...]) -> InvalidRequest | None:
+        """Why no sequence can begin with these tokens; None where one can."""
+        tokens, limit, vocab_size = len(token_ids), self.max_model_tokens, self.model.vocab_size
+        if tokens >= limit:
+            return InvalidRequest(f"the prompt has {tokens} tokens, at most {limit - 1} fit", field="prompt")
+        if (largest := max(token_ids)) >= vocab_size:
+            return InvalidRequest(f"token id {largest} is not below {vocab_size}", field="prompt")
+        return None
 
     def new_sequence(self, request: GenerationRequest, choice: int) -> Sequence:
         variant = self.model.prefix_cache_variant(request.prompt_tokens)

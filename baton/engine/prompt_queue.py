@@ -19,7 +19,7 @@ over; after that nobody is, until what they hold has come back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from baton.engine.step_room import ChunkLimit, StepRoom
@@ -62,6 +62,10 @@ class PromptQueue(Generic[P]):
 
     def __contains__(self, prompt: P) -> bool:
         return prompt in self._is_admitted
+
+    def __iter__(self) -> Iterator[P]:
+        """In order of arrival."""
+        return iter(self._is_admitted)
 
     @property
     def waiting(self) -> int:

@@ -13,7 +13,6 @@ from baton import __version__
 from baton.cli import options as opt
 from baton.cli.measure import profile
 from baton.cli.option_groups import with_groups
-from baton.cli.plan import plan
 from baton.cli.router import router
 from baton.cli.settings import CONFIG_VARIABLE, check_environment, read_config_file
 from baton.cli.sim import sim
@@ -69,8 +68,20 @@ app.command(
 )(with_groups(worker_command("decode")))
 
 app.command()(sim)
-app.command()(plan)
 app.command()(with_groups(profile))
+
+
+@app.command()
+def plan(
+    url: Annotated[
+        str, typer.Option(help="Where a router serves.", envvar="BATON_URL")
+    ] = "http://127.0.0.1:8000",
+    api_key: Annotated[str, typer.Option(help="Bearer key.", envvar="BATON_API_KEY")] = "",
+) -> None:
+    """Show how pressed the pools are and what the planner makes of it, where --planner is advise or on."""
+    from baton.cli.plan import show_plan
+
+    show_plan(url, api_key)
 
 
 @app.command()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
-import typer
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
@@ -14,13 +13,7 @@ from baton.errors import Unavailable
 _TIMEOUT_S = 10.0
 
 
-def plan(
-    url: Annotated[
-        str, typer.Option(help="Where a router serves.", envvar="BATON_URL")
-    ] = "http://127.0.0.1:8000",
-    api_key: Annotated[str, typer.Option(help="Bearer key.", envvar="BATON_API_KEY")] = "",
-) -> None:
-    """Show how pressed the pools are and what the planner makes of it, where --planner is advise or on."""
+def show_plan(url: str, api_key: str) -> None:
     Console().print(plan_view(url, api_key))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from baton import demo_model
 from baton.cli.options import LogLevel
 from baton.errors import ConfigError
-from baton.router.policies import load_policy
+from baton.router.policies import require_policy
 
 DEMO_NAME = "baton-demo"
 _MIN_SECRET_CHARS = 16
@@ -38,7 +38,7 @@ def checked_advertise(host: str, advertise: str) -> str:
 
 def checked_policy(name: str) -> str:
     """Raises ConfigError listing the choices where there is no such policy."""
-    load_policy(name)
+    require_policy(name)
     return name
 
 

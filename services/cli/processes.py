@@ -42,6 +42,10 @@ class Child:
         if self.exit_code is None:
             self._process.terminate()
 
+    def kill(self) -> None:
+        if self.exit_code is None:
+            self._process.kill()
+
     def wait_or_kill(self, deadline_s: float) -> None:
         """Waits until `deadline_s` (monotonic clock), then ends the process for good."""
         try:

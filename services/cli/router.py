@@ -9,6 +9,7 @@ from baton.cli.planner_options import PlannerOptions
 from baton.cli.process_setup import checked_secret, log_to_stderr, model_folder, served_names
 from baton.cli.registry_options import RegistryOptions
 from baton.cli.serving_options import ServingOptions
+from baton.loaded import load_uncollected
 
 
 def router(
@@ -32,6 +33,7 @@ def router(
 
     Example: BATON_SECRET=... baton router --model ./model --host 0.0.0.0 --port 8000 --registry-port 8100
     """
+    load_uncollected()
     from baton.router.config import RouterConfig
     from baton.router.router import run_router
 

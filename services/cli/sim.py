@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from baton.cli import options as opt
 from baton.cli.process_setup import checked_policy
@@ -15,6 +13,9 @@ from baton.errors import ConfigError
 from baton.router.policies import DEFAULT_POLICY
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.progress import Progress
+
     from baton.sim.fleet_file import FleetSpec
     from baton.sim.workload import Workload
 
@@ -140,7 +141,7 @@ def _simulate(
         task = progress.add_task("requests", total=len(sent.requests))
         run = Simulation(spec, sent, policy, seed, lambda: progress.advance(task)).run()
     report = report_of(run)
-    Console().print(render(report))
+    _print(render(report))
     if json is not None:
         _write(json, report.json())
     if plots is not None:
@@ -158,7 +159,7 @@ def _sweep(
     with _progress() as progress:
         task = progress.add_task("runs", total=None)
         splits = list(sweep(spec, sent, policy, seed, lambda: progress.advance(task)))
-    Console().print(render_splits(splits))
+    _print(render_splits(splits))
     if json is not None:
         _write(json, splits_json(splits))
     if plots is not None:
@@ -167,7 +168,16 @@ def _sweep(
         write_sweep_plot(splits, plots)
 
 
+def _print(report: RenderableType) -> None:
+    from rich.console import Console
+
+    Console().print(report)
+
+
 def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)
 

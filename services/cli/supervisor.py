@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import os
 import random
 import selectors
@@ -26,7 +27,8 @@ class Standing(enum.Enum):
 @dataclass(slots=True)
 class Post:
     """One process's place in the cluster, whichever process holds it now. environment: as `Child` takes it.
-    is_leaving: it was told to end, and will not be started again."""
+    is_leaving: it was told to end, and will not be started again; killed_at_s: when it is ended if it has not by
+    then."""
 
     name: str
     arguments: Sequence[str]
@@ -36,33 +38,44 @@ class Post:
     restart_at_s: float = 0.0
     ended_at_s: list[float] = field(default_factory=list)
     is_leaving: bool = False
+    killed_at_s: float = math.inf
 
     @property
     def may_serve(self) -> bool:
         return self.standing in (Standing.RUNNING, Standing.WAITING) and not self.is_leaving
 
+    @property
+    def due_s(self) -> float:
+        """When something is to be done about it, though its process does not end."""
+        due_s = {Standing.RUNNING: self.killed_at_s, Standing.WAITING: self.restart_at_s}
+        return due_s.get(self.standing, math.inf)
+
 
 class Supervisor:
-    """`tell` gets one line for each end and each new start. listeners: descriptors to wait for besides, and what to
-    call when one is readable."""
+    """`tell` gets one line for each end and each new start. stop_timeout_s: for a process that was told to end.
+    listeners: descriptors to wait for besides, and what to call when one is readable."""
 
-    def __init__(self, limits: RestartLimits, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, limits: RestartLimits, tell: Callable[[str], None], stop_timeout_s: float = _STOP_TIMEOUT_S
+    ) -> None:
         self.listeners: dict[int, Callable[[], None]] = {}
         self.posts: list[Post] = []
         self._limits = limits
         self._tell = tell
+        self._stop_timeout_s = stop_timeout_s
 
     def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self.posts.append(Post(name, arguments, environment, Child(name, arguments, environment)))
 
     def dismiss(self, post: Post) -> None:
         """Tells its process to end, as SIGTERM does, and the place to go with it; once, for a second SIGTERM would
-        end it at once."""
+        end it at once. One that takes too long is killed."""
         if post.is_leaving:
             return
         post.is_leaving = True
         if post.standing is Standing.RUNNING:
             post.child.terminate()
+            post.killed_at_s = time.monotonic() + self._stop_timeout_s
         else:
             post.standing = Standing.DISMISSED
 
@@ -75,6 +88,9 @@ class Supervisor:
             for post in self.posts:
                 if post.standing is Standing.RUNNING and post.child.exit_code is not None:
                     self._note_end(post, now_s)
+                elif post.standing is Standing.RUNNING and post.killed_at_s <= now_s:
+                    post.child.kill()
+                    post.killed_at_s = math.inf
                 elif post.standing is Standing.WAITING and post.restart_at_s <= now_s:
                     self._start_again(post)
             self.posts = [
@@ -87,14 +103,14 @@ class Supervisor:
         running = [post.child for post in self.posts if post.standing is Standing.RUNNING]
         for child in running:
             child.terminate()
-        deadline_s = time.monotonic() + _STOP_TIMEOUT_S
+        deadline_s = time.monotonic() + self._stop_timeout_s
         for child in running:
             child.wait_or_kill(deadline_s)
 
     def _wait(self, stop_fd: int) -> bool:
-        """Until a process ends, the next start is due, or the signal has come, which it returns."""
-        starts_s = [post.restart_at_s for post in self.posts if post.standing is Standing.WAITING]
-        timeout_s = max(0.0, min(starts_s) - time.monotonic()) if starts_s else None
+        """Until a process ends, the next start or kill is due, or the signal has come, which it returns."""
+        due_s = min((post.due_s for post in self.posts), default=math.inf)
+        timeout_s = max(0.0, due_s - time.monotonic()) if due_s < math.inf else None
         with selectors.DefaultSelector() as selector:
             selector.register(stop_fd, selectors.EVENT_READ)
             for post in self.posts:

@@ -20,6 +20,7 @@ from baton.cli.process_setup import (
 )
 from baton.cli.registry_options import RegistryOptions
 from baton.cli.worker_options import WorkerOptions
+from baton.loaded import load_uncollected
 
 
 def worker_command(role: str) -> Callable[..., None]:
@@ -45,6 +46,7 @@ def worker_command(role: str) -> Callable[..., None]:
         secret: opt.Secret = "",
         log_level: opt.LogLevelOption = opt.LogLevel.INFO,
     ) -> None:
+        load_uncollected()
         from baton.fleet import Role
         from baton.worker.config import WorkerConfig
         from baton.worker.worker import run_worker

@@ -10,7 +10,7 @@ from baton.cli.option_groups import OptionGroup
 from baton.cli.options import CostPerHour, Switch, option
 
 if TYPE_CHECKING:
-    from baton.decode.scheduler import DecodeLimits
+    from baton.decode.limits import DecodeLimits
     from baton.prefill.scheduler import PrefillLimits
     from baton.worker.notices import NoticeSource
 
@@ -85,7 +85,7 @@ class WorkerOptions(OptionGroup):
         return PrefillLimits(self.chunk_tokens, chunk_s=self._chunk_s)
 
     def decode(self) -> DecodeLimits:
-        from baton.decode.scheduler import DecodeLimits
+        from baton.decode.limits import DecodeLimits
 
         return DecodeLimits(
             self.max_running, prefill_chunk_tokens=self.chunk_tokens, prefill_chunk_s=self._chunk_s

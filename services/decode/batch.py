@@ -56,6 +56,16 @@ class Batch:
         """`sequence` holds no blocks."""
         insort(self._waiting, (sequence, work), key=_age)
 
+    def fork(self, work: Work, children: list[Sequence]) -> None:
+        """Other choices of `work` run from its prompt's blocks; those without room for a fork wait."""
+        for child in children:
+            try:
+                self._engine.fork(work.primary, child)
+            except OutOfBlocks:
+                self.wait(child, work)
+            else:
+                self.run(child, work)
+
     def leave(self, sequence: Sequence) -> None:
         """Nothing happens where it is not here."""
         if self._running.pop(sequence, None) is None:

@@ -37,30 +37,55 @@ class Handovers:
     """All calls on the engine's thread. A block that is being pushed is held for that, whatever becomes of its
     sequence meanwhile; it is full, so nothing writes to it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        find: Callable[[Handover], Sequence | None],
+        on_handed_over: Callable[[Sequence], None],
+    ) -> None:
+        """find: the sequence that is meant, where it is decoded here. on_handed_over: the receiver has everything,
+        so that the sequence has to stop here."""
         self._engine = engine
+        self._find = find
+        self._on_handed_over = on_handed_over
         self._under_way: dict[Sequence, tuple[Handover, list[int]]] = {}
 
-    def begin(self, sequence: Sequence, handover: Handover) -> None:
-        refusal = self._refusal(sequence, handover)
-        if refusal is not None:
-            handover.fence(refusal.message)
-            handover.on_settled(refusal)
-            return
+    def begin(self, handover: Handover) -> None:
+        sequence = self._find(handover)
+        if sequence is None:
+            _refuse(handover, HandoffFailed(f"{handover.request_id} is not decoded here"))
+        elif (refusal := self._refusal(sequence, handover)) is not None:
+            _refuse(handover, refusal)
+        else:
+            self._push(sequence, handover)
+
+    def _push(self, sequence: Sequence, handover: Handover) -> None:
         block_ids = sequence.block_ids[: handover.tokens // self._engine.block_size]
         self._engine.blocks.share(block_ids)
         self._under_way[sequence] = handover, block_ids
         assert handover.session is not None, "a hand-over begins with its session"
         handover.session.push(range(len(block_ids)), block_ids)
+        if handover.result is not None:
+            self.ended(handover, handover.result)
 
-    def ended(self, sequence: Sequence, handover: Handover, result: TransferResult) -> bool:
-        """Whether the receiver has everything, so that the sequence can stop here."""
+    def ended(self, handover: Handover, result: TransferResult) -> None:
+        """The transfer has ended, well or not."""
+        sequence = self._find(handover)
+        if sequence is None:
+            return
         if not self._is_under_way(sequence, handover):
             handover.result = result
-            return False
-        is_done = result.state is TransferState.DONE
-        self._end(sequence, None if is_done else HandoffFailed(f"{handover.request_id}: {result.error}"))
-        return is_done
+        elif result.state is TransferState.DONE:
+            self._end(sequence, None)
+            self._on_handed_over(sequence)
+        else:
+            self._end(sequence, HandoffFailed(f"{handover.request_id}: {result.error}"))
+
+    def keep(self, handover: Handover) -> None:
+        """The router no longer waits for this hand-over: the sequence stays."""
+        sequence = self._find(handover)
+        if sequence is not None and self._is_under_way(sequence, handover):
+            self.give_up(sequence, "given up by the router")
 
     def give_up(self, sequence: Sequence, reason: str) -> None:
         """Ends the hand-over of `sequence`, where there is one; its blocks are read no more after the return."""
@@ -87,3 +112,8 @@ class Handovers:
                 f"{handover.tokens} tokens are asked for, {computed} are here", field="tokens"
             )
         return None
+
+
+def _refuse(handover: Handover, refusal: BatonError) -> None:
+    handover.fence(refusal.message)
+    handover.on_settled(refusal)

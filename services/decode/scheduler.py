@@ -19,10 +19,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from baton.decode.batch import Batch
 from baton.decode.handover import Handover, Handovers
+from baton.decode.limits import DecodeLimits
 from baton.decode.reservations import Post, Reservations
 from baton.decode.work import Grant, OnReports, Report, Work
 from baton.engine.batch import Chunk
@@ -42,24 +42,8 @@ from baton.errors import (
     Unavailable,
 )
 from baton.fleet import WorkerLoad, WorkerProfile
-from baton.kvtransfer.base import TransferResult
 from baton.kvtransfer.group import Handoffs
 from baton.request import TokenOutput
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeLimits:
-    """max_running: sequences in the batch. max_asking: requests waiting for memory. prefill_chunk_tokens,
-    prefill_chunk_s: what a step computes at most of prompts that are computed here, as `ChunkLimit` has them: the
-    bound on how long they hold up everybody's next token.
-    handoff_timeout_s: how long promised memory waits for its blocks: as long as its prompt may have to give
-    way to shorter ones."""
-
-    max_running: int = 256
-    max_asking: int = 1024
-    prefill_chunk_tokens: int = 256
-    handoff_timeout_s: float = 300.0
-    prefill_chunk_s: float | None = None
 
 
 class DecodeScheduler:
@@ -75,6 +59,7 @@ class DecodeScheduler:
         speeds: Callable[[], WorkerProfile] = WorkerProfile,
     ) -> None:
         """speeds: of this worker, by which a step's time for prompts is limited."""
+        self.handovers = Handovers(engine, self._decoding, self._handed_over)
         self._engine = engine
         self._agent = agent
         self._limits = limits
@@ -82,14 +67,12 @@ class DecodeScheduler:
         self._reservations = Reservations(engine, agent, limits.handoff_timeout_s, post)
         self._works: dict[str, Work] = {}
         self._asking: deque[Work] = deque()
-        self._handovers = Handovers(engine)
         prefill = ChunkLimit(limits.prefill_chunk_tokens, limits.prefill_chunk_s, speeds)
         self._batch = Batch(engine, limits.max_running, prefill)
         self._load = self._measure_load()
 
     def submit(self, work: Work) -> None:
-        refusal = self._refusal(work)
-        if refusal is not None:
+        if (refusal := self._refusal(work)) is not None:
             work.on_grant(refusal)
             return
         self._works[work.request_id] = work
@@ -109,36 +92,11 @@ class DecodeScheduler:
         work = self._works.get(request_id)
         if work is None or work.is_local or work.first_outputs is not None:
             return
-        refusal = self._refusal_of_start(work, first_outputs)
-        if refusal is not None:
+        if (refusal := work.refusal_of(first_outputs, self._engine.model.vocab_size)) is not None:
             self._fail(work, refusal)
             return
         work.first_outputs = first_outputs
         self._start_if_complete(work)
-
-    def hand_over(self, handover: Handover) -> None:
-        sequence = self._decoding(handover)
-        if sequence is None:
-            handover.fence("the sequence is not decoded here")
-            handover.on_settled(HandoffFailed(f"{handover.request_id} is not decoded here"))
-            return
-        self._handovers.begin(sequence, handover)
-        if handover.result is not None:
-            self.handover_ended(handover, handover.result)
-
-    def handover_ended(self, handover: Handover, result: TransferResult) -> None:
-        sequence = self._decoding(handover)
-        if sequence is not None and self._handovers.ended(sequence, handover, result):
-            router_id = self._works[handover.request_id].router_id
-            self._end_choice(sequence)
-            report = Report(router_id, handover.request_id, [], handed_over=(handover.choice,))
-            self._on_reports([report])
-
-    def keep(self, handover: Handover) -> None:
-        """The router no longer waits for this hand-over: the sequence stays."""
-        sequence = self._decoding(handover)
-        if sequence is not None:
-            self._handovers.give_up(sequence, "given up by the router")
 
     def _decoding(self, handover: Handover) -> Sequence | None:
         """The sequence meant, where it is running or preempted here."""
@@ -148,6 +106,11 @@ class DecodeScheduler:
             return None
         sequence = work.choices[handover.choice]
         return sequence if sequence.output_tokens > 0 and self._batch.holds(sequence) else None
+
+    def _handed_over(self, sequence: Sequence) -> None:
+        router_id = self._works[sequence.request_id].router_id
+        self._end_choice(sequence)
+        self._on_reports([Report(router_id, sequence.request_id, [], handed_over=(sequence.choice,))])
 
     def release(self, request_id: str, choices: list[int]) -> None:
         """Ends some choices of a request, or with none named all of it, wherever they are."""
@@ -239,43 +202,17 @@ class DecodeScheduler:
         )
 
     def _refusal(self, work: Work) -> BatonError | None:
-        tokens, limit = len(work.request.token_ids), self._engine.max_model_tokens
         if work.request_id in self._works:
             return InvalidRequest(f"request_id {work.request_id!r} is already here", field="request_id")
-        if tokens >= limit:
-            return InvalidRequest(f"the prompt has {tokens} tokens, at most {limit - 1} fit", field="prompt")
-        if (largest := max(work.request.token_ids)) >= (vocab_size := self._engine.model.vocab_size):
-            return InvalidRequest(f"token id {largest} is not below {vocab_size}", field="prompt")
+        if (refusal := self._engine.refusal_of(work.request.token_ids)) is not None:
+            return refusal
         if len(self._asking) >= self._limits.max_asking:
             return Overloaded(f"{self._limits.max_asking} requests wait for KV memory, the limit")
         return None
 
-    def _refusal_of_start(self, work: Work, first_outputs: list[TokenOutput]) -> BatonError | None:
-        told: dict[int, int] = {}
-        for output in first_outputs:
-            first = work.request.generated_tokens
-            is_next = output.token.index == told.get(output.choice, first)
-            if output.choice >= len(work.choices) or not is_next:
-                return InvalidRequest(
-                    f"first_outputs have token {output.token.index} of choice {output.choice}, which is not the "
-                    f"next of {len(work.choices)} choices that have {first}",
-                    field="first_outputs",
-                )
-            told[output.choice] = output.token.index + 1
-        if not told:
-            return InvalidRequest("first_outputs are empty", field="first_outputs")
-        largest, vocab_size = max(o.token.token_id for o in first_outputs), self._engine.model.vocab_size
-        if largest >= vocab_size:
-            return InvalidRequest(f"token id {largest} is not below {vocab_size}", field="first_outputs")
-        return None
-
     def _grant(self) -> None:
         """Promises memory in order of arrival, unless sequences that had it before still wait for theirs."""
-        while (
-            self._asking
-            and not self._batch.has_waiting
-            and self._expected_running() < self._limits.max_running
-        ):
+        while self._asking and not self._batch.has_waiting and self._has_room():
             work = self._asking[0]
             try:
                 grant = self._grant_of(work)
@@ -295,9 +232,10 @@ class DecodeScheduler:
         self._batch.wait(work.primary, work)
         return Grant(self._engine.cached_tokens(work.primary))
 
-    def _expected_running(self) -> int:
-        receiving = (w for w in self._works.values() if w.is_granted and not w.unfinished)
-        return self._batch.num_running + sum(len(work.choices) for work in receiving)
+    def _has_room(self) -> bool:
+        """Whether the batch has, once those whose blocks arrive are in it."""
+        receiving = sum(len(w.choices) for w in self._works.values() if w.is_granted and not w.unfinished)
+        return self._batch.num_running + receiving < self._limits.max_running
 
     def _start_if_complete(self, work: Work) -> None:
         """Puts a handed-off request into the batch once both its blocks and its first tokens are here."""
@@ -307,21 +245,11 @@ class DecodeScheduler:
             work.choices[output.choice].token_ids.append(output.token.token_id)
         going_on = {output.choice for output in work.first_outputs}
         work.unfinished = len(going_on)
-        self._spread(work, [sequence for sequence in work.choices[1:] if sequence.choice in going_on])
+        self._batch.fork(work, [sequence for sequence in work.choices[1:] if sequence.choice in going_on])
         if 0 in going_on:
             self._batch.run(work.primary, work)
         else:
             self._engine.free(work.primary)
-
-    def _spread(self, work: Work, children: list[Sequence]) -> None:
-        """Gives other choices their share of the prompt's blocks; those without room are computed anew."""
-        for child in children:
-            try:
-                self._engine.fork(work.primary, child)
-            except OutOfBlocks:
-                self._batch.wait(child, work)
-            else:
-                self._batch.run(child, work)
 
     def _deliver(self, outputs: list[tuple[Sequence, TokenOutput]]) -> None:
         reports: dict[str, Report] = {}
@@ -333,13 +261,13 @@ class DecodeScheduler:
             if output.finish_reason is not None:
                 ended.append(sequence)
             elif sequence is not work.primary and sequence.output_tokens == 1 and not sequence.block_ids:
-                self._spread(work, [sequence])
+                self._batch.fork(work, [sequence])
         for sequence in ended:
             self._end_choice(sequence)
         self._on_reports(list(reports.values()))
 
     def _end_choice(self, sequence: Sequence) -> None:
-        self._handovers.give_up(sequence, "the sequence has ended")
+        self.handovers.give_up(sequence, "the sequence has ended")
         self._engine.free(sequence)
         self._batch.leave(sequence)
         work = self._works[sequence.request_id]
@@ -350,9 +278,8 @@ class DecodeScheduler:
     def _expire(self) -> None:
         now_s = time.monotonic()
         for work in [w for w in self._works.values() if w.deadline_s <= now_s]:
-            self._fail(
-                work, DeadlineExceeded(f"not done after {work.request.deadline_s:.1f} s, the deadline")
-            )
+            deadline_s = work.request.deadline_s
+            self._fail(work, DeadlineExceeded(f"not done after {deadline_s:.1f} s, the deadline"))
 
     def _fail(self, work: Work, error: BatonError) -> None:
         self._end(work, error)
@@ -367,6 +294,6 @@ class DecodeScheduler:
             self._asking.remove(work)
             work.on_grant(error)
         for sequence in work.choices:
-            self._handovers.give_up(sequence, error.message)
+            self.handovers.give_up(sequence, error.message)
             self._engine.free(sequence)
             self._batch.leave(sequence)

@@ -150,18 +150,18 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
             self._event_loop.call_soon_threadsafe(settle, outcome)
 
         def on_done(result: TransferResult) -> None:
-            self._loop.post(lambda: scheduler.handover_ended(handover, result))
+            self._loop.post(lambda: scheduler.handovers.ended(handover, result))
 
         handover = Handover(request.request_id, request.choice, request.tokens, on_settled)
         try:
             handover.session = self._agent.open(request.ticket, on_done)
         except TransferError as error:
             raise HandoffFailed(f"request {request.request_id}: {error}") from error
-        self._loop.post(lambda: scheduler.hand_over(handover))
+        self._loop.post(lambda: scheduler.handovers.begin(handover))
         try:
             outcome = await settled
         except asyncio.CancelledError:
-            self._loop.post(lambda: scheduler.keep(handover))
+            self._loop.post(lambda: scheduler.handovers.keep(handover))
             raise
         if outcome is not None:
             raise outcome

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from baton.engine.sequence import Sequence
-from baton.errors import BatonError
+from baton.errors import BatonError, InvalidRequest
 from baton.request import GenerationRequest, TokenOutput
 
 
@@ -66,6 +66,25 @@ class Work:
     @property
     def deadline_s(self) -> float:
         return self.arrived_at_s + self.request.deadline_s
+
+    def refusal_of(self, first_outputs: list[TokenOutput], vocab_size: int) -> InvalidRequest | None:
+        """Why the choices cannot go on from these tokens; None where they can."""
+        told: dict[int, int] = {}
+        for output in first_outputs:
+            first = self.request.generated_tokens
+            is_next = output.token.index == told.get(output.choice, first)
+            if output.choice >= len(self.choices) or not is_next:
+                return InvalidRequest(
+                    f"first_outputs have token {output.token.index} of choice {output.choice}, which is not the "
+                    f"next of {len(self.choices)} choices that have {first}",
+                    field="first_outputs",
+                )
+            told[output.choice] = output.token.index + 1
+        if not told:
+            return InvalidRequest("first_outputs are empty", field="first_outputs")
+        if (largest := max(output.token.token_id for output in first_outputs)) >= vocab_size:
+            return InvalidRequest(f"token id {largest} is not below {vocab_size}", field="first_outputs")
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,15 +149,12 @@ class PrefillScheduler:
         return self._prompts.get(prompt.request.request_id) is prompt
 
     def _refusal(self, prompt: Prompt) -> BatonError | None:
-        tokens, limit = len(prompt.request.token_ids), self._engine.max_model_tokens
         if prompt.request.request_id in self._prompts:
             return InvalidRequest(
                 f"request_id {prompt.request.request_id!r} is already here", field="request_id"
             )
-        if tokens >= limit:
-            return InvalidRequest(f"the prompt has {tokens} tokens, at most {limit - 1} fit", field="prompt")
-        if (largest := max(prompt.request.token_ids)) >= (vocab_size := self._engine.model.vocab_size):
-            return InvalidRequest(f"token id {largest} is not below {vocab_size}", field="prompt")
+        if (refusal := self._engine.refusal_of(prompt.request.token_ids)) is not None:
+            return refusal
         if self._queue.waiting >= self._limits.max_waiting:
             return Overloaded(f"the prefill queue holds {self._limits.max_waiting} prompts, its limit")
         return None

@@ -189,7 +189,7 @@ class Elastic:
     async def _scale(self, order: ScaleOrder) -> None:
         assert self._scaler is not None, "without a scaler no rules ask for other numbers, but to advise"
         try:
-            await self._scaler.order(order)
+            await self._scaler.order(order, self._is_leader)
         except BatonError as error:
             self._history.scale.refused(time.monotonic())
             _log.warning("planner: %s was not done: %s", order.action.view(), error)
@@ -207,6 +207,7 @@ def status_of(member: Member, monotonic_less_unix_s: float, now_s: float) -> Wor
         load.busy_s,
         load.running,
         load.waiting,
+        running_tokens=kv.used * worker.block_size,
         held_tokens=(kv.used + kv.reserved) * worker.block_size,
         cached_tokens=kv.cached * worker.block_size,
         kv_tokens=kv.total * worker.block_size,

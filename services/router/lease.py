@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from baton.fleet import Member, WorkerInfo, WorkerState
+from baton.fleet import Member, Role, WorkerInfo, WorkerState
 from baton.request import GenerationRequest
 from baton.router.caches import Expectation
 from baton.router.decode_peer import DecodePeer
@@ -21,6 +22,7 @@ class Tracked:
     context_tokens: that the sequences began with.
     is_member: False once the registry has forgotten it; it gets nothing new then, and is kept only while
     requests that run there go on. A worker that was merely silent for too long loses none of them so.
+    silence: ends what a forgotten prefill worker has left to finish its prompts.
     kv_bytes_per_token: of a hand-off, all ranks together.
     """
 
@@ -32,11 +34,20 @@ class Tracked:
     context_tokens: int = 0
     leases: int = 0
     is_member: bool = True
+    silence: asyncio.TimerHandle | None = None
     kv_bytes_per_token: float = 0.0
 
     @property
     def worker(self) -> WorkerInfo:
         return self.member.worker
+
+    def serves(self, role: Role) -> bool:
+        return (
+            self.worker.role is role
+            and self.is_member
+            and self.member.state in (WorkerState.READY, WorkerState.SUSPECTED)
+            and self.peer.is_connected
+        )
 
     def pool_blocks(self) -> int:
         return self.member.load.kv_blocks.total
@@ -45,6 +56,19 @@ class Tracked:
         """Tokens that so many sequences see in a step, if others' are as long as our own. Blocks do not tell: who
         shares a prefix shares its blocks, and still each reads them."""
         return self.context_tokens * sequences // self.sequences if self.sequences else 0
+
+    def forget(self, silence_s: float) -> None:
+        """A decode worker's stream tells whether it lives; a prefill worker has none, so its membership does."""
+        self.is_member = False
+        if isinstance(self.peer, PrefillPeer):
+            why = f"nothing was heard of {self.worker.worker_id}"
+            self.silence = asyncio.get_running_loop().call_later(silence_s, self.peer.give_up, why)
+
+    def come_back(self) -> None:
+        self.is_member = True
+        if self.silence is not None:
+            self.silence.cancel()
+            self.silence = None
 
     def note_state(self) -> None:
         if isinstance(self.peer, DecodePeer):

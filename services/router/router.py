@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -64,35 +64,26 @@ async def run_router(config: RouterConfig) -> None:
         cleanup.push_async_callback(workers.close)
         follower = run_forever(workers.follow(follow(registry)), "the registry's watcher", on_crash)
         cleanup.callback(follower.cancel)
-        events = EventStream()
         control = FleetControl(workers, config.secret)
         candidacy = Candidacy(offices, "planner", config.router_id)
-        decisions: list[Callable[[Decision], None]] = []
+        views = _Views()
         elastic = Elastic(
             config.planner,
             lambda: workers.members,
             control,
             lambda: candidacy.is_leader,
-            lambda decision: _tell(decisions, decision),
+            views.on_decision,
             open_scaler(config.planner.scaler),
         )
-        sessions = Sessions(lambda: workers.channels)
-        flow = RequestFlow(workers, events, config.flow)
+        sessions = Sessions(lambda: workers.channels, lambda: workers.members)
+        flow = RequestFlow(workers, views.events, config.flow)
         backend = FleetBackend(workers, flow, config, control, elastic, sessions)
-        metrics = RouterMetrics(
-            lambda: workers.members,
-            lambda: config.served_model_names[0],
-            KvIndexCollector(lambda: workers.caches.stats),
-            BreakerCollector(workers.breakers),
-            SessionCollector(lambda: sessions.counts),
-        )
-        events.subscribe(metrics.on_event)
-        decisions.append(metrics.on_decision)
+        metrics = _metrics(config, workers, sessions)
+        views.add(metrics)
         if config.event_log is not None:
             log = EventLog(config.event_log)
             cleanup.callback(log.close)
-            events.subscribe(log.on_event)
-            decisions.append(log.on_decision)
+            views.add(log)
         await _plan(config.planner, elastic, candidacy, on_crash, cleanup)
         app = create_app(backend, text, replace(config.api, metrics=metrics.text))
         http = _HttpServer(app, backend, config)
@@ -137,9 +128,30 @@ async def _open_registry(config: RouterConfig, cleanup: AsyncExitStack) -> tuple
     return registry, OwnOffices(registry)
 
 
-def _tell(subscribers: list[Callable[[Decision], None]], decision: Decision) -> None:
-    for subscriber in subscribers:
-        subscriber(decision)
+class _Views:
+    """What is told of every request's events and of the planner's decisions."""
+
+    def __init__(self) -> None:
+        self.events = EventStream()
+        self._views: list[RouterMetrics | EventLog] = []
+
+    def add(self, view: RouterMetrics | EventLog) -> None:
+        self.events.subscribe(view.on_event)
+        self._views.append(view)
+
+    def on_decision(self, decision: Decision) -> None:
+        for view in self._views:
+            view.on_decision(decision)
+
+
+def _metrics(config: RouterConfig, workers: Workers, sessions: Sessions) -> RouterMetrics:
+    return RouterMetrics(
+        lambda: workers.members,
+        lambda: config.served_model_names[0],
+        KvIndexCollector(lambda: workers.caches.stats),
+        BreakerCollector(workers.breakers),
+        SessionCollector(lambda: sessions.counts),
+    )
 
 
 def _set_first(crash: asyncio.Future[BaseException], error: BaseException) -> None:

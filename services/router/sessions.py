@@ -7,21 +7,28 @@ used is known where these are. So any of several routers can finish a session, w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from baton.errors import BatonError, Overloaded, Unavailable
+from baton.fleet import Member, WorkerState
 from baton.rpc import CONTROL_TIMEOUT_S, Channel
 from baton.wire import control_pb2, control_pb2_grpc
 
 MAX_FINISHING = 256
 """Sessions at the workers at once."""
 
+_HUNG = (WorkerState.STALLED, WorkerState.SUSPECTED)
+_HUNG_TIMEOUT_S = 0.2
+"""For these: nobody waits for their answers, but they are told. Where the engine hangs the session ends once it is
+back; one that is stopped or cut off may never hear of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class FinishedSession:
     """blocks: KV blocks that go first when room is needed, of all workers. workers: the same by worker.
-    unconfirmed: workers that did not answer in time; what the session has left there ages like any other."""
+    unconfirmed: workers that did not answer in time; unless they act on it later, what the session has left there
+    ages like any other."""
 
     blocks: int
     workers: dict[str, int]
@@ -38,10 +45,14 @@ class SessionCounts:
 
 
 class Sessions:
-    """On the router's event loop. channels: to the workers that are here now, by id."""
+    """On the router's event loop. channels: to the workers that are here now, by id. members: what is known of
+    them; nobody waits for those that hang or are silent."""
 
-    def __init__(self, channels: Callable[[], Mapping[str, Channel]]) -> None:
+    def __init__(
+        self, channels: Callable[[], Mapping[str, Channel]], members: Callable[[], Iterable[Member]]
+    ) -> None:
         self._channels = channels
+        self._members = members
         self._finishing = 0
         self.counts = SessionCounts()
 
@@ -53,10 +64,14 @@ class Sessions:
         if self._finishing >= MAX_FINISHING:
             raise Overloaded(f"{MAX_FINISHING} sessions are being finished, the limit")
         channels = self._channels()
+        hung = {member.worker.worker_id for member in self._members() if member.state in _HUNG}
         self._finishing += 1
         try:
             answers = await asyncio.gather(
-                *(_finish_at(channel, session_key) for channel in channels.values())
+                *(
+                    _finish_at(channel, session_key, _HUNG_TIMEOUT_S if id_ in hung else CONTROL_TIMEOUT_S)
+                    for id_, channel in channels.items()
+                )
             )
         finally:
             self._finishing -= 1
@@ -71,13 +86,13 @@ class Sessions:
         return FinishedSession(sum(told.values()), told, unconfirmed)
 
 
-async def _finish_at(channel: Channel, session_key: bytes) -> int | None:
+async def _finish_at(channel: Channel, session_key: bytes, timeout_s: float) -> int | None:
     """Blocks given up there; None where it is not known."""
     request = control_pb2.FinishSessionRequest(session_key=session_key)
     stub = control_pb2_grpc.ControlStub(channel.grpc)
     try:
         async with channel.errors_translated():
-            reply = await stub.FinishSession(request, timeout=CONTROL_TIMEOUT_S, metadata=channel.metadata)
+            reply = await stub.FinishSession(request, timeout=timeout_s, metadata=channel.metadata)
     except BatonError:
         return None
     return reply.blocks

@@ -31,7 +31,11 @@ from baton.router.placement import Placement
 from baton.router.prefill_peer import PrefillPeer
 from baton.router.prompt_hashes import PromptHashes
 from baton.router.snapshot import Snapshot
-from baton.rpc import STREAM_SILENCE_S, Channel
+from baton.rpc import Channel
+
+FORGOTTEN_S = 2.0
+"""After the registry's own three seconds without a heartbeat: what a prompt is waited for before it is computed
+elsewhere, which costs little."""
 
 _DEFAULT_BLOCK_SIZE = 16
 """Where nobody is there to count by."""
@@ -44,7 +48,7 @@ class Workers:
     """Follows the registry and keeps one peer a worker. On the router's event loop."""
 
     def __init__(
-        self, secret: bytes, router_id: str, on_crash: OnCrash, silence_s: float = STREAM_SILENCE_S
+        self, secret: bytes, router_id: str, on_crash: OnCrash, silence_s: float = FORGOTTEN_S
     ) -> None:
         """silence_s: what a prefill worker that the registry has forgotten has left to finish its prompts."""
         self._silence_s = silence_s
@@ -100,22 +104,15 @@ class Workers:
                 if tracked.member.state is WorkerState.STALLED:
                     tracked.peer.give_up(f"the engine of {tracked.worker.worker_id} hangs")
 
-    def _give_up_if_silent(self, tracked: Tracked) -> None:
-        """A decode worker's stream tells whether it lives; a prefill worker has none, so its membership does."""
-        if not tracked.is_member and isinstance(tracked.peer, PrefillPeer):
-            tracked.peer.give_up(f"nothing was heard of {tracked.worker.worker_id}")
-
     def _forget(self, tracked: Tracked) -> None:
         if tracked.is_member:
-            tracked.is_member = False
+            tracked.forget(self._silence_s)
             self._columns = None
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._silence_s, self._give_up_if_silent, tracked)
 
     def _hear(self, tracked: Tracked, member: Member) -> None:
         known, tracked.member = tracked.member, member
         if (known.worker, known.state, tracked.is_member) != (member.worker, member.state, True):
-            tracked.is_member = True
+            tracked.come_back()
             self._columns = None
         elif known.load != member.load:
             self._note_load(tracked)
@@ -146,12 +143,12 @@ class Workers:
 
     def prompt_capacity(self) -> Capacity:
         """Who computes prompts: the prefill workers, or where there are none the decode workers."""
-        usable = {role: [t for t in self._tracked.values() if _is_usable(t, role)] for role in Role}
+        usable = {role: [t for t in self._tracked.values() if t.serves(role)] for role in Role}
         computing = usable[Role.PREFILL] or usable[Role.DECODE]
         return capacity_of([tracked.worker.profile for tracked in computing])
 
     def can_serve(self) -> bool:
-        return any(_is_usable(tracked, Role.DECODE) for tracked in self._tracked.values())
+        return any(tracked.serves(Role.DECODE) for tracked in self._tracked.values())
 
     def worker(self, worker_id: str) -> WorkerInfo:
         """Of a worker that was placed on just now."""
@@ -159,7 +156,7 @@ class Workers:
 
     def has_ready(self, worker_id: str, role: Role) -> bool:
         tracked = self._tracked.get(worker_id)
-        return tracked is not None and _is_usable(tracked, role)
+        return tracked is not None and tracked.serves(role)
 
     def snapshot(self, hashes: PromptHashes, excluded: Collection[str]) -> Snapshot:
         """The candidates for a prompt with these block hashes, without those that have just failed it."""
@@ -215,7 +212,7 @@ class Workers:
 
     def _made_columns(self) -> FleetColumns:
         usable = {
-            role: [self._candidate(t) for t in self._tracked.values() if _is_usable(t, role)] for role in Role
+            role: [self._candidate(t) for t in self._tracked.values() if t.serves(role)] for role in Role
         }
         return FleetColumns(usable, self.caches.index.slot)
 
@@ -293,15 +290,6 @@ def _kv_bytes_per_token(worker: WorkerInfo) -> float:
         return 2 * layout.layers * layout.kv_heads * layout.head_dim * layout.value_bytes
     except (LayoutMismatch, msgspec.DecodeError):
         return 0.0
-
-
-def _is_usable(tracked: Tracked, role: Role) -> bool:
-    return (
-        tracked.worker.role is role
-        and tracked.is_member
-        and tracked.member.state in (WorkerState.READY, WorkerState.SUSPECTED)
-        and tracked.peer.is_connected
-    )
 
 
 def _host_of(worker: WorkerInfo) -> str:

@@ -72,7 +72,12 @@ class DecodeWorker(SimWorker):
     @property
     def num_waiting(self) -> int:
         """Sequences that are to come here and do not run yet."""
-        return len(self._asking) + len(self._receiving) + len(self._landed) + len(self._waiting)
+        return len(self._asking) + len(self._receiving) + len(self._waiting)
+
+    @property
+    def arriving_tokens(self) -> int:
+        """Memory that is promised to hand-offs under way; what several of them share counts for each."""
+        return sum(len(ride.decode_blocks) for ride in self._receiving) * self.block_tokens
 
     def ask(self, ride: Ride) -> None:
         self._asking.append(ride)

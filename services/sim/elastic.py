@@ -1,8 +1,8 @@
 """Workers that change roles on virtual time, at the word of the router's own planner.
 
 A worker that leaves its pool gets nothing new. A prefill worker finishes what it has, until its blocks are
-acknowledged; a decode worker's sequences move to others. Then it takes `flip_s` to change, and joins the other pool
-with its KV pool as it is.
+acknowledged; a decode worker's sequences move to others, and who is to come there goes elsewhere. Then it takes
+`flip_s` to change, and joins the other pool with its KV pool as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from baton.router.planner.rules import DAY_S
 from baton.sim.clock import Clock
 from baton.sim.decode_worker import DecodeWorker
 from baton.sim.fleet_file import ElasticSpec
-from baton.sim.moving import move_running
+from baton.sim.moving import move_running, move_waiting
+from baton.sim.prefill_worker import PrefillWorker
 from baton.sim.sim_worker import SimWorker
 
 _POLL_S = 0.05
@@ -80,7 +81,9 @@ class Elastic:
 
     def _join_when_done(self, worker: SimWorker, role: Role, told_at_s: float) -> None:
         if isinstance(worker, DecodeWorker):
-            others = [other for other in self._workers() if isinstance(other, DecodeWorker)]
+            workers = list(self._workers())
+            others = [other for other in workers if isinstance(other, DecodeWorker)]
+            move_waiting(worker, (other for other in workers if isinstance(other, PrefillWorker)), others)
             move_running(worker, others, self._clock)
         if worker.leased_sequences:
             self._clock.after(_POLL_S, partial(self._join_when_done, worker, role, told_at_s))
@@ -92,6 +95,7 @@ class Elastic:
     def _status(self, worker: SimWorker) -> WorkerStatus:
         kv = worker.blocks.usage()
         decode = worker if isinstance(worker, DecodeWorker) else None
+        held_tokens = (kv.used + kv.reserved) * worker.block_tokens
         return WorkerStatus(
             worker.worker_id,
             Role.PREFILL if decode is None else Role.DECODE,
@@ -101,7 +105,8 @@ class Elastic:
             busy_s=worker.busy_s,
             running=0 if decode is None else decode.num_running,
             waiting=0 if decode is None else decode.num_waiting,
-            held_tokens=(kv.used + kv.reserved) * worker.block_tokens,
+            running_tokens=0 if decode is None else max(0, held_tokens - decode.arriving_tokens),
+            held_tokens=held_tokens,
             cached_tokens=kv.cached * worker.block_tokens,
             kv_tokens=kv.total * worker.block_tokens,
             max_running=self._max_running,

@@ -1,4 +1,4 @@
-"""Sequences that go on on another decode worker with their KV, because theirs is to leave the pool."""
+"""Sequences that go on on another decode worker, because theirs is to leave the pool."""
 
 from __future__ import annotations
 
@@ -7,7 +7,21 @@ from functools import partial
 
 from baton.sim.clock import Clock
 from baton.sim.decode_worker import DecodeWorker
+from baton.sim.prefill_worker import PrefillWorker
 from baton.sim.ride import Ride
+
+
+def move_waiting(
+    source: DecodeWorker, prefill: Iterable[PrefillWorker], others: Iterable[DecodeWorker]
+) -> None:
+    """Whose prompt has not had its turn goes to one of `others` that takes requests, the least loaded: where a
+    worker refuses to reserve, the router tries another."""
+    targets = [worker for worker in others if worker.is_open]
+    coming = [ride for worker in prefill for ride in worker.waiting() if ride.decode is source]
+    for ride in coming if targets else ():
+        ride.decode = min(targets, key=lambda worker: worker.leased_sequences)
+        source.end_sequence(ride.request.prompt_tokens)
+        ride.decode.lease_sequence(ride.request.prompt_tokens)
 
 
 def move_running(source: DecodeWorker, others: Iterable[DecodeWorker], clock: Clock) -> None:

@@ -41,6 +41,10 @@ class PrefillWorker(SimWorker):
         self._queue.add(ride)
         self._wake()
 
+    def waiting(self) -> list[Ride]:
+        """Whose turn has not come, in order of arrival: they hold nothing on either side."""
+        return [ride for ride in self._queue if not ride.prefill_blocks]
+
     def push(self, tokens: int, bytes_per_s: float, bytes_per_token: float) -> None:
         """Queues KV behind what leaves already."""
         start_s = max(self.clock.now_s, self.link_free_at_s)

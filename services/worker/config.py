@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from baton.decode.scheduler import DecodeLimits
+from baton.decode.limits import DecodeLimits
 from baton.discovery.base import RegistryAccess
 from baton.engine.engine_config import EngineConfig
 from baton.fleet import Role

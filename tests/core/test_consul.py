@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
@@ -14,6 +15,7 @@ from consul_fleet import CONVERGENCE_S, LEASE_S, SECRET, WORKER, following, join
 
 from baton.discovery import open_registry
 from baton.discovery.base import RegistryAccess
+from baton.discovery.consul import REPEAT_LEASES
 from baton.errors import ConfigError
 from baton.fleet import WorkerLoad, WorkerState
 
@@ -66,6 +68,26 @@ async def test_a_router_that_starts_before_consul_meets_the_fleet_when_consul_is
         assert follower.seen == []
         await asyncio.to_thread(agent.start)
         await follower.until("decode-0")
+
+
+async def test_a_report_that_reaches_consul_late_does_not_stay(consul_agent: ConsulAgent) -> None:
+    """As one does that was under way when the network was cut, and was given up by the worker."""
+    worker, late = (registry(consul_agent, "late") for _ in range(2))
+    await worker.register(WORKER, WorkerState.READY, WorkerLoad())
+    await late.register(WORKER, WorkerState.DRAINING, WorkerLoad(running=5))
+
+    async def believed() -> tuple[WorkerState, int]:
+        async with aclosing(worker.watch()) as watch:
+            [member] = (await anext(watch)).members
+        return member.state, member.load.running
+
+    assert await believed() == (WorkerState.DRAINING, 5)
+    async with asyncio.timeout(REPEAT_LEASES * LEASE_S + CONVERGENCE_S):
+        while await believed() != (WorkerState.READY, 0):
+            assert await worker.heartbeat(WORKER, WorkerState.READY, WorkerLoad())
+            await asyncio.sleep(0.1)
+    for client in (worker, late):
+        await client.close()
 
 
 # --- several fleets, strangers -----------------------------------------------------------------------------

@@ -70,20 +70,34 @@ def test_workers_change_roles_and_leave_under_load_and_no_request_notices(
 
 
 @pytest.mark.soak
-def test_a_hundred_role_changes_under_load(llama: Path) -> None:
-    with Cluster(model=llama, prefill=2, decode=2, kv_blocks=1024) as cluster:
+def test_a_hundred_role_changes_of_the_demo_model_under_load() -> None:
+    """In float32: in its own bfloat16 a near tie between two tokens may fall otherwise in another batch."""
+    changes: list[dict[str, Any]] = []
+    with Cluster(prefill=2, decode=2, kv_blocks=1024, dtype="float32") as cluster:
         with Load(cluster, BODIES, CLIENTS) as load:
             for number in range(50):
                 worker_id = ("decode-0", "decode-1", "prefill-0", "prefill-1")[number % 4]
                 role = cluster.workers()[worker_id]["role"]
                 for changed in ({"prefill": "decode", "decode": "prefill"}[role], role):
-                    flip(cluster, worker_id, changed)
+                    changes.append(flip(cluster, worker_id, changed))
                     load.check()
         cluster.wait_for_baseline()
+    print(
+        f"{load.answers} answers", *(spread(changes, part) for part in ("drained_s", "switched_s")), sep="\n"
+    )
+
+
+def spread(changes: list[dict[str, Any]], part: str) -> str:
+    """Of that part's seconds."""
+    seconds = sorted(change[part] for change in changes)
+    cuts = {"least": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "most": 1.0}
+    figures = (f"{name} {seconds[round(share * (len(seconds) - 1))]:.3f}" for name, share in cuts.items())
+    return f"{part} of {len(seconds)}: {', '.join(figures)}"
 
 
 @pytest.mark.soak
 def test_a_hundred_departures_under_load(llama: Path) -> None:
+    answers = 0
     for _ in range(10):
         with Cluster(model=llama, prefill=1, decode=11, kv_blocks=512) as cluster:
             with Load(cluster, BODIES, CLIENTS) as load:
@@ -91,6 +105,8 @@ def test_a_hundred_departures_under_load(llama: Path) -> None:
                     leave(cluster, f"decode-{number}")
                     load.check()
             cluster.wait_for_baseline()
+            answers += load.answers
+    print(f"{answers} answers")
 
 
 def test_baton_flip_changes_a_role_from_the_command_line_and_says_why_not(llama: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from baton.fleet import KVBlocks, Member, ModelInfo, Role, WorkerInfo, WorkerLoa
 from baton.router.elastic import Decision, Elastic, PlannerMode, PlannerSettings, status_of
 from baton.router.event_log import EventLog
 from baton.router.metrics import RouterMetrics
-from baton.router.planner.rules import PlannerRules
+from baton.router.planner.actions import Action, Start, Stop
+from baton.router.planner.rules import Bounds, PlannerRules
+from baton.router.scalers.base import ScaleOrder, require_lead
 
 RULES = PlannerRules(window_s=0.02, rescue_after_s=0.0, starting_s=0.0)
 
@@ -68,6 +71,24 @@ class Line:
         if self.is_cut:
             raise Unavailable("the line is cut")
         await self._offices.resign(office, candidate)
+
+
+class SlowScaler:
+    """Takes an order once `is_open` is set, or with `refuses` never."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.is_open = asyncio.Event()
+        self.asked: list[Action] = []
+        self.taken: list[Action] = []
+        self._refuses = refuses
+
+    async def order(self, order: ScaleOrder, leads: Callable[[], bool]) -> None:
+        self.asked.append(order.action)
+        if self._refuses:
+            raise Unavailable("no machine is left")
+        await self.is_open.wait()
+        require_lead(leads)
+        self.taken.append(order.action)
 
 
 def planner(
@@ -164,6 +185,66 @@ async def test_an_order_that_is_refused_is_tried_again() -> None:
     acted: list[None] = []
     await decisions_of(planner(PlannerMode.ON, LONELY, on_act=lambda: acted.append(None)), 5)
     assert len(acted) >= 2
+
+
+def three_wanted(
+    fleet: list[Member],
+    scaler: SlowScaler,
+    leads: Callable[[], bool] = lambda: True,
+    on_act: Callable[[], None] = lambda: None,
+) -> Elastic:
+    settings = PlannerSettings(PlannerMode.ON, replace(RULES, workers=Bounds(3, 3)), interval_s=0.02)
+    return Elastic(settings, lambda: fleet, Refusing(on_act), leads, lambda decision: None, scaler)
+
+
+TWO = [member("p0", Role.PREFILL), member("d0", Role.DECODE)]
+FOUR = [*TWO, member("d1", Role.DECODE), member("d2", Role.DECODE)]
+
+
+async def test_a_slow_scaler_holds_up_no_decision_and_is_asked_once() -> None:
+    scaler = SlowScaler()
+    elastic = three_wanted(TWO, scaler)
+    await decisions_of(elastic, 6)
+    assert [type(action) for action in scaler.asked] == [Start]
+    assert scaler.taken == []
+    scaler.is_open.set()
+    await decisions_of(elastic, 4)
+    assert scaler.taken == scaler.asked
+
+
+async def test_an_order_that_nobody_has_taken_yet_gives_way_to_a_newer_one() -> None:
+    fleet, scaler = [*TWO], SlowScaler()
+    elastic = three_wanted(fleet, scaler)
+    await decisions_of(elastic, 4)
+    fleet[:] = FOUR
+    await decisions_of(elastic, 4)
+    scaler.is_open.set()
+    await decisions_of(elastic, 2)
+    assert [type(action) for action in scaler.asked] == [Start, Stop]
+    assert [type(action) for action in scaler.taken] == [Stop]
+
+
+async def test_an_order_of_a_router_that_leads_no_more_is_not_taken() -> None:
+    scaler = SlowScaler()
+    elastic = three_wanted(TWO, scaler, leads=lambda: not scaler.is_open.is_set())
+    await decisions_of(elastic, 4)
+    scaler.is_open.set()
+    await decisions_of(elastic, 4)
+    assert [type(action) for action in scaler.asked] == [Start]
+    assert scaler.taken == []
+
+
+async def test_an_order_that_is_refused_rests_while_workers_go_on_to_change_roles() -> None:
+    acted: list[None] = []
+    fleet, scaler = [*TWO], SlowScaler(refuses=True)
+    elastic = three_wanted(fleet, scaler, on_act=lambda: acted.append(None))
+    await decisions_of(elastic, 6)
+    assert len(scaler.asked) == 1
+    assert not acted
+    fleet[:] = [LONELY]
+    await decisions_of(elastic, 4)
+    assert len(scaler.asked) == 1
+    assert acted
 
 
 async def test_decisions_are_metrics_and_lines_of_the_event_log_without_repetition(tmp_path: Path) -> None:

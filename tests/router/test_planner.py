@@ -109,6 +109,7 @@ class Fluid:
             queued_tokens,
             self.busy_s[worker_id],
             running,
+            running_tokens=100 * running,
             held_tokens=100 * running,
             kv_tokens=1_000_000,
         )
@@ -124,6 +125,7 @@ def any_status(random: Random, worker_id: str, role: Role, busy_s: float) -> Wor
         busy_s=busy_s + random.choice([0.0, 1.0, 2.0]),
         running=random.choice([0, 10, 300]),
         waiting=random.choice([0, 0, 50]),
+        running_tokens=random.choice([0, 50_000]),
         held_tokens=random.choice([0, 50_000]),
         kv_tokens=random.choice([0, 100_000]),
     )
@@ -305,7 +307,7 @@ def test_among_equals_who_holds_the_least_kv_flips() -> None:
             WorkerStatus(f"p{n}", P, True, PROFILE, cached_tokens=100_000 * (n != 1), kv_tokens=100_000)
             for n in range(3)
         ]
-        decode = WorkerStatus("d0", D, True, PROFILE, running=500, held_tokens=1000)
+        decode = WorkerStatus("d0", D, True, PROFILE, running=500, running_tokens=1000)
         history.observe(Observation(tick * TICK_S, (*prefill, decode)))
     assert decide(history, RULES, 15 * TICK_S).actions == (Flip("p1", D),)
 
@@ -370,3 +372,24 @@ def test_decode_that_fills_is_helped_before_it_is_pressed() -> None:
     first = next(plan for _, plan in filling.plans if plan.actions)
     assert {flip.role for flip in flips_of(first)} == {D}
     assert first.pools[D].pressure < RULES.comfort
+
+
+def test_a_burst_that_is_over_is_not_taken_for_decode_that_fills() -> None:
+    fleet = Fluid(6, 2)
+    fleet.run(60.0, 1000.0, 100.0)
+    assert fleet.run(4 * TICK_S, 1000.0, 380.0) == []
+    assert fleet.run(60.0, 1000.0, 100.0) == []
+
+
+def test_a_moment_in_which_one_long_sequence_runs_does_not_tell_what_decode_bears() -> None:
+    history = History(RULES.window_s)
+    prefill = tuple(WorkerStatus(f"p{n}", P, True, PROFILE) for n in range(3))
+    for tick in range(16):
+        running, context = (1, 60_000) if tick == 15 else (10, 4_000)
+        decode = replace(
+            WorkerStatus("d0", D, True, PROFILE, waiting=4, held_tokens=90_000, kv_tokens=200_000),
+            running=running,
+            running_tokens=running * context,
+        )
+        history.observe(Observation(tick * TICK_S, (*prefill, decode)))
+    assert decide(history, RULES, 15 * TICK_S).held_by == "comfort"

@@ -55,7 +55,7 @@ def orchestrator(*statuses: int) -> Iterator[tuple[str, list[tuple[dict[str, str
 
 async def test_an_order_is_posted_until_it_is_taken_under_one_id_signed_each_time() -> None:
     with orchestrator(503, 429, 202) as (url, asked):
-        await WebhookScaler(url, "token", "key").order(ORDER)
+        await WebhookScaler(url, "token", "key").order(ORDER, lambda: True)
     assert len(asked) == 3
     for headers, body in asked:
         assert headers["idempotency-key"] == ORDER.order_id
@@ -75,18 +75,27 @@ async def test_an_order_is_posted_until_it_is_taken_under_one_id_signed_each_tim
 @pytest.mark.parametrize("status", [301, 400, 401])
 async def test_an_answer_that_will_not_change_refuses_the_order_at_once(status: int) -> None:
     with orchestrator(status) as (url, asked), pytest.raises(Unavailable, match=f"status {status}"):
-        await WebhookScaler(url, "", "").order(ORDER)
+        await WebhookScaler(url, "", "").order(ORDER, lambda: True)
     assert len(asked) == 1
     assert not {"authorization", "x-baton-signature"} & asked[0][0].keys()
 
 
 async def test_an_order_that_nobody_takes_ends_at_its_deadline() -> None:
     with orchestrator(500) as (url, _), pytest.raises(Unavailable, match=r"within 0\.5 s: status 500"):
-        await WebhookScaler(url, "", "", deadline_s=0.5).order(ORDER)
+        await WebhookScaler(url, "", "", deadline_s=0.5).order(ORDER, lambda: True)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         scaler = WebhookScaler(f"http://127.0.0.1:{silent.getsockname()[1]}", "", "", deadline_s=0.3)
         with pytest.raises(Unavailable, match="no answer"):
-            await scaler.order(ORDER)
+            await scaler.order(ORDER, lambda: True)
+
+
+async def test_whoever_does_not_lead_any_more_sends_an_order_no_second_time(tmp_path: Path) -> None:
+    with orchestrator(503) as (url, asked):
+        with pytest.raises(Unavailable, match="does not lead any more"):
+            await WebhookScaler(url, "", "").order(ORDER, leads=lambda: not asked)
+        assert len(asked) == 1
+    with pytest.raises(Unavailable, match="does not lead any more"):
+        await LocalScaler(str(tmp_path / "nobody")).order(ORDER, leads=lambda: False)
 
 
 class Supervised:
@@ -103,7 +112,7 @@ class Supervised:
 
     async def order(self, order: ScaleOrder) -> None:
         answering = asyncio.create_task(asyncio.to_thread(self.desk.answer))
-        await LocalScaler(str(self.desk.path)).order(order)
+        await LocalScaler(str(self.desk.path)).order(order, lambda: True)
         await answering
 
     async def say(self, line: bytes) -> str:
@@ -160,7 +169,7 @@ def test_only_this_user_may_enter_the_socket_s_folder(supervised: Supervised) ->
 
 async def test_a_supervisor_that_is_gone_is_no_crash(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="does not answer"):
-        await LocalScaler(str(tmp_path / "nobody")).order(ORDER)
+        await LocalScaler(str(tmp_path / "nobody")).order(ORDER, lambda: True)
 
 
 def test_scalers_go_by_their_addresses() -> None:

@@ -29,7 +29,8 @@ RULES = PlannerRules(workers=Bounds(2, 8), cooldown_s=30.0, scale_in_after_s=60.
 
 @dataclass
 class Obedient:
-    """Workers that are started come `start_s` later, those that are stopped go `stop_s` later."""
+    """Workers that are started come `start_s` later, those that are stopped go `stop_s` later. history: of the
+    router that leads; follower: of one that only watches."""
 
     prefill: int
     decode: int
@@ -44,7 +45,7 @@ class Obedient:
 
     def __post_init__(self) -> None:
         self.roles = {f"p{n}": P for n in range(self.prefill)} | {f"d{n}": D for n in range(self.decode)}
-        self.history = History(self.rules.window_s, self.rules.cooldown_s)
+        self.history, self.follower = (History(self.rules.window_s, self.rules.cooldown_s) for _ in range(2))
 
     def count(self, role: Role) -> int:
         return sum(own is role for own in self.roles.values())
@@ -67,7 +68,8 @@ class Obedient:
         self.busy_s += TICK_S * min(1.0, share)
         running = sequences(outputs * ONE_DECODE / max(1, self.count(D)))
         statuses = tuple(self.status(worker_id, role, running) for worker_id, role in self.roles.items())
-        self.history.observe(Observation(self.now_s, statuses, self.now_s % 86400))
+        for history in (self.history, self.follower):
+            history.observe(Observation(self.now_s, statuses, self.now_s % 86400))
         plan = decide(self.history, self.rules, self.now_s)
         if plan.needed_workers:
             self.history.scale.note_needed(self.now_s, plan.needed_workers, self.rules.scale_in_after_s)
@@ -80,7 +82,17 @@ class Obedient:
         running = running if role is D else 0
         held_tokens = 100 * running
         return WorkerStatus(
-            worker_id, role, is_ready, PROFILE, 0, busy_s, running, 0, held_tokens, 0, kv_tokens=1_000_000
+            worker_id,
+            role,
+            is_ready,
+            PROFILE,
+            0,
+            busy_s,
+            running,
+            0,
+            held_tokens,
+            held_tokens,
+            kv_tokens=1_000_000,
         )
 
     def obey(self, action: Action) -> None:
@@ -153,6 +165,25 @@ def test_an_order_that_nobody_takes_is_given_again_after_a_pause_and_costs_no_bu
     fleet.history.scale.refused(fleet.now_s)
     assert fleet.run(28.0, 2.0, 2.0) == []
     assert [type(action) for action in fleet.run(6.0, 2.0, 2.0)] == [Start]
+
+
+@pytest.mark.parametrize(("load", "orders"), [(0.1, 2), (4.0, 1)])
+def test_a_new_leader_has_no_more_left_of_the_hour_s_budget_than_its_predecessor(
+    load: float, orders: int
+) -> None:
+    fleet = Obedient(3, 3, replace(RULES, scales_per_hour=orders))
+    ordered = [action for action in fleet.run(400.0, load, load) if not isinstance(action, Flip)]
+    assert len(ordered) == orders
+    fleet.history, fleet.follower = fleet.follower, fleet.history
+    assert not any(isinstance(action, Stop) for action in fleet.run(600.0, 0.1, 0.1))
+
+
+def test_who_dies_and_comes_back_costs_no_budget() -> None:
+    history = ScaleHistory()
+    for at_s in range(200):
+        present = ("w0", "w1") if at_s % 50 < 20 else ("w0", "w1", "w2")
+        history.observe(present, len(present), float(at_s))
+    assert history.orders_since(0.0) == 0
 
 
 def test_a_planner_that_stood_still_for_long_counts_anew() -> None:

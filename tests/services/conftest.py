@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from stepped_pair import Pair, make_engine
 
-from baton.decode.scheduler import DecodeLimits
+from baton.decode.limits import DecodeLimits
 from baton.engine.engine import Engine
 from baton.prefill.scheduler import PrefillLimits
 

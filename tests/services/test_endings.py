@@ -9,7 +9,7 @@ import torch
 from model_folders import prompt_ids
 from stepped_pair import BLOCK_SIZE, Pair, Ride, undisturbed
 
-from baton.decode.scheduler import DecodeLimits
+from baton.decode.limits import DecodeLimits
 from baton.decode.work import Grant
 from baton.engine.engine import Engine
 from baton.engine.sampler import NonFiniteLogits

@@ -215,7 +215,7 @@ async def test_the_official_client_sees_what_the_queue_decided() -> None:
     async with routed(limits, Script("decoding")) as router:
         control = FleetControl(router.workers, SECRET)
         elastic = Elastic(config.planner, list, control, lambda: False, lambda decision: None)
-        sessions = Sessions(lambda: router.workers.channels)
+        sessions = Sessions(lambda: router.workers.channels, lambda: router.workers.members)
         backend = FleetBackend(router.workers, router.flow, config, control, elastic, sessions)
         app = create_app(backend, text, ApiSettings())
         async with (

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from grpc import aio
+from mini_fleet import FleetOfTest, until
 from stepped_pair import SECRET
 
 from baton.errors import Overloaded, Unavailable
+from baton.fleet import Member, Role, WorkerState
 from baton.router.sessions import MAX_FINISHING, Sessions
-from baton.rpc import Channel, Server
+from baton.rpc import CONTROL_TIMEOUT_S, Channel, Server
 from baton.wire import control_pb2, control_pb2_grpc
 from baton.worker.control import SERVICE
 
@@ -67,7 +70,7 @@ async def reached(*workers: Worker | None, secret: bytes = SECRET) -> AsyncItera
 async def test_every_worker_is_told_and_what_they_give_up_is_added() -> None:
     workers = [Worker(2), Worker(0), Worker(5)]
     async with reached(*workers) as channels:
-        sessions = Sessions(lambda: channels)
+        sessions = Sessions(lambda: channels, list)
         finished = await sessions.finish(KEY)
     assert finished.blocks == 7
     assert finished.workers == {"w0": 2, "w1": 0, "w2": 5}
@@ -79,19 +82,40 @@ async def test_every_worker_is_told_and_what_they_give_up_is_added() -> None:
 async def test_a_worker_that_does_not_confirm_is_named() -> None:
     async with reached(Worker(2), None) as channels:
         gone = Channel("127.0.0.1:1", SECRET)
-        finished = await Sessions(lambda: channels | {"gone": gone}).finish(KEY)
+        finished = await Sessions(lambda: channels | {"gone": gone}, list).finish(KEY)
         await gone.close()
     assert finished.workers == {"w0": 2}
     assert finished.unconfirmed == ["w1", "gone"]
 
 
+@pytest.mark.parametrize("state", [WorkerState.STALLED, WorkerState.SUSPECTED])
+async def test_a_worker_that_hangs_is_told_but_not_waited_for(state: WorkerState) -> None:
+    well, hung = Worker(2), Worker(5)
+    hung.may_answer.clear()
+    async with reached(well, hung) as channels:
+        sessions = Sessions(lambda: channels, lambda: [member("w0"), replace(member("w1"), state=state)])
+        async with asyncio.timeout(CONTROL_TIMEOUT_S):
+            finished = await sessions.finish(KEY)
+        assert (finished.workers, finished.unconfirmed) == ({"w0": 2}, ["w1"])
+        await until(lambda: hung.asked == [KEY])
+        hung.may_answer.set()
+        finished = await sessions.finish(KEY)
+        assert finished.workers == {"w0": 2, "w1": 5}, "a doubt that was wrong costs nothing"
+
+
+def member(worker_id: str) -> Member:
+    fleet = FleetOfTest()
+    fleet.add(worker_id, Role.DECODE, port=1)
+    return fleet.members[worker_id]
+
+
 async def test_where_nobody_confirms_the_session_is_not_finished() -> None:
     async with reached(None) as channels:
-        sessions = Sessions(lambda: channels)
+        sessions = Sessions(lambda: channels, list)
         with pytest.raises(Unavailable, match="no worker"):
             await sessions.finish(KEY)
     with pytest.raises(Unavailable, match="no worker"):
-        await Sessions(dict).finish(KEY)
+        await Sessions(dict, list).finish(KEY)
     assert sessions.counts.finished == 0
 
 
@@ -99,7 +123,7 @@ async def test_who_lacks_the_secret_finishes_nothing() -> None:
     worker = Worker(2)
     async with reached(worker, secret=b"another secret" * 4) as channels:
         with pytest.raises(Unavailable):
-            await Sessions(lambda: channels).finish(KEY)
+            await Sessions(lambda: channels, list).finish(KEY)
     assert worker.asked == []
 
 
@@ -107,7 +131,7 @@ async def test_sessions_that_are_being_finished_are_bounded() -> None:
     worker = Worker(1)
     worker.may_answer.clear()
     async with reached(worker) as channels:
-        sessions = Sessions(lambda: channels)
+        sessions = Sessions(lambda: channels, list)
         under_way = [asyncio.create_task(sessions.finish(KEY)) for _ in range(MAX_FINISHING)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match=str(MAX_FINISHING)):

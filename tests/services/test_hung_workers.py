@@ -14,6 +14,7 @@ from routed_fleet import Router, routed
 from stepped_pair import request
 
 from baton.fleet import Fleet, Role, WorkerState
+from baton.wire import decode_pb2, decode_pb2_grpc
 
 TOKENS = [[0, 1, 2], [0, 1, 2]]
 SILENCE_S = 0.2
@@ -35,18 +36,29 @@ class Trial:
         self.fleet.members[worker_id] = replace(self.fleet.members[worker_id], state=state)
         self.router.workers.update(self.fleet.snapshot)
 
+    async def next_release(self) -> str:
+        """The request that the router gives up next on a-d; "a marker" where it gives up none before it has been
+        there and back."""
+        channel = self.router.workers.channels["a-d"]
+        release = decode_pb2.ReleaseRequest(request_id="a marker")
+        stub = decode_pb2_grpc.DecodeStub(channel.grpc)
+        await stub.Release(release, timeout=WAIT_S, metadata=channel.metadata)
+        return await self.script.released.get()
+
     async def answer(self) -> list[list[int]]:
         async with asyncio.timeout(WAIT_S):
             return await self.task
 
 
 @asynccontextmanager
-async def halted(halt_at: str, *others: tuple[str, Role]) -> AsyncIterator[Trial]:
+async def halted(
+    halt_at: str, *others: tuple[str, Role], silence_s: float = SILENCE_S
+) -> AsyncIterator[Trial]:
     fleet, script = FleetOfTest(), Script(halt_at)
     async with (
         fleet.scripted_worker("a-p", Role.PREFILL, script),
         fleet.scripted_worker("a-d", Role.DECODE, script),
-        routed(fleet, silence_s=SILENCE_S) as router,
+        routed(fleet, silence_s=silence_s) as router,
     ):
         task = asyncio.create_task(router.collect(request(prompt_ids(9), n=2)))
         async with asyncio.timeout(WAIT_S):
@@ -82,8 +94,9 @@ async def test_what_a_stalled_decode_worker_has_goes_on_at_another_and_it_is_tol
 
 async def test_what_the_only_decode_worker_has_waits_there_until_another_comes() -> None:
     async with halted("decoding", ("b-p", Role.PREFILL)) as trial:
+        await until(lambda: trial.router.transitions[-1] == "hand_off")
         trial.stall("a-d")
-        await asyncio.sleep(0.1)
+        assert [await trial.next_release() for _ in range(3)] == ["a marker"] * 3, "it was given up"
         assert not trial.task.done()
         async with add(trial.fleet, trial.router, Script(), ("b-d", Role.DECODE)):
             await until(trial.router.workers.can_serve)
@@ -127,3 +140,15 @@ async def test_a_prefill_worker_that_is_heard_again_in_time_keeps_its_prompts() 
         assert "retry" not in trial.router.transitions
         trial.stall("a-p")
         assert await trial.answer() == TOKENS
+
+
+async def test_a_prefill_worker_that_is_forgotten_again_has_as_long_as_the_first_time() -> None:
+    async with halted("first_tokens", ("b-p", Role.PREFILL), silence_s=2 * SILENCE_S) as trial:
+        forgotten = Fleet(tuple(m for m in trial.fleet.snapshot.members if m.worker.worker_id != "a-p"))
+        trial.router.workers.update(forgotten)
+        await asyncio.sleep(SILENCE_S)
+        trial.router.workers.update(trial.fleet.snapshot)
+        trial.router.workers.update(forgotten)
+        again_s = asyncio.get_running_loop().time()
+        assert await trial.answer() == TOKENS
+        assert asyncio.get_running_loop().time() >= again_s + 2 * SILENCE_S

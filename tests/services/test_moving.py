@@ -109,6 +109,6 @@ def test_a_hand_over_of_tokens_that_are_not_there_is_refused_and_the_sequence_go
 def begin(pair: Pair, request_id: str, tokens: int, ticket: bytes, settled: list[BatonError | None]) -> None:
     handover = Handover(request_id, 0, tokens, settled.append)
     handover.session = pair.decode_agent.open(
-        ticket, lambda result: pair.post(lambda: pair.decode.handover_ended(handover, result))
+        ticket, lambda result: pair.post(lambda: pair.decode.handovers.ended(handover, result))
     )
-    pair.decode.hand_over(handover)
+    pair.decode.handovers.begin(handover)

@@ -16,7 +16,7 @@ from model_folders import prompt_ids
 from stepped_pair import BLOCK_SIZE, GREEDY, Pair, undisturbed
 from stepped_pair import request as ask
 
-from baton.decode.scheduler import DecodeLimits
+from baton.decode.limits import DecodeLimits
 from baton.engine.batch import Chunk
 from baton.engine.engine import Engine
 from baton.engine.engine_config import EngineConfig

@@ -8,7 +8,7 @@ from dataclasses import replace
 from model_folders import prompt_ids
 from stepped_pair import BLOCK_SIZE, GREEDY, Pair, Ride, undisturbed
 
-from baton.decode.scheduler import DecodeLimits
+from baton.decode.limits import DecodeLimits
 from baton.engine.engine import Engine
 from baton.errors import DeadlineExceeded, Overloaded
 from baton.prefill.scheduler import PrefillLimits

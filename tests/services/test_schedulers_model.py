@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 from model_folders import prompt_ids
 from stepped_pair import GREEDY, Pair, Ride, make_engine, undisturbed
 
-from baton.decode.scheduler import DecodeLimits
+from baton.decode.limits import DecodeLimits
 from baton.engine.engine import Engine
 from baton.kvtransfer.base import TransferResult, TransferState
 from baton.kvtransfer.errors import PeerLost

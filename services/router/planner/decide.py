@@ -22,7 +22,7 @@ from baton.router.planner.history import History, WorkerStatus
 from baton.router.planner.rescue import rescue
 from baton.router.planner.rules import PlannerRules
 from baton.router.planner.scaling import scaled
-from baton.router.planner.situation import ERRORS, OTHER, Situation
+from baton.router.planner.situation import EASY, ERRORS, OTHER, Situation
 
 _AHEAD_S = {Role.PREFILL: 0.0, Role.DECODE: 20.0}
 """How far ahead the pools are looked at: sequences last, so what is there now may be ending, or only the beginning;
@@ -60,8 +60,8 @@ def _rebalance(situation: Situation) -> Plan:
     pressures = {role: situation.pressure(role, members[role], -ERRORS, _AHEAD_S[role]) for role in Role}
     receiver = max(Role, key=lambda role: pressures[role])
     donor = OTHER[receiver]
-    # What was begun is finished: a flip more in the same direction is worth less pressure than the first.
-    comfort = rules.comfort * (1 - rules.margin) if situation.rests(receiver) else rules.comfort
+    # What was just begun is finished: who stops at the limit is soon over it, and by then traffic may turn.
+    comfort = EASY if situation.went_lately(receiver, rules.window_s) else rules.comfort
     if pressures[receiver] < comfort:
         return situation.hold("comfort", f"no pool is pressed by more than {comfort:.2g}")
     if situation.rests(donor):

@@ -20,9 +20,10 @@ _OBEYED_AFTER_S = 10.0
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """One worker at one moment. queued_tokens: of prompts, not computed. busy_s: seconds it has computed since it
-    started. running, waiting: sequences on a decode worker. held_tokens, cached_tokens, kv_tokens: KV in use, KV
-    kept for reuse, and room for KV. max_running: sequences in a batch at most; 0: unknown. role_changes_s: when it
-    changed roles, oldest first, on the clock of the observation."""
+    started. running, waiting: sequences on a decode worker. running_tokens: KV of those that run. held_tokens,
+    cached_tokens, kv_tokens: KV in use or promised, KV kept for reuse, and room for KV. max_running: sequences in a
+    batch at most; 0: unknown. role_changes_s: when it changed roles, oldest first, on the clock of the observation.
+    """
 
     worker_id: str
     role: Role
@@ -32,6 +33,7 @@ class WorkerStatus:
     busy_s: float = 0.0
     running: int = 0
     waiting: int = 0
+    running_tokens: int = 0
     held_tokens: int = 0
     cached_tokens: int = 0
     kv_tokens: int = 0

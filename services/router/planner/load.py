@@ -1,9 +1,9 @@
 """How hard the pools are pressed, from what their workers have done and what waits for them.
 
-Pressure 1 is as much as a pool bears within the objectives. Of prefill, that is computing most of the time; what is
-asked for is what was computed and by how much the queue grew. Of decode, it is batches whose steps take as long as
-the TPOT objective allows, and that fit the KV; what is asked for is the rate of tokens, which does not depend on
-the number of workers, and the sequences that are there.
+Pressure 1 is as much as a pool bears within the objectives. Of prefill, that is computing most of the time; asked
+for is what was computed and by how much the queue grew. Of decode, it is batches whose steps take as long as the
+TPOT objective allows, and that fit the KV; asked for is the rate of tokens, which does not depend on the number of
+workers, and the sequences that are there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean
+from statistics import fmean, stdev
 
 from baton.fleet import Role
 from baton.router.planner.history import History, Observation, WorkerStatus
@@ -30,8 +30,10 @@ _CERTAIN = 4.0
 """Standard errors beyond which two means tell of a change of traffic; many ways to part a series are tried."""
 _SEGMENT = 2
 """Values that a mean is taken of at least."""
-_NEWEST = 3
-"""Values whose mean tells, beside that of as many before them, whether a rise goes on."""
+_CHANGES = 5
+"""From look to look, the newest, by which a rise that goes on is told."""
+_RISE_ERRORS = 2.0
+"""Standard errors that a rise is taken to be less, for it is counted on for many times as long as it was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,9 @@ class PoolLoad:
 
 def capacities(history: History, rules: PlannerRules) -> dict[str, Capacity]:
     """Of every worker, by its id."""
-    newest = history.observations[-1]
-    context_tokens = _context_tokens(newest)
-    return {worker.worker_id: _capacity(worker, context_tokens, rules) for worker in newest.workers}
+    observations = list(history.observations)
+    context_tokens = _context_tokens(observations)
+    return {worker.worker_id: _capacity(worker, context_tokens, rules) for worker in observations[-1].workers}
 
 
 def demand(history: History) -> Demand:
@@ -116,7 +118,7 @@ def demand(history: History) -> Demand:
     sequences_error = max(sequences.error, math.sqrt(sequences.value))
     share = sequences_error / sequences.value if sequences.value else 0.0
     tokens = _estimate(at_s, [asked[0] for asked in decode])
-    rise = _rise_of_count(at_s, [asked[1] for asked in decode])
+    rise = _certain_rise_per_s(at_s, [asked[1] for asked in decode])
     rise_share = rise / sequences.value if sequences.value else 0.0
     return Demand(
         _estimate(at_s[1:], [_prefill_asked(*pair) for pair in pairwise(observations)]),
@@ -172,12 +174,14 @@ def _capacity(worker: WorkerStatus, context_tokens: float, rules: PlannerRules) 
     return Capacity(_PREFILL_BUSY * profile.prefill_rate, sequences / step_s, sequences)
 
 
-def _context_tokens(observation: Observation) -> float:
-    """Mean of the running sequences."""
-    decode = [worker for worker in observation.workers if worker.role is Role.DECODE]
+def _context_tokens(observations: Sequence[Observation]) -> float:
+    """Mean of the running sequences, for as long as there are about as many as now: those of one moment may be few,
+    and long by chance."""
+    start = _level_start([_decode_asked(observation)[1] for observation in observations])
+    decode = [w for observation in observations[start:] for w in observation.workers if w.role is Role.DECODE]
     running = sum(worker.running for worker in decode)
-    held_tokens = sum(worker.held_tokens for worker in decode)
-    return max(1.0, held_tokens / running) if running and held_tokens else _DEFAULT_CONTEXT_TOKENS
+    running_tokens = sum(worker.running_tokens for worker in decode)
+    return max(1.0, running_tokens / running) if running and running_tokens else _DEFAULT_CONTEXT_TOKENS
 
 
 def _prefill_asked(before: Observation, after: Observation) -> float:
@@ -208,17 +212,10 @@ def _decode_asked(observation: Observation) -> tuple[float, float]:
 
 
 def _estimate(at_s: Sequence[float], values: Sequence[float]) -> Estimate:
-    """The mean since the level last changed for certain: of all ways to part the values in earlier and recent ones,
-    the one whose means differ most, in standard errors."""
+    """The mean since the level last changed for certain."""
     if not values:
         return Estimate(0.0)
-    start, scatter = max(
-        (_change(values, start) for start in range(_SEGMENT, len(values) - _SEGMENT + 1)),
-        key=lambda change: change[1],
-        default=(0, 0.0),
-    )
-    if scatter < _CERTAIN:
-        start = 0
+    start = _level_start(values)
     recent, earlier = values[start:], values[:start]
     mean = fmean(recent)
     error = math.sqrt(_squares(recent)) / len(recent)
@@ -228,19 +225,30 @@ def _estimate(at_s: Sequence[float], values: Sequence[float]) -> Estimate:
     return Estimate(mean, error, (mean - fmean(earlier)) / between_s)
 
 
+def _level_start(values: Sequence[float]) -> int:
+    """Where the level last changed for certain, 0 if nowhere: of all ways to part the values in earlier and recent
+    ones, the one whose means differ most, in standard errors."""
+    start, scatter = max(
+        (_change(values, start) for start in range(_SEGMENT, len(values) - _SEGMENT + 1)),
+        key=lambda change: change[1],
+        default=(0, 0.0),
+    )
+    return start if scatter >= _CERTAIN else 0
+
+
 def _with_rise(estimate: Estimate, error: float, rise_per_s: float) -> Estimate:
     growth_per_s = estimate.growth_per_s
     return Estimate(estimate.value, error, growth_per_s, max(0.0, min(growth_per_s, rise_per_s)))
 
 
-def _rise_of_count(at_s: Sequence[float], counts: Sequence[float]) -> float:
-    """By how much a count that varies as Poisson's law has it rises a second of late, less a standard error: a step
-    that is over is no rise."""
-    if len(counts) < 2 * _NEWEST:
+def _certain_rise_per_s(at_s: Sequence[float], values: Sequence[float]) -> float:
+    """By how much the value rises of late: the mean of its newest changes from look to look, less what may be
+    chance. A leap that is over is no rise, for it makes one change unlike the others."""
+    if len(values) <= _CHANGES:
         return 0.0
-    before, newest = fmean(counts[-2 * _NEWEST : -_NEWEST]), fmean(counts[-_NEWEST:])
-    elapsed_s = fmean(at_s[-_NEWEST:]) - fmean(at_s[-2 * _NEWEST : -_NEWEST])
-    return (newest - before - math.sqrt(before + newest)) / elapsed_s
+    changes = [after - before for before, after in pairwise(values[-_CHANGES - 1 :])]
+    certain = fmean(changes) - _RISE_ERRORS * stdev(changes) / math.sqrt(_CHANGES)
+    return certain * _CHANGES / (at_s[-1] - at_s[-_CHANGES - 1])
 
 
 def _change(values: Sequence[float], start: int) -> tuple[int, float]:

@@ -1,4 +1,5 @@
-"""What the planner remembers of the number of workers: how many were needed, and what it has ordered."""
+"""What the planner remembers of the number of workers: how many were needed, and what was ordered, by it or by a
+predecessor."""
 
 from __future__ import annotations
 
@@ -14,15 +15,21 @@ _STOP_TIMEOUT_S = 120.0
 
 _PAUSE_S = 30.0
 """After an order that was refused."""
+_SETTLED_S = 30.0
+"""A number of workers that stays for so long is meant; who only has died is back by then."""
 
 
 class ScaleHistory:
     """Of one router. A new leader does not know its predecessor's orders, and need not: to start is to order a
-    total, to stop names a worker, so what is ordered twice happens once. Its budget begins anew."""
+    total, to stop names a worker, so what is ordered twice happens once. What it has seen come of them counts
+    against its budget as its own orders do."""
 
     def __init__(self) -> None:
         self._needed: deque[tuple[float, int]] = deque()
         self._orders_s: list[float] = []
+        self._own_order_s = -math.inf
+        self._size, self._size_since_s = 0, -math.inf
+        self._settled, self._settled_at_s = 0, -math.inf
         self._workers = 0
         self._ordered_at_s = -START_TIMEOUT_S
         self._came_at_s = -math.inf
@@ -40,18 +47,18 @@ class ScaleHistory:
 
     def start_ordered(self, workers: int, at_s: float) -> None:
         self._workers, self._ordered_at_s = workers, at_s
-        self._note_order(at_s)
+        self._note_own_order(at_s)
 
     def stop_ordered(self, worker_id: str, at_s: float) -> None:
         self._leaving[worker_id] = at_s
         self._workers = 0
-        self._note_order(at_s)
+        self._note_own_order(at_s)
 
     def refused(self, at_s: float) -> None:
         """Nobody took the last order: it costs nothing of the budget, and the next one waits a while."""
         self._workers = 0
         self._leaving.clear()
-        self._orders_s = self._orders_s[:-1]
+        self._orders_s = [order_s for order_s in self._orders_s if order_s != self._own_order_s]
         self._refused_at_s = at_s
 
     def rests(self, now_s: float) -> bool:
@@ -67,6 +74,7 @@ class ScaleHistory:
         }
         if self._workers and ready >= self._workers:
             self._workers, self._came_at_s = 0, at_s
+        self._follow_size(len(present), at_s)
 
     def is_leaving(self, worker_id: str) -> bool:
         return worker_id in self._leaving
@@ -92,6 +100,19 @@ class ScaleHistory:
 
     def orders_since(self, at_s: float) -> int:
         return sum(order_s > at_s for order_s in self._orders_s)
+
+    def _follow_size(self, size: int, at_s: float) -> None:
+        """Who has grown or shrunk for good did so on an order; if not on ours, then on another leader's."""
+        if size != self._size:
+            self._size, self._size_since_s = size, at_s
+        elif size != self._settled and at_s >= self._size_since_s + _SETTLED_S:
+            if self._settled and self._own_order_s < self._settled_at_s:
+                self._note_order(self._size_since_s)
+            self._settled, self._settled_at_s = size, at_s
+
+    def _note_own_order(self, at_s: float) -> None:
+        self._own_order_s = at_s
+        self._note_order(at_s)
 
     def _note_order(self, at_s: float) -> None:
         self._orders_s = [order_s for order_s in self._orders_s if order_s > at_s - HOUR_S] + [at_s]

@@ -16,10 +16,8 @@ from dataclasses import replace
 from baton.fleet import Role
 from baton.router.planner.actions import Plan, Start, Stop
 from baton.router.planner.history import WorkerStatus
-from baton.router.planner.situation import ERRORS, OTHER, Situation
+from baton.router.planner.situation import EASY, ERRORS, OTHER, Situation
 
-_EASY = 0.75
-"""Pressure that a pool is to be left at, so that it is not at its limit again at once."""
 _GROWTH = 2
 """Times as many workers as there are, at most, in one order."""
 
@@ -27,7 +25,7 @@ _GROWTH = 2
 def scaled(situation: Situation, plan: Plan) -> Plan:
     """`plan`, which holds, or what is to be done about the number of workers instead; either knows how many are
     needed."""
-    easily = {role: _needed(situation, role, ERRORS, _EASY) for role in Role}
+    easily = {role: _needed(situation, role, ERRORS, EASY) for role in Role}
     noted = replace(plan, needed_workers=sum(easily.values()))
     if not situation.scales_left or situation.history.scale.rests(situation.now_s):
         return noted
@@ -43,7 +41,7 @@ def _start(situation: Situation) -> Plan | None:
         return None
     if scale.came_since(situation.now_s - situation.rules.window_s):
         return None
-    wanted = {role: _needed(situation, role, 0.0, _EASY) for role in Role}
+    wanted = {role: _needed(situation, role, 0.0, EASY) for role in Role}
     goal = int(min(limit, max(bounds.least, min(_GROWTH * there, sum(wanted.values())))))
     if goal <= max(there, scale.ordered_workers(situation.now_s)):
         return None

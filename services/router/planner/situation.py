@@ -15,6 +15,8 @@ from baton.router.planner.scale_history import HOUR_S
 
 ERRORS = 1.0
 """Standard errors that an estimate is taken to be wrong by, against acting."""
+EASY = 0.75
+"""Pressure that a pool is to be left at by what is done for it, so that it is not at its limit again at once."""
 OTHER = {Role.PREFILL: Role.DECODE, Role.DECODE: Role.PREFILL}
 
 
@@ -70,9 +72,13 @@ class Situation:
             for role, members in self.members.items()
         }
 
+    def went_lately(self, role: Role, seconds: float) -> bool:
+        """Whether a worker went to `role` within the last `seconds`."""
+        return self.history.last_change_s(role) > self.now_s - seconds
+
     def rests(self, donor: Role) -> bool:
         """Whether a worker went to `donor` within the cooldown, so that none may go the other way."""
-        return self.history.last_change_s(donor) > self.now_s - self.rules.cooldown_s
+        return self.went_lately(donor, self.rules.cooldown_s)
 
     def may_leave(self, donor: Role) -> list[WorkerStatus]:
         """Who can go from `donor` to the other pool now, the fittest for that first. Who has changed roles within

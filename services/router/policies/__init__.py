@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from baton.errors import ConfigError
-from baton.router.policies.base import Policy
+
+if TYPE_CHECKING:
+    from baton.router.policies.base import Policy
 
 DEFAULT_POLICY = "predicted"
 POLICIES = {
@@ -21,13 +24,17 @@ POLICIES = {
 }
 
 
-def load_policy(name: str) -> Policy:
+def require_policy(name: str) -> None:
     """Raises ConfigError listing the choices where `name` is none of them."""
     if name not in POLICIES:
         raise ConfigError(
             f"placement policy {name!r} is unknown (choices: {', '.join(POLICIES)})", field="policy"
         )
+
+
+def load_policy(name: str) -> Policy:
+    """Raises as `require_policy` does."""
+    require_policy(name)
     module, _, class_name = POLICIES[name].partition(":")
-    policy = getattr(import_module(module), class_name)()
-    assert isinstance(policy, Policy)
+    policy: Policy = getattr(import_module(module), class_name)()
     return policy

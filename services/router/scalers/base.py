@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from baton.errors import Unavailable
 from baton.router.planner.actions import Start, Stop
 
 
@@ -26,7 +27,13 @@ class ScaleOrder:
 
 
 class Scaler(Protocol):
-    async def order(self, order: ScaleOrder) -> None:
+    async def order(self, order: ScaleOrder, leads: Callable[[], bool]) -> None:
         """Returns once the order is taken, not once it is carried out: workers that start join by themselves, and
-        who is to stop gets SIGTERM, upon which a worker drains. Within a deadline of its own. Raises Unavailable
-        where nobody takes it."""
+        who is to stop gets SIGTERM, upon which a worker drains. Within a deadline of its own. leads: asked right
+        before each attempt, for by then another planner may be at work. Raises Unavailable where nobody takes the
+        order, or where it is not ours to give any more."""
+
+
+def require_lead(leads: Callable[[], bool]) -> None:
+    if not leads():
+        raise Unavailable("this router does not lead any more", field="scaler")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 
 from baton.errors import Unavailable
-from baton.router.scalers.base import ScaleOrder
+from baton.router.scalers.base import ScaleOrder, require_lead
 
 _TIMEOUT_S = 5.0
 
@@ -17,7 +18,8 @@ class LocalScaler:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    async def order(self, order: ScaleOrder) -> None:
+    async def order(self, order: ScaleOrder, leads: Callable[[], bool]) -> None:
+        require_lead(leads)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 answer = json.loads(await self._ask(json.dumps(order.body()).encode() + b"\n"))

@@ -2,7 +2,8 @@
 
 A request carries the order as JSON (`ScaleOrder.body`), its id as `Idempotency-Key`, the token as Bearer, and with
 a key `X-Baton-Signature: t=<unix seconds>,v1=<hex>`, the HMAC-SHA256 of `<unix seconds>.<body>`. Any 2xx takes the
-order. No answer, 408, 429 and 5xx are tried again with growing pauses until the deadline; other answers refuse it.
+order. No answer, 408, 429 and 5xx are tried again with growing pauses until the deadline, for as long as the router
+leads; other answers refuse it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Callable
 
 import httpx
 
 from baton.errors import Unavailable
-from baton.router.scalers.base import ScaleOrder
+from baton.router.scalers.base import ScaleOrder, require_lead
 
 _DEADLINE_S = 60.0
 _CALL_TIMEOUT_S = 10.0
@@ -33,14 +35,16 @@ class WebhookScaler:
         self._key = key.encode()
         self._deadline_s = deadline_s
 
-    async def order(self, order: ScaleOrder) -> None:
+    async def order(self, order: ScaleOrder, leads: Callable[[], bool]) -> None:
         last = "no answer"
         try:
             async with asyncio.timeout(self._deadline_s), self._client() as client:
                 pause_s = _FIRST_PAUSE_S
+                require_lead(leads)
                 while last := await self._attempt(client, order):
                     await asyncio.sleep(pause_s)
                     pause_s = min(_MAX_PAUSE_S, 2 * pause_s)
+                    require_lead(leads)
         except TimeoutError:
             raise Unavailable(
                 f"{self._url} took no order within {self._deadline_s:g} s: {last}", field="scaler"

@@ -1,0 +1,64 @@
+"""The kill campaign's sister on several hosts: workers are cut off from everybody, stopped and killed, routers are
+killed, and Consul is cut off or comes back empty, while clients ask without a pause.
+
+Every answer has exactly the tokens of an undisturbed run. Only who had asked a router that died asks again. Within
+five seconds of Consul's return all have met again. A failure prints the seed and what was done; `--campaign-seed`
+runs it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from pathlib import Path
+
+import pytest
+from cluster import BASELINE_S, is_at_baseline, wait_until
+from kill_campaign.crowd import Crowd, bodies
+from kill_campaign.hosts import Hosts
+from kill_campaign.outages import START_S, Outages
+from kill_campaign.views import Views
+
+CLIENTS = 32
+PAUSE_S = (0.5, 2.0)
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--campaign-seed") or secrets.randbits(31))
+
+
+@pytest.mark.soak
+def test_no_outage_costs_a_client_more_than_a_pause(
+    llama: Path, seed: int, request: pytest.FixtureRequest
+) -> None:
+    rng = random.Random(seed)
+    with Hosts(llama) as hosts, Views(hosts.urls) as views:
+        crowd = Crowd(hosts.urls, bodies(12, max_tokens=96))
+        outages = Outages(hosts, views, rng, crowd.note_router_end)
+
+        def story() -> str:
+            told = [f"seed {seed}", *outages.schedule, str(crowd.counts), *outages.faults, *crowd.faults[:10]]
+            return "\n".join([*told, f"{views.workers()}", hosts.stderr])
+
+        wait_until(outages.is_whole, START_S, story)
+        asyncio.run(campaign(crowd, outages, request.config.getoption("--outages")))
+        print(*outages.schedule, crowd.counts, sep="\n")
+        assert not crowd.faults, story()
+        assert not outages.faults, story()
+        assert crowd.counts["answered exactly"] > CLIENTS, story()
+        wait_until(lambda: at_baseline(views), BASELINE_S, story)
+        wait_until(outages.is_whole, START_S, story)
+
+
+async def campaign(crowd: Crowd, outages: Outages, count: int) -> None:
+    await crowd.learn()
+    asking = asyncio.create_task(crowd.ask(CLIENTS, outages.rng))
+    await outages.make(count, PAUSE_S)
+    crowd.stop()
+    await asking
+
+
+def at_baseline(views: Views) -> bool:
+    return all(is_at_baseline(worker) for view in views.workers() for worker in view)
