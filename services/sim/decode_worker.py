@@ -135,7 +135,7 @@ class DecodeWorker(SimWorker):
             pass_s = self.speeds.step_s(len(self._decoding), self._context_tokens)
         else:
             pass_s = self.speeds.prefill_pass_s
-        duration_s = self._spread(pass_s + computed_s)
+        duration_s = self._spread(pass_s + computed_s, self.speeds.step_spread)
         self.busy_s += duration_s
         self.clock.after(duration_s, lambda: self._computed(duration_s, chunks))
 

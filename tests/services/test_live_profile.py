@@ -130,6 +130,15 @@ def test_the_spread_of_steps_is_that_of_their_logarithm_and_stalls_add_to_it() -
     assert taught(batches(draw, 400), draw).corrected().step_spread > 0.3
 
 
+def test_the_spread_of_handoffs_is_told_apart_from_that_of_steps() -> None:
+    draw, live = random.Random(7), LiveProfile(TRUE)
+    for _ in range(1000):
+        live.note_tail("shm", 1 << 16, 0.004 * draw.lognormvariate(0, 0.8))
+    profile = live.corrected()
+    assert profile.handoff_spread == pytest.approx(0.8, abs=0.2)
+    assert (profile.step_spread, live.published().handoff_spread) == (0.0, profile.handoff_spread)
+
+
 def test_the_limit_of_a_pass_is_published_with_the_speeds_and_moves_with_them() -> None:
     live = LiveProfile(TRUE, ChunkLimit(256))
     assert live.published() == replace(
