@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
@@ -233,6 +234,7 @@ class Workers:
             available_blocks=self._in_own_blocks(load.kv_blocks.free + load.kv_blocks.cached, worker),
             kv_bytes_per_token=tracked.kv_bytes_per_token,
             block_tokens=worker.block_size,
+            max_running=worker.max_running or math.inf,
             host=_host_of(worker),
             profile=worker.profile,
         )
