@@ -116,7 +116,7 @@ def test_a_profile_is_published_anew_only_when_a_prediction_changes() -> None:
     for work in batches(draw, 2000):
         live.note_step(work, seconds(slower, work))
     assert live.published() is live.published()
-    assert live.published().step_s(1, 100) == pytest.approx(slower.step_s(1, 100), rel=0.05)
+    assert live.published().step_s(1, 100) == pytest.approx(slower.step_s(1, 100), rel=0.08)
 
 
 def test_the_spread_of_steps_is_that_of_their_logarithm_and_stalls_add_to_it() -> None:
