@@ -28,7 +28,7 @@ JUMPS_S = (HOURS_S, -HOURS_S)
 
 WORKERS = ("prefill-0", "decode-0")
 MAX_REQUESTS = 4
-QUEUE_TIMEOUT_S = 1.0
+QUEUE_TIMEOUT_S = 3.0
 START_S = 90.0
 LEAVES_WITHIN_S = 10.0
 STOP_S = 20.0
@@ -59,7 +59,7 @@ class Fleet:
         }
         for name in WORKERS:
             worker = {"worker_id": name, "registry": f"127.0.0.1:{registry_port}"}
-            self.processes[name] = self._start(name, **worker, threads=1, kv_blocks=1024)
+            self.processes[name] = self._start(name, **worker, threads=1, kv_blocks=2048)
         self._views = cleanup.enter_context(Views([self.url]))
         wait_until(lambda: len(self.workers()) == len(WORKERS), START_S, self.stderr)
 
@@ -146,18 +146,19 @@ def test_a_session_is_finished_on_all_workers(fleet: Fleet, shift_s: int) -> Non
 
 
 def test_who_waits_is_told_so_neither_at_once_nor_hours_later(fleet: Fleet) -> None:
-    with ThreadPoolExecutor(MAX_REQUESTS + 1) as clients:
-        long = [clients.submit(fleet.complete, max_tokens=1200, n=2) for _ in range(MAX_REQUESTS)]
-        wait_until(lambda: fleet.workers()["decode-0"]["running"] == 2 * MAX_REQUESTS, START_S, fleet.workers)
+    long = {"prompt": [5, 6, 7], "max_tokens": 1900, "n": 4, "ignore_eos": True, "stream": True}
+    with ExitStack() as streams, ThreadPoolExecutor(1) as client:
+        for _ in range(MAX_REQUESTS):
+            stream = httpx.stream("POST", f"{fleet.url}/v1/completions", json=long, trust_env=False)
+            assert streams.enter_context(stream).is_success
         asked_at_s = time.monotonic()
-        late = clients.submit(fleet.complete, max_tokens=2)
+        late = client.submit(fleet.complete, max_tokens=2)
         for shift_s in (HOURS_S, -HOURS_S):
             time.sleep(QUEUE_TIMEOUT_S / 4)
             fleet.clocks["router"].jump_to(shift_s)
         answer = late.result()
         assert answer.status_code == httpx.codes.REQUEST_TIMEOUT, answer.text
         assert time.monotonic() >= asked_at_s + QUEUE_TIMEOUT_S
-        assert all(client.result().is_success for client in long)
 
 
 @pytest.mark.parametrize("shift_s", [HOURS_S, -HOURS_S])
