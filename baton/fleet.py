@@ -183,6 +183,7 @@ class WorkerInfo:
     kv_layout: msgpack of `baton.kvtransfer.layout.KVLayout`, of rank 0. block_size: tokens a block.
     schemes: KV transports that are open there, fastest first. kv_events_address, kv_replay_address: host:port of
     the sockets of `baton.kv_events`; empty where these are off. role_changes_unix_s: its latest, the last one last.
+    max_running: sequences in its batch at most where it decodes; 0: unknown.
     """
 
     worker_id: str
@@ -199,6 +200,7 @@ class WorkerInfo:
     kv_events_address: str = ""
     kv_replay_address: str = ""
     role_changes_unix_s: tuple[float, ...] = ()
+    max_running: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ WORKER = WorkerInfo(
     block_size=16,
     profile=WorkerProfile(1000.0, 0.01, 1e9),
     version="0",
+    max_running=64,
 )
 
 

@@ -13,14 +13,13 @@ from baton.fleet import Role
 from baton.lifecycle import State, step
 from baton.request import GenerationRequest
 from baton.router.request_flow import FlowLimits, RequestFlow
-from baton.router.workers import Workers
-from baton.rpc import STREAM_SILENCE_S
+from baton.router.workers import FORGOTTEN_S, Workers
 
 
 class Router:
     """Workers, flow and events of one router over the test's fleet."""
 
-    def __init__(self, fleet: FleetOfTest, limits: FlowLimits, silence_s: float = STREAM_SILENCE_S) -> None:
+    def __init__(self, fleet: FleetOfTest, limits: FlowLimits, silence_s: float = FORGOTTEN_S) -> None:
         self.workers = Workers(SECRET, "router-1", fleet.crashes.append, silence_s)
         self.events: list[Event] = []
         stream = EventStream()
@@ -54,7 +53,7 @@ class Router:
 
 @asynccontextmanager
 async def routed(
-    fleet: FleetOfTest, limits: FlowLimits | None = None, silence_s: float = STREAM_SILENCE_S
+    fleet: FleetOfTest, limits: FlowLimits | None = None, silence_s: float = FORGOTTEN_S
 ) -> AsyncIterator[Router]:
     router = Router(fleet, limits or FlowLimits(policy="round_robin"), silence_s)
     await until(router.workers.can_serve)

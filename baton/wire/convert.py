@@ -214,6 +214,7 @@ def worker_to_wire(worker: WorkerInfo) -> registry_pb2.WorkerInfo:
         kv_events_address=worker.kv_events_address,
         kv_replay_address=worker.kv_replay_address,
         role_changes_unix_s=worker.role_changes_unix_s,
+        max_running=worker.max_running,
     )
 
 
@@ -244,6 +245,7 @@ def worker_from_wire(wire: registry_pb2.WorkerInfo) -> WorkerInfo:
         wire.kv_events_address,
         wire.kv_replay_address,
         tuple(wire.role_changes_unix_s),
+        wire.max_running,
     )
     require_sound(worker)
     return worker

@@ -86,6 +86,7 @@ class WorkerInfo(_message.Message):
     KV_EVENTS_ADDRESS_FIELD_NUMBER: _builtins.int
     KV_REPLAY_ADDRESS_FIELD_NUMBER: _builtins.int
     ROLE_CHANGES_UNIX_S_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.bytes
     """8 random bytes made at each start of the process"""
@@ -103,6 +104,8 @@ class WorkerInfo(_message.Message):
     """host:port where KV events are published; empty: they are off"""
     kv_replay_address: _builtins.str
     """host:port that answers for missed ones"""
+    max_running: _builtins.int
+    """sequences in a decode batch at most; 0: unknown"""
     @_builtins.property
     def model(self) -> Global___ModelInfo: ...
     @_builtins.property
@@ -132,10 +135,11 @@ class WorkerInfo(_message.Message):
         kv_events_address: _builtins.str = ...,
         kv_replay_address: _builtins.str = ...,
         role_changes_unix_s: _abc.Iterable[_builtins.float] | None = ...,
+        max_running: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_size", b"block_size", "epoch", b"epoch", "kv_events_address", b"kv_events_address", "kv_layout", b"kv_layout", "kv_replay_address", b"kv_replay_address", "model", b"model", "pid", b"pid", "profile", b"profile", "role", b"role", "role_changes_unix_s", b"role_changes_unix_s", "schemes", b"schemes", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_size", b"block_size", "epoch", b"epoch", "kv_events_address", b"kv_events_address", "kv_layout", b"kv_layout", "kv_replay_address", b"kv_replay_address", "max_running", b"max_running", "model", b"model", "pid", b"pid", "profile", b"profile", "role", b"role", "role_changes_unix_s", b"role_changes_unix_s", "schemes", b"schemes", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,15 +40,24 @@ def scores(key: int, workers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return mixed
 
 
+def within_bound(loads: npt.NDArray[np.float64], bound: float = LOAD_BOUND) -> npt.NDArray[np.bool_]:
+    """(n,), who may take one more request; there always is somebody. loads: (n,), requests that each carries now,
+    without this one."""
+    capacity = math.ceil(bound * (float(loads.sum()) + 1) / len(loads))
+    return loads < capacity
+
+
+def favourite(session_key: str, workers: npt.NDArray[np.uint64], is_open: npt.NDArray[np.bool_]) -> int:
+    """Index of the worker that `session_key` belongs to among those that are open, of which there is one at least.
+    workers: (n,) of `worker_keys`. is_open: (n,)."""
+    return int(np.where(is_open, scores(session_hash(session_key), workers), np.uint64(0)).argmax())
+
+
 def owner(
     session_key: str,
     workers: npt.NDArray[np.uint64],
     loads: npt.NDArray[np.float64],
     bound: float = LOAD_BOUND,
 ) -> int:
-    """Index of the worker of `session_key`. workers: (n,) of `worker_keys`. loads: (n,), requests that each carries
-    now, without this one."""
-    capacity = math.ceil(bound * (float(loads.sum()) + 1) / len(loads))
-    own = scores(session_hash(session_key), workers)
-    own[loads >= capacity] = 0
-    return int(own.argmax())
+    """Index of the worker of `session_key`. workers: (n,) of `worker_keys`. loads: as `within_bound` takes them."""
+    return favourite(session_key, workers, within_bound(loads, bound))

@@ -31,7 +31,8 @@ class Candidate:
     hold in KV. available_blocks: free or evictable, in blocks as the router counts. cached_tokens: of this
     prompt, probably. local_prefill_s: of prompts that it was given to compute beside decoding of late, fading
     with `fleet_columns.LOCAL_MEMORY_S`. kv_bytes_per_token: of a hand-off to here; 0: unknown. block_tokens: of its
-    own blocks. host: two workers of the same one can hand off without a network; empty: with nobody.
+    own blocks. max_running: sequences in its batch at most. host: two workers of the same one can hand off without
+    a network; empty: with nobody.
     """
 
     worker_id: str
@@ -44,6 +45,7 @@ class Candidate:
     local_prefill_s: float = 0.0
     kv_bytes_per_token: float = 0.0
     block_tokens: int = 1
+    max_running: float = math.inf
     host: str = ""
     profile: WorkerProfile = field(default_factory=WorkerProfile)
 
@@ -101,6 +103,7 @@ class Candidates:
         self.local_prefill_s: Column
         self.kv_bytes_per_token: Column
         self.block_tokens: Column
+        self.max_running: Column
         self.host_key: Column
         (
             self.queued_tokens,
@@ -112,6 +115,7 @@ class Candidates:
             self.local_prefill_s,
             self.kv_bytes_per_token,
             self.block_tokens,
+            self.max_running,
             self.host_key,
             *speeds,
         ) = figures
@@ -128,6 +132,7 @@ class Candidates:
                 worker.local_prefill_s,
                 worker.kv_bytes_per_token,
                 worker.block_tokens,
+                worker.max_running,
                 _host_key(worker.host),
                 *_speeds(worker.profile),
             )

@@ -17,9 +17,8 @@ from baton.router.snapshot import Demand, Snapshot
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """prefill_tokens: of the prompt, not cached. Seconds: queue_s: until the prompt's turn. prefill_s: to compute
-    these tokens. reserve_s: until
-    the decode worker has memory. handoff_s: what is still under way once the prompt is computed. step_s: a
-    decode step with this request in the batch."""
+    these tokens. reserve_s: until the decode worker has memory. handoff_s: what is still under way once the prompt
+    is computed. step_s: a decode step with this request in the batch."""
 
     prefill_tokens: int
     queue_s: float
@@ -108,6 +107,14 @@ def reserve_s(decode: Candidates, demand: Demand) -> Column:
     """Each block that is lacking waits a step: about the rate at which a batch of a block's length returns them."""
     lacking_blocks = np.maximum(0.0, demand.blocks - decode.available_blocks)
     return lacking_blocks * decode.profile.step_s(decode.sequences, decode.context_tokens)
+
+
+def place_s(decode: Candidates, demand: Demand) -> Column:
+    """Until there is memory and a place in the batch. Each place that is lacking waits a step as well: about the
+    rate at which they are returned by a batch whose answers have as many tokens as it has places."""
+    lacking_places = np.maximum(0.0, decode.sequences + demand.choices - decode.max_running)
+    returned_s = lacking_places * decode.profile.step_s(decode.sequences, decode.context_tokens)
+    return np.maximum(returned_s, reserve_s(decode, demand))
 
 
 def step_s(decode: Candidates, demand: Demand) -> Column:

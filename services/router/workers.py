@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,11 @@ from baton.router.placement import Placement
 from baton.router.prefill_peer import PrefillPeer
 from baton.router.prompt_hashes import PromptHashes
 from baton.router.snapshot import Snapshot
-from baton.rpc import STREAM_SILENCE_S, Channel
+from baton.rpc import Channel
+
+FORGOTTEN_S = 2.0
+"""After the registry's own three seconds without a heartbeat: what a prompt is waited for before it is computed
+elsewhere, which costs little."""
 
 _DEFAULT_BLOCK_SIZE = 16
 """Where nobody is there to count by."""
@@ -44,7 +49,7 @@ class Workers:
     """Follows the registry and keeps one peer a worker. On the router's event loop."""
 
     def __init__(
-        self, secret: bytes, router_id: str, on_crash: OnCrash, silence_s: float = STREAM_SILENCE_S
+        self, secret: bytes, router_id: str, on_crash: OnCrash, silence_s: float = FORGOTTEN_S
     ) -> None:
         """silence_s: what a prefill worker that the registry has forgotten has left to finish its prompts."""
         self._silence_s = silence_s
@@ -229,6 +234,7 @@ class Workers:
             available_blocks=self._in_own_blocks(load.kv_blocks.free + load.kv_blocks.cached, worker),
             kv_bytes_per_token=tracked.kv_bytes_per_token,
             block_tokens=worker.block_size,
+            max_running=worker.max_running or math.inf,
             host=_host_of(worker),
             profile=worker.profile,
         )

@@ -49,7 +49,7 @@ class DecodeWorker(SimWorker):
     ) -> None:
         super().__init__(worker_id, pool, block_tokens, clock, limit, seed)
         self.preemptions = 0
-        self._max_running = max_running
+        self.max_running = max_running
         self._limit = limit
         self._gaps = gaps
         self._listener = listener
@@ -89,7 +89,7 @@ class DecodeWorker(SimWorker):
 
     def take_over(self, ride: Ride) -> list[int] | None:
         """Blocks for a sequence that runs elsewhere now; None where there is no room. It is to land here."""
-        if self.num_running + len(self._receiving) >= self._max_running:
+        if self.num_running + len(self._receiving) >= self.max_running:
             return None
         held = self.blocks.acquire(ride.request.hashes[: (ride.tokens - 1) // self.block_tokens])
         missing = self.blocks_for(ride.tokens + 1) - len(held)
@@ -148,7 +148,7 @@ class DecodeWorker(SimWorker):
 
     def _grant(self) -> None:
         while self._asking and not self._waiting:
-            if self.num_running + len(self._receiving) >= self._max_running:
+            if self.num_running + len(self._receiving) >= self.max_running:
                 return
             ride = self._asking[0]
             if ride.prefill is None:
@@ -175,7 +175,7 @@ class DecodeWorker(SimWorker):
         return True
 
     def _readmit(self) -> None:
-        while self._waiting and self.num_running < self._max_running:
+        while self._waiting and self.num_running < self.max_running:
             ride = self._waiting[0]
             held = self.blocks.acquire(ride.request.hashes[: (ride.tokens - 1) // self.block_tokens])
             missing = self.blocks_for(ride.tokens) - len(held)

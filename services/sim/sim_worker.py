@@ -3,6 +3,7 @@ it sent here, and busy time."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from random import Random
 
@@ -17,8 +18,8 @@ from baton.sim.pool_events import PoolEvents
 
 class SimWorker(ABC):
     """queued_tokens, queued_s, leased_sequences, leased_context_tokens: as `baton.router.lease.Tracked` counts
-    them. is_open: False
-    once it is to leave its pool; it gets nothing new then."""
+    them. is_open: False once it is to leave its pool; it gets nothing new then. max_running: sequences in its batch
+    at most."""
 
     def __init__(
         self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock, limit: ChunkLimit, seed: int
@@ -39,6 +40,7 @@ class SimWorker(ABC):
         self.busy_s = 0.0
         self.served_requests = 0
         self.is_open = True
+        self.max_running = math.inf
         self._is_stepping = False
         self._random = Random(f"{seed} {worker_id}")  # noqa: S311
 
@@ -70,6 +72,7 @@ class SimWorker(ABC):
             context_tokens=max(held_tokens, self.leased_context_tokens),
             available_blocks=available,
             kv_bytes_per_token=self.pool.hardware.kv_bytes_per_token,
+            max_running=self.max_running,
             profile=self.speeds,
         )
 

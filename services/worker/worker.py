@@ -198,6 +198,7 @@ def _describe(
         profile=profile,
         version=__version__,
         schemes=agent.schemes,
+        max_running=config.decode.max_running,
     )
 
 

@@ -44,6 +44,7 @@ WORKER = WorkerInfo(
     profile=WorkerProfile(1000.0, 0.01, 1e9, 1e-7, 1e-3, 1e-6),
     version="0",
     schemes=("shm", "tcp"),
+    max_running=64,
 )
 LOAD = WorkerLoad(1, 2, 3, KVBlocks(10, 4, 3, 2, 1), 5, 6, 7, HandoffTotals(1, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections import Counter
@@ -20,6 +21,15 @@ _RETRY_PAUSE_S = 0.1
 _SAMPLED = {"temperature": 1.0, "top_p": 0.95}
 
 Tokens = list[list[int]]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """tokens: of each choice. complaint: why there are none."""
+
+    status: int
+    tokens: Tokens
+    complaint: str = ""
 
 
 def bodies(count: int, max_tokens: int) -> list[dict[str, Any]]:
@@ -48,6 +58,7 @@ class Crowd:
     faults: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     router_ends_s: dict[int, list[float]] = field(default_factory=dict)
+    _began_at_s: float = field(default_factory=time.monotonic)
     _is_over: bool = False
 
     async def learn(self) -> None:
@@ -81,24 +92,22 @@ class Crowd:
                 async with asyncio.timeout(DEADLINE_S):
                     await self._one_request(client, rng, number)
             except TimeoutError:
-                self.faults.append(f"request {number} had no answer within {DEADLINE_S:g} s")
+                self._complain(f"request {number} had no answer within {DEADLINE_S:g} s")
 
     async def _one_request(self, client: httpx.AsyncClient, rng: random.Random, number: int) -> None:
-        """A salt of its own for every other request, so that prefixes are found and are not."""
+        """A salt of its own for every other request, so that prefixes are found and are not; half are streamed."""
         salt = {"cache_salt": f"{rng.random()}"} if rng.random() < 0.5 else {}
-        body = {**self.requests[number], **salt}
+        body = {**self.requests[number], **salt, "stream": rng.random() < 0.5}
         router = rng.randrange(len(self.urls))
         while True:
             began_at_s = time.monotonic()
             try:
-                answer = await client.post(f"{self.urls[router]}/v1/completions", json=body)
+                reply = await _ask(client, f"{self.urls[router]}/v1/completions", body)
             except httpx.TransportError as error:
                 self._note_hang_up(router, began_at_s, error)
             else:
-                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or not self._is_new(
-                    router, began_at_s
-                ):
-                    self._check(number, answer)
+                if reply.status != httpx.codes.SERVICE_UNAVAILABLE or not self._is_new(router, began_at_s):
+                    self._check(number, reply)
                     return
                 self.counts["turned away by a router that had just begun"] += 1
             router = (router + 1) % len(self.urls)
@@ -109,19 +118,45 @@ class Crowd:
         if self._is_new(router, began_at_s):
             self.counts["asked again, for their router had died"] += 1
         else:
-            self.faults.append(f"router {router} hung up: {error!r}")
+            self._complain(f"router {router} hung up: {error!r}")
 
     def _is_new(self, router: int, began_at_s: float) -> bool:
         """Whether the router died during a request, or so shortly before that it may still be starting."""
         return any(began_at_s - DEADLINE_S < end_s for end_s in self.router_ends_s.get(router, []))
 
-    def _check(self, number: int, answer: httpx.Response) -> None:
-        if answer.status_code != httpx.codes.OK:
-            self.faults.append(f"request {number}: {answer.status_code} {answer.text[:300]}")
-        elif (tokens := _tokens(answer)) != self.expected[number]:
-            self.faults.append(f"request {number}: {tokens} instead of {self.expected[number]}")
+    def _complain(self, what: str) -> None:
+        self.faults.append(f"{time.monotonic() - self._began_at_s:7.2f} s  {what}")
+
+    def _check(self, number: int, reply: Reply) -> None:
+        if reply.complaint:
+            self._complain(f"request {number}: {reply.status} {reply.complaint[:300]}")
+        elif reply.tokens != self.expected[number]:
+            self._complain(f"request {number}: {reply.tokens} instead of {self.expected[number]}")
         else:
             self.counts["answered exactly"] += 1
+
+
+async def _ask(client: httpx.AsyncClient, url: str, body: Mapping[str, Any]) -> Reply:
+    """Raises httpx.TransportError where the router hangs up."""
+    async with client.stream("POST", url, json=body) as answer:
+        if not answer.is_success:
+            return Reply(answer.status_code, [], (await answer.aread()).decode())
+        if body["stream"]:
+            return await _read_stream(answer, body["n"])
+        await answer.aread()
+        return Reply(answer.status_code, _tokens(answer))
+
+
+async def _read_stream(answer: httpx.Response, choices: int) -> Reply:
+    """An error ends a stream without [DONE]."""
+    lines = [line.removeprefix("data: ") async for line in answer.aiter_lines() if line]
+    if lines[-1:] != ["[DONE]"]:
+        return Reply(answer.status_code, [], f"it ends with {lines[-1:]}")
+    tokens: Tokens = [[] for _ in range(choices)]
+    for line in lines[:-1]:
+        for choice in json.loads(line)["choices"]:
+            tokens[choice["index"]] += choice["token_ids"]
+    return Reply(answer.status_code, tokens)
 
 
 def _tokens(answer: httpx.Response) -> Tokens:

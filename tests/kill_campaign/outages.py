@@ -96,7 +96,7 @@ class Outages:
         seconds = self.rng.uniform(*_LENGTHS_S)
         async with self._one_of((CONSUL,), f"cut off for {seconds:.1f} s"):
             await self._cut_for(CONSUL, seconds)
-        await self._meet_again()
+            await self._meet_again()
 
     async def _empty_consul(self) -> None:
         seconds = self.rng.uniform(*_LENGTHS_S)
@@ -104,7 +104,7 @@ class Outages:
             await asyncio.to_thread(self.hosts.consul.kill)
             await asyncio.sleep(seconds)
             await asyncio.to_thread(self.hosts.start_consul)
-        await self._meet_again()
+            await self._meet_again()
 
     async def _cut_for(self, name: str, seconds: float) -> None:
         await asyncio.to_thread(self.hosts.cut, name)

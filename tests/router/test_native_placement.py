@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,6 +49,7 @@ candidates = st.builds(
     cached_tokens=few([0, 0, 320, 384]),
     local_prefill_s=few([0.0, 0.0, 0.3]) | st.floats(0, 10),
     kv_bytes_per_token=few([0.0, 131_072.0]),
+    max_running=few([math.inf, 0, 64]),
     host=few(["", "here", "there"]),
     profile=profiles,
 )
@@ -104,12 +107,12 @@ def test_columns_that_do_not_fit_are_refused() -> None:
     def predicted(figures: Column, keys: NDArray[np.uint64], index: int) -> None:
         native.predict(figures, keys, index, figures, keys, index, 1, 1, 1)
 
-    with pytest.raises(ValueError, match="are no 24 figures of 2 workers"):
+    with pytest.raises(ValueError, match="are no 25 figures of 2 workers"):
         predicted(decode.figures, np.zeros(2, np.uint64), 0)
     with pytest.raises(IndexError, match="worker 1 of 1"):
         predicted(decode.figures, decode.keys, 1)
     with pytest.raises(ValueError, match="not C-contiguous"):
-        predicted(np.zeros((2, 23)).T, np.zeros(2, np.uint64), 0)
+        predicted(np.zeros((2, 25)).T, np.zeros(2, np.uint64), 0)
 
 
 @given(matched=st.lists(st.integers(0, 200_000), min_size=1, max_size=9), data=st.data())

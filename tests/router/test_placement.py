@@ -243,3 +243,48 @@ def test_what_a_request_has_waited_already_counts_against_its_objective() -> Non
     assert placed(snapshot, OBJECTIVES).site is PrefillSite.REMOTE
     late = replace(OBJECTIVES, waited_s=3.0)
     assert placed(snapshot, late).site is PrefillSite.LOCAL_PREDICTED
+
+
+def test_who_has_waited_beyond_the_objective_is_no_reason_any_more_to_hold_up_streams() -> None:
+    busy = candidate("p0", queued_tokens=400, profile=PROFILE)
+    snapshot = Snapshot.of([busy], [candidate("d0", **STREAMING)])
+    assert placed(snapshot, replace(OBJECTIVES, waited_s=3.9)).site is PrefillSite.LOCAL_PREDICTED
+    assert placed(snapshot, replace(OBJECTIVES, waited_s=4.0)).site is PrefillSite.REMOTE
+
+
+# --- where streams are late ----------------------------------------------------------------------------------
+
+
+def decoding(**sequences: int) -> Snapshot:
+    workers = [candidate(name, sequences=count, profile=PROFILE) for name, count in sequences.items()]
+    return Snapshot.of([candidate("p0", profile=PROFILE)], workers)
+
+
+IN_50_MS = replace(DEMAND, tpot_s=0.05)
+
+
+def test_a_worker_whose_streams_would_miss_their_objective_is_passed_over_even_by_its_sessions() -> None:
+    sessions = [replace(IN_50_MS, session_key=f"session {number}") for number in range(20)]
+    assert {placed(decoding(d0=40, d1=20, d2=40), demand).decode for demand in sessions} == {"d1"}
+    assert {placed(decoding(d0=20, d1=20, d2=40), demand).decode for demand in sessions} == {"d0", "d1"}
+
+
+def test_what_would_be_late_everywhere_goes_where_streams_are_the_latest_and_spares_the_others() -> None:
+    crowded = decoding(d0=30, d1=60, d2=40)
+    assert placed(crowded, IN_50_MS).decode == "d1"
+    assert placed(crowded, replace(IN_50_MS, session_key="alice")).decode == "d1"
+    assert placed(crowded, DEMAND).decode == "d0"
+
+
+def test_a_worker_without_a_place_in_time_is_passed_over_and_one_with_a_short_wait_is_not() -> None:
+    full = candidate("d0", sequences=20, max_running=16, cached_tokens=384, profile=PROFILE)
+    free = candidate("d1", sequences=18, max_running=20, kv_bytes_per_token=5000, profile=PROFILE)
+    snapshot = Snapshot.of([candidate("p0", profile=PROFILE)], [full, free])
+    assert placed(snapshot, replace(IN_50_MS, ttft_s=0.5)).decode == "d0"
+    placement = placed(snapshot, replace(IN_50_MS, ttft_s=0.1))
+    assert (placement.decode, placement.prediction.reserve_s) == ("d1", 0.0)
+
+
+def test_an_objective_that_no_worker_would_meet_alone_is_no_reason_to_crowd_one() -> None:
+    impossible = replace(DEMAND, tpot_s=0.001)
+    assert placed(decoding(d0=30, d1=60, d2=40), impossible).decode == "d0"

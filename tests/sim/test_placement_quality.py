@@ -71,6 +71,18 @@ def test_prompts_are_computed_beside_decoding_where_prefill_workers_alone_are_to
     assert auto >= 1.1 * always, (auto, always)
 
 
+@pytest.mark.parametrize(("workload", "requests", "speed"), [("agent", 500, 4.0), ("chat", 900, 60.0)])
+def test_of_sessions_beyond_what_decode_sustains_more_are_served_in_time_than_by_other_policies(
+    workload: str, requests: int, speed: float
+) -> None:
+    sent = generate(workload, requests, 15.0, 0).at_rate(speed)
+    own, *others = (
+        report_of(Simulation(fleet(), sent, policy).run()).attainment
+        for policy in ("predicted", "session", "prefix", "power_of_two")
+    )
+    assert own >= 1.05 * max(others), (own, others)
+
+
 def test_four_routers_that_hear_of_caches_by_events_lose_no_hit_in_a_hundred() -> None:
     rates = [
         simulated(fleet(routers=routers, heartbeat_s=0.25), "agent", 300, 10.0, speed=2.0).cache_hit_rate

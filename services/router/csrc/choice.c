@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-static const double LOAD_BOUND = 1.25, LOCAL_MEMORY_S = 4.0, TOKENS_AHEAD = 32, WORK_WEIGHT = 16.0, HARM = 0.03,
+static const double LOAD_BOUND = 1.25, LOCAL_MEMORY_S = 4.0, TOKENS_AHEAD = 32, SHORT_ANSWER_TOKENS = 8, WORK_WEIGHT = 16.0, HARM = 0.03,
                     TTFT_SHARE = 0.5, TPOT_SHARE = 0.8, MOST_SHARE = 0.95;
 
 /* As `affinity.scores`. */
@@ -13,18 +13,11 @@ static uint64_t score(uint64_t session, uint64_t worker) {
     return mixed ^ mixed >> 32;
 }
 
-/* As `affinity.owner`. */
-static size_t owner(const Pool *p, uint64_t session) {
+/* As `affinity.within_bound` has it: who carries as many requests takes no more. */
+static double bounded_sequences(const Pool *p) {
     double sequences = 0;
     for (size_t i = 0; i < p->count; i++) sequences += figure(p, SEQUENCES, i);
-    double capacity = ceil(LOAD_BOUND * (sequences + 1) / (double)p->count);
-    size_t best = 0;
-    uint64_t highest = 0;
-    for (size_t i = 0; i < p->count; i++) {
-        uint64_t own = figure(p, SEQUENCES, i) < capacity ? score(session, p->keys[i]) : 0;
-        if (own > highest) highest = own, best = i;
-    }
-    return best;
+    return ceil(LOAD_BOUND * (sequences + 1) / (double)p->count);
 }
 
 /* The one of least cost; among equals the session's own, or the next in turn. */
@@ -54,7 +47,7 @@ static double prompt_cost_s(const Pool *p, size_t i, const Wanted *w) {
 
 static double decode_cost_s(const Pool *p, size_t i, const Pool *d, size_t j, const Wanted *w) {
     double second_s = handoff_s(p, i, d, j, w, prefill_s(p, i, w));
-    return reserve_s(d, j, w) + queue_s(d, j) + second_s + TOKENS_AHEAD * step_s(d, j, w);
+    return place_s(d, j, w) + queue_s(d, j) + second_s + SHORT_ANSWER_TOKENS * step_s(d, j, w);
 }
 
 static double local_cost_s(const Pool *d, size_t j, const Wanted *w) {
@@ -64,7 +57,8 @@ static double local_cost_s(const Pool *d, size_t j, const Wanted *w) {
 }
 
 static double pressure(const Demand *demand, double first_token_s, double tpot_s) {
-    return larger((demand->waited_s + first_token_s) / (TTFT_SHARE * demand->ttft_s), tpot_s / (TPOT_SHARE * demand->tpot_s));
+    double waited_s = demand->waited_s < demand->ttft_s ? demand->waited_s : 0.0;
+    return larger((waited_s + first_token_s) / (TTFT_SHARE * demand->ttft_s), tpot_s / (TPOT_SHARE * demand->tpot_s));
 }
 
 static double tpot_s(const Pool *d, size_t j, const Wanted *w, double prompt_s) {
@@ -89,16 +83,58 @@ static double handoff_pressure(const Pool *p, size_t i, const Pool *d, size_t j,
     return pressure(demand, first_token_s, tpot_s(d, j, w, 0.0));
 }
 
-static size_t decoding(const Pool *p, size_t first, const Pool *d, const Demand *demand, double *costs_s) {
-    size_t own = demand->has_session ? owner(d, demand->session) : 0;
+/* How far each decode worker is beyond the objectives: 1 is as much as they allow. */
+static void strains_of(const Pool *d, const Demand *demand, double *strains) {
+    for (size_t j = 0; j < d->count; j++) {
+        double wait = place_s(d, j, &demand->wanted) / (TTFT_SHARE * demand->ttft_s);
+        strains[j] = larger(wait, tpot_s(d, j, &demand->wanted, 0.0) / demand->tpot_s);
+    }
+}
+
+/* As `_open`: who is not open costs more than anything. strains: room for as many. */
+static void close_costs(const Pool *d, const Demand *demand, double *costs_s, double *strains) {
+    int is_kept = 0, is_attainable = 0;
+    double most = 0;
+    strains_of(d, demand, strains);
+    for (size_t j = 0; j < d->count; j++) {
+        double alone_s = batch_step_s(d, j, demand->wanted.choices, demand->wanted.prompt_tokens);
+        is_kept |= strains[j] <= 1;
+        is_attainable |= alone_s <= demand->tpot_s;
+        most = larger(most, strains[j]);
+    }
+    if (!is_kept && !is_attainable) return;
+    for (size_t j = 0; j < d->count; j++)
+        if (is_kept ? !(strains[j] <= 1) : strains[j] != most) costs_s[j] = INFINITY;
+}
+
+static int is_near(const Pool *d, size_t j, const double *costs_s, double most_sequences) {
+    return costs_s[j] < INFINITY && figure(d, SEQUENCES, j) < most_sequences;
+}
+
+/* As `affinity.favourite`; `d->count` where nobody is near. */
+static size_t favourite(const Pool *d, const Demand *demand, const double *costs_s, double most_sequences) {
+    size_t best = d->count;
+    uint64_t highest = 0;
+    for (size_t j = 0; j < d->count; j++) {
+        uint64_t own = score(demand->session, d->keys[j]);
+        if (is_near(d, j, costs_s, most_sequences) && (best == d->count || own > highest)) highest = own, best = j;
+    }
+    return best;
+}
+
+static size_t decoding(const Pool *p, size_t first, const Pool *d, const Demand *demand, double *costs_s, double *strains) {
+    for (size_t j = 0; j < d->count; j++) costs_s[j] = decode_cost_s(p, first, d, j, &demand->wanted);
+    if (demand->has_tpot) close_costs(d, demand, costs_s, strains);
+    double most = bounded_sequences(d);
+    size_t own = demand->has_session ? favourite(d, demand, costs_s, most) : d->count;
+    if (own == d->count) return least(d, demand, costs_s);
     int is_known_elsewhere = 0;
     for (size_t j = 0; j < d->count; j++) {
-        int knows_more = figure(d, CACHED_TOKENS, j) > figure(d, CACHED_TOKENS, own);
+        int knows_more = figure(d, CACHED_TOKENS, j) > figure(d, CACHED_TOKENS, own) && is_near(d, j, costs_s, most);
         is_known_elsewhere |= knows_more;
-        int is_passed_over = demand->has_session && !knows_more;
-        costs_s[j] = is_passed_over ? INFINITY : decode_cost_s(p, first, d, j, &demand->wanted);
+        if (!knows_more) costs_s[j] = INFINITY;
     }
-    return demand->has_session && !is_known_elsewhere ? own : least(d, demand, costs_s);
+    return is_known_elsewhere ? least(d, demand, costs_s) : own;
 }
 
 /* The decode worker to compute the prompt, among those that this presses less than a hand-off from `first` would; LOCAL
@@ -113,10 +149,10 @@ static ptrdiff_t computing(const Pool *p, size_t first, const Pool *d, const Dem
     return is_any ? (ptrdiff_t)least(d, demand, costs_s) : LOCAL;
 }
 
-Choice choose(const Pool *p, const Pool *d, const Demand *demand, double *costs_s) {
+Choice choose(const Pool *p, const Pool *d, const Demand *demand, double *costs_s, double *strains) {
     if (!p->count || demand->mode == NEVER) return (Choice){LOCAL, (size_t)computing(NULL, 0, d, demand, costs_s)};
     for (size_t i = 0; i < p->count; i++) costs_s[i] = prompt_cost_s(p, i, &demand->wanted);
-    size_t first = least(p, demand, costs_s), second = decoding(p, first, d, demand, costs_s);
+    size_t first = least(p, demand, costs_s), second = decoding(p, first, d, demand, costs_s, strains);
     ptrdiff_t local = LOCAL;
     if (demand->mode == AUTO && demand->has_tpot) local = computing(p, first, d, demand, costs_s);
     return local == LOCAL ? (Choice){(ptrdiff_t)first, second} : (Choice){LOCAL, (size_t)local};

@@ -19,5 +19,5 @@ typedef struct {
     size_t decode;
 } Choice;
 
-/* decode: at least one worker. costs_s: room for as many as the larger pool has. */
-Choice choose(const Pool *prefill, const Pool *decode, const Demand *demand, double *costs_s);
+/* decode: at least one worker. costs_s, strains: room for as many as the larger pool has. */
+Choice choose(const Pool *prefill, const Pool *decode, const Demand *demand, double *costs_s, double *strains);

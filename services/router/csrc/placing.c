@@ -87,9 +87,9 @@ static int read_demand(PyObject *const *args, Demand *demand) {
 static PyObject *chosen(const Pool *prefill, const Pool *decode, const Demand *demand) {
     if (!decode->count) return PyErr_Format(PyExc_ValueError, "there is no decode worker to choose");
     size_t most = prefill->count > decode->count ? prefill->count : decode->count;
-    double *costs_s = malloc(most * sizeof *costs_s);
+    double *costs_s = malloc(2 * most * sizeof *costs_s);
     if (!costs_s) return PyErr_NoMemory();
-    Choice choice = choose(prefill, decode, demand, costs_s);
+    Choice choice = choose(prefill, decode, demand, costs_s, costs_s + most);
     free(costs_s);
     return Py_BuildValue("(nn)", (Py_ssize_t)choice.prefill, (Py_ssize_t)choice.decode);
 }

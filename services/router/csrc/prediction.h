@@ -7,7 +7,7 @@
 /* The figures of a worker, in the order of `candidates.Candidates`. */
 enum Figure {
     QUEUED_TOKENS, QUEUED_S, SEQUENCES, CONTEXT_TOKENS, AVAILABLE_BLOCKS, CACHED_TOKENS, LOCAL_PREFILL_S,
-    KV_BYTES_PER_TOKEN, BLOCK_TOKENS, HOST_KEY, PREFILL_TOKENS_PER_S, DECODE_STEP_S, COPY_BYTES_PER_S,
+    KV_BYTES_PER_TOKEN, BLOCK_TOKENS, MAX_RUNNING, HOST_KEY, PREFILL_TOKENS_PER_S, DECODE_STEP_S, COPY_BYTES_PER_S,
     PREFILL_S_PER_PAIR, DECODE_S_PER_SEQUENCE, DECODE_S_PER_CONTEXT_TOKEN, PREFILL_PASS_S, HANDOFF_LATENCY_S,
     COST_PER_HOUR, PREFILL_CHUNK_TOKENS, PREFILL_CHUNK_S, SAME_HOST_BYTES_PER_S, SAME_HOST_LATENCY_S,
     STEP_SPREAD, FIGURES
@@ -58,6 +58,12 @@ static inline double batch_step_s(const Pool *p, size_t i, double sequences, dou
 static inline double reserve_s(const Pool *p, size_t i, const Wanted *w) {
     double lacking_blocks = larger(0.0, w->blocks - figure(p, AVAILABLE_BLOCKS, i));
     return lacking_blocks * batch_step_s(p, i, figure(p, SEQUENCES, i), figure(p, CONTEXT_TOKENS, i));
+}
+
+static inline double place_s(const Pool *p, size_t i, const Wanted *w) {
+    double lacking_places = larger(0.0, figure(p, SEQUENCES, i) + w->choices - figure(p, MAX_RUNNING, i));
+    double returned_s = lacking_places * batch_step_s(p, i, figure(p, SEQUENCES, i), figure(p, CONTEXT_TOKENS, i));
+    return larger(returned_s, reserve_s(p, i, w));
 }
 
 static inline double step_s(const Pool *p, size_t i, const Wanted *w) {

@@ -3,8 +3,11 @@
 Prompts: every prefill worker has a cost, its queue and the work, and work counts more than waiting, for what is
 computed needlessly delays all who come after.
 
-Tokens: the decode worker is the session's own, unless another one caches more of the prompt; without a session it
-is the one with the least predicted time to a second token and a few more.
+Tokens: the decode worker is the one with the least predicted time to a second token and a few more; for a session
+its own, unless others cache more of the prompt, and only among those within the bound on their load. Workers where
+a place would come too late, or whose streams would miss their TPOT objective with one more, are passed over. Where
+that is all of them, everything would be late everywhere, so what comes now goes where streams are the latest
+already: the rest of the fleet serves what it can in time.
 
 Conditional disaggregation: a decode worker computes the prompt itself where that presses it less than a hand-off to
 it would press the two workers, each measured by the objective that it serves: the time to the first token against
@@ -17,18 +20,23 @@ objective prompts are handed off.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from baton.fleet import Role
-from baton.router.affinity import owner, scores, session_hash
+from baton.router.affinity import favourite, scores, session_hash, within_bound
 from baton.router.candidates import Candidates, Column
 from baton.router.compiled import is_native_built, native
 from baton.router.fleet_columns import LOCAL_MEMORY_S
 from baton.router.policies.base import Choice, Policy, describe_load, least
-from baton.router.prediction import handoff_s, prefill_s, queue_s, reserve_s, step_s, turn_s
+from baton.router.prediction import handoff_s, place_s, prefill_s, queue_s, reserve_s, step_s, turn_s
 from baton.router.snapshot import Demand, Disaggregation, Snapshot
 
 _TOKENS_AHEAD = 32
-"""Output tokens by which decode workers are compared; how long an answer will be is not known beforehand."""
+"""Output tokens by which a prompt computed beside decoding is weighed; how long answers will be is not known."""
+
+_SHORT_ANSWER_TOKENS = 8.0
+"""Output tokens by which decode workers are compared for a hand-off. A hand-off spoils the mean time per token of
+short answers only, and batches that differ spoil no answer as long as they keep to the objective."""
 
 _WORK_WEIGHT = 16.0
 """How much more a second of computing counts than one of waiting. From 8 to 32 goodput hardly changes (by
@@ -79,7 +87,7 @@ def _choose_natively(snapshot: Snapshot, demand: Demand) -> Pair:
         demand.choices,
         mode,
         demand.waited_s,
-        _USUAL_TTFT_S if demand.ttft_s is None else demand.ttft_s,
+        _ttft_objective_s(demand),
         demand.tpot_s,
         None if session is None else session_hash(session),
         demand.ordinal,
@@ -97,7 +105,8 @@ def choose_by_columns(snapshot: Snapshot, demand: Demand) -> Pair:
     prompt_cost = turn_s(prefill, demand, prompt_s) + _WORK_WEIGHT * prompt_s
     first = _least(prefill, prompt_cost, demand)
     second_s = handoff_s(prefill.row(first), decode, demand, prompt_s[first])
-    decode_cost = reserve_s(decode, demand) + queue_s(decode) + second_s + later_s
+    short_s = _SHORT_ANSWER_TOKENS * step_s(decode, demand)
+    decode_cost = place_s(decode, demand) + queue_s(decode) + second_s + short_s
     second = _decode(decode, decode_cost, demand)
     if demand.disaggregation is Disaggregation.AUTO and demand.tpot_s is not None:
         computed_s = np.maximum(prompt_s[first], reserve_s(decode, demand))
@@ -126,12 +135,18 @@ def _local_pressure(decode: Candidates, demand: Demand, objective_s: float) -> C
 
 
 def _pressure(demand: Demand, tpot_objective_s: float, first_token_s: Column, tpot_s: Column) -> Column:
-    """1 is as much as the objectives allow. first_token_s: from now on."""
-    ttft_objective_s = _USUAL_TTFT_S if demand.ttft_s is None else demand.ttft_s
+    """1 is as much as the objectives allow. first_token_s: from now on. Who has waited for longer than the
+    objective misses it either way: then it counts only which pool is the more pressed."""
+    ttft_objective_s = _ttft_objective_s(demand)
+    waited_s = demand.waited_s if demand.waited_s < ttft_objective_s else 0.0
     return np.maximum(
-        (demand.waited_s + first_token_s) / (_TTFT_SHARE * ttft_objective_s),
+        (waited_s + first_token_s) / (_TTFT_SHARE * ttft_objective_s),
         tpot_s / (_TPOT_SHARE * tpot_objective_s),
     )
+
+
+def _ttft_objective_s(demand: Demand) -> float:
+    return _USUAL_TTFT_S if demand.ttft_s is None else demand.ttft_s
 
 
 def _tpot_s(decode: Candidates, demand: Demand, prompt_s: Column | float) -> Column:
@@ -147,13 +162,31 @@ def _tpot_s(decode: Candidates, demand: Demand, prompt_s: Column | float) -> Col
 
 
 def _decode(decode: Candidates, cost: Column, demand: Demand) -> int:
-    if demand.session_key is None:
-        return _least(decode, cost, demand)
-    own = owner(demand.session_key, decode.keys, decode.sequences)
-    knows_more = decode.cached_tokens > decode.cached_tokens[own]
+    open_cost = np.where(_open(decode, demand), cost, np.inf)
+    is_near = (open_cost < np.inf) & within_bound(decode.sequences)
+    if demand.session_key is None or not is_near.any():
+        return _least(decode, open_cost, demand)
+    own = favourite(demand.session_key, decode.keys, is_near)
+    knows_more = is_near & (decode.cached_tokens > decode.cached_tokens[own])
     if not knows_more.any():
         return own
     return _least(decode, np.where(knows_more, cost, np.inf), demand)
+
+
+def _open(decode: Candidates, demand: Demand) -> npt.NDArray[np.bool_]:
+    """(n,), the workers where this request gets a place in time and whose streams keep within their objective with
+    it among them. Where that is none, only the one that is furthest beyond: what is lost is lost there, and the
+    others' streams are spared. All of them for an objective that a stream alone would miss."""
+    everyone = np.ones(len(decode), np.bool_)
+    if demand.tpot_s is None:
+        return everyone
+    wait = place_s(decode, demand) / (_TTFT_SHARE * _ttft_objective_s(demand))
+    strain = np.maximum(wait, _tpot_s(decode, demand, 0.0) / demand.tpot_s)
+    keeps = strain <= 1
+    if keeps.any():
+        return keeps
+    alone_s = np.min(decode.profile.step_s(demand.choices, demand.prompt_tokens))
+    return strain == strain.max() if alone_s <= demand.tpot_s else everyone
 
 
 def _least(workers: Candidates, cost: Column, demand: Demand) -> int:
