@@ -22,15 +22,16 @@ TURN_S = 90.0
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Clients that ask for the same few answers, and where workers are to go."""
+    """Clients that ask for the same few answers, and how many workers of the four are to have which role then."""
 
     bodies: Sequence[Mapping[str, Any]]
     clients: int
     role: str
+    workers: int
 
 
-PROMPTS = Phase([{"prompt": prompt_ids(1500, seed=n), "max_tokens": 1} for n in range(2)], 6, "prefill")
-OUTPUTS = Phase([{"prompt": prompt_ids(600, seed=n), "max_tokens": 200} for n in range(2)], 24, "decode")
+PROMPTS = Phase([{"prompt": prompt_ids(1500, seed=n), "max_tokens": 1} for n in range(2)], 6, "prefill", 3)
+OUTPUTS = Phase([{"prompt": prompt_ids(600, seed=n), "max_tokens": 200} for n in range(2)], 24, "decode", 2)
 
 
 def thoughts(cluster: Cluster) -> list[dict[str, Any]]:
@@ -47,12 +48,12 @@ def flips(cluster: Cluster) -> list[tuple[float, str, str]]:
 
 
 def follow(cluster: Cluster, phase: Phase) -> None:
-    """Keeps clients at work until all workers but one have the role. An answer that is wrong or fails raises."""
+    """Keeps clients at work until the workers have followed. An answer that is wrong or fails raises."""
     with Load(cluster, phase.bodies, phase.clients) as load:
 
         def has_followed() -> bool:
             load.check()
-            return [view["role"] for view in cluster.workers().values()].count(phase.role) == 3
+            return [view["role"] for view in cluster.workers().values()].count(phase.role) >= phase.workers
 
         wait_until(has_followed, TURN_S, lambda: thoughts(cluster)[-3:])
         answers = load.answers
