@@ -100,7 +100,8 @@ class WorkerProfile:
     size; by one of the schemes that work only within a host, `same_host_*`, as the others where no rate is known.
     cost_per_hour: as configured, in the fleet's currency. prefill_chunk_tokens, prefill_chunk_s: what a pass
     carries of prompts at most, as configured, in tokens and in seconds that these add to it; 0: any. step_spread:
-    standard deviation of the logarithm of what passes and steps take; the other terms say what they usually take.
+    standard deviation of the logarithm of what passes and steps take, handoff_spread: of what hand-offs take; the
+    other terms say what they usually take.
     """
 
     prefill_tokens_per_s: float = 0.0
@@ -117,6 +118,7 @@ class WorkerProfile:
     same_host_bytes_per_s: float = 0.0
     same_host_latency_s: float = 0.0
     step_spread: float = 0.0
+    handoff_spread: float = 0.0
 
     @property
     def prefill_rate(self) -> float:

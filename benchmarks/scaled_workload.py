@@ -16,6 +16,13 @@ BLOCK_TOKENS = 16
 
 MAX_PROMPT_TOKENS = 2048
 
+MOST_REQUESTS = 1000
+"""Of a generated workload."""
+
+_DRAWN = 4
+"""Times as many are drawn: sessions are drawn one after the other, so the last requests are the last turns of a
+few, and there are fewer of them a second."""
+
 DECODE_BATCH = 4
 """Sequences that a decode worker is assumed to have, where its load is estimated."""
 
@@ -36,8 +43,13 @@ def scaled(whole: Workload, prompt_scale: float, output_scale: float) -> Workloa
 
 
 def generated(name: str, skip: int, count: int, seed: int, output_scale: float) -> Workload:
-    """`count` requests of one of the simulator's own workloads, those after the first `skip`."""
-    return _part(generate(name, skip + count, 1.0, seed), skip, count, output_scale)
+    """`count` requests of one of the simulator's own workloads, those after the first `skip`. Raises ConfigError
+    where so many are not drawn."""
+    if skip + count > MOST_REQUESTS:
+        raise ConfigError(
+            f"{skip + count} requests of {name} are more than {MOST_REQUESTS}", field="requests"
+        )
+    return _part(generate(name, _DRAWN * MOST_REQUESTS, 1.0, seed), skip, count, output_scale)
 
 
 def traced(trace: Path, skip: int, count: int, output_scale: float) -> Workload:
@@ -59,6 +71,12 @@ def later(sent: Workload, pause_s: float) -> Workload:
     """The same requests, each `pause_s` later."""
     moved = [replace(request, arrival_s=request.arrival_s + pause_s) for request in sent.requests]
     return replace(sent, requests=moved)
+
+
+def followed_by(earlier: Workload, sent: Workload) -> Workload:
+    """Both on one clock, numbered anew."""
+    both = [*earlier.requests, *sent.requests]
+    return replace(sent, requests=[replace(request, number=number) for number, request in enumerate(both)])
 
 
 def at_load(sent: Workload, prefill: WorkerProfile, decode: WorkerProfile, load: float) -> Workload:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import rows
@@ -18,8 +19,8 @@ from live_cluster import running
 from random_model import make_servable, vocabulary
 from rich.console import Console
 from rows import Row
-from scaled_workload import BLOCK_TOKENS, at_load, generated, later, traced
-from truth_live import Latencies, Live, front_s
+from scaled_workload import BLOCK_TOKENS, at_load, followed_by, generated, later, traced
+from truth_live import Latencies, Live, fronts_s
 
 from baton.engine.model_config import ModelConfig
 from baton.fleet import Role, WorkerProfile
@@ -36,7 +37,8 @@ examples:
 
 what is compared:
   a router, one prefill and one decode worker, each a process, with a model of random weights. First earlier
-  requests of the same workload pass through, from which the workers learn their profiles; what their first
+  requests of the same workload pass through, from which the workers learn their profiles: some at a rate by
+  what the workers measured of themselves at rest, the others at that of the test. What the latters' first
   tokens took beside the workers' own time is what client, HTTP, router and RPC take. Then both are frozen,
   the requests of the test are sent, and simulated with what is known by then: nothing is fitted to the
   answer. The earlier requests are simulated as well, for caches hold what these left there. Lengths are
@@ -48,6 +50,9 @@ MS = 1000.0
 CHUNK_TOKENS = 256
 HEARTBEAT_S = 0.25
 SETTLE_S = 1.0
+LEARNING = 3
+"""One in so many of the earlier requests comes first: then it is known at which rate the others are to come."""
+
 QUICK = {"requests": 60, "calibration": 40}
 OBJECTIVES = Objectives(tpot=1e-9)
 """`baton up` has none, and hands off every prompt that is not almost cached; so it does where none can be kept."""
@@ -58,16 +63,19 @@ TARGETS = {50: 10.0, 90: 20.0}
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a simulation goes by: both workers' profiles as reported, and what a first token takes beside them."""
+    """What a simulation goes by: both workers' profiles as reported, and what first tokens took beside them."""
 
     prefill: WorkerProfile
     decode: WorkerProfile
-    front_s: float
+    fronts_s: tuple[float, ...] = (0.0,)
 
 
-def sent_of(options: argparse.Namespace, *, is_test: bool) -> Workload:
-    """The requests of the test, or others of the same kind before it."""
-    count, skip = (options.requests, options.calibration) if is_test else (options.calibration, 0)
+def sent_of(options: argparse.Namespace, skip: int, count: int, by: Known) -> Workload:
+    """`count` requests after the first `skip`, at a rate that is --load by what is known."""
+    return at_load(_unscaled(options, skip, count), by.prefill, by.decode, options.load)
+
+
+def _unscaled(options: argparse.Namespace, skip: int, count: int) -> Workload:
     if options.trace is not None:
         return traced(options.trace, options.skip + skip, count, options.output_scale)
     return generated(options.workload, skip, count, options.seed, options.output_scale)
@@ -75,7 +83,7 @@ def sent_of(options: argparse.Namespace, *, is_test: bool) -> Workload:
 
 def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig, kv_tokens: int) -> Latencies:
     """What `baton sim` makes of `test` after `before`, both on one clock, with what is beside the workers added to
-    each first token."""
+    each first token: one of those that were seen, drawn with a seed."""
     pools = tuple(
         Pool(role.value, role, 1, _hardware(profile, model, kv_tokens), 0.0)
         for role, profile in ((Role.PREFILL, known.prefill), (Role.DECODE, known.decode))
@@ -91,12 +99,11 @@ def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig,
         heartbeat_s=HEARTBEAT_S,
         kv_events=True,
     )
-    both = replace(test, requests=[*before.requests, *test.requests])
-    numbered = [replace(request, number=number) for number, request in enumerate(both.requests)]
-    rides = Simulation(spec, replace(both, requests=numbered)).run().rides
+    rides = Simulation(spec, followed_by(before, test)).run().rides
     tested = [ride for ride in rides if ride.number >= len(before.requests)]
     ended = [ride for ride in tested if ride.outcome is Outcome.FINISHED]
-    ttfts_s = [ride.ttft_s + known.front_s for ride in ended if ride.ttft_s is not None]
+    draw = Random(0)
+    ttfts_s = [ride.ttft_s + draw.choice(known.fronts_s) for ride in ended if ride.ttft_s is not None]
     return Latencies(ttfts_s, [ride.tpot_s for ride in ended if ride.tpot_s is not None])
 
 
@@ -111,26 +118,33 @@ async def measure(
 ) -> dict[str, Latencies]:
     """By name: `live`, and simulated from the profiles `at start`, `corrected` before the test and `meanwhile`."""
     live = Live(url, vocabulary(model_folder))
-    start = Known(*live.profiles(), 0.0)
+    start = Known(*live.profiles())
+    console.print("learning")
+    learning = options.calibration // LEARNING
+    first = await live.replay(sent_of(options, 0, learning, start))
+    await asyncio.sleep(SETTLE_S)
     console.print("calibrating")
     before = await live.replay(
-        at_load(sent_of(options, is_test=False), start.prefill, start.decode, options.load)
+        sent_of(options, learning, options.calibration - learning, Known(*first.reported))
     )
     await asyncio.sleep(SETTLE_S)
-    known = Known(*before.reported, front_s(before.answers, event_log))
-    console.print(f"known: {known}")
-    test = at_load(sent_of(options, is_test=True), known.prefill, known.decode, options.load)
+    known = Known(*before.reported, fronts_s(before.answers, event_log))
+    console.print(
+        f"known: {known.prefill}, {known.decode}, beside them {np.median(known.fronts_s) * MS:.1f} ms"
+    )
+    test = sent_of(options, options.calibration, options.requests, known)
     console.print(f"sending {len(test.requests)} requests in {test.requests[-1].arrival_s:.0f} s")
     observed = await live.replay(test)
     model = ModelConfig.from_folder(model_folder, "auto", None)
     kv_tokens = options.kv_blocks * BLOCK_TOKENS
-    shifted = later(test, observed.began_at_s - before.began_at_s)
+    earlier = followed_by(first.sent, later(before.sent, before.began_at_s - first.began_at_s))
+    shifted = later(test, observed.began_at_s - first.began_at_s)
     told = {
         "corrected": known,
-        "meanwhile": Known(*observed.reported, known.front_s),
-        "at start": replace(start, front_s=known.front_s),
+        "meanwhile": Known(*observed.reported, known.fronts_s),
+        "at start": replace(start, fronts_s=known.fronts_s),
     }
-    simulated = {name: simulate(before.sent, shifted, by, model, kv_tokens) for name, by in told.items()}
+    simulated = {name: simulate(earlier, shifted, by, model, kv_tokens) for name, by in told.items()}
     return {"live": observed.latencies(), **simulated}
 
 
@@ -196,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
         help="without a trace, as of `baton sim` (default: chat)",
     )
     add("--requests", type=int, default=300, metavar="N", help="of the test (default: 300)")
-    add("--calibration", type=int, default=200, metavar="N", help="requests before it (default: 200)")
+    add("--calibration", type=int, default=300, metavar="N", help="requests before it (default: 300)")
     add("--load", type=float, default=0.5, metavar="X", help="share of busy time (default: 0.5)")
     add("--output-scale", type=float, default=0.125, metavar="X", help="of answers' lengths (default: 0.125)")
     add("--kv-blocks", type=int, default=4096, metavar="N", help="of each pool (default: 4096)")

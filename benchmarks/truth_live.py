@@ -102,14 +102,14 @@ def mean_of(profiles: Sequence[WorkerProfile]) -> WorkerProfile:
     return WorkerProfile(**{name: float(np.mean([getattr(one, name) for one in profiles])) for name in names})
 
 
-def front_s(answers: Sequence[TokenTimes], event_log: Path) -> float:
-    """What client, HTTP, router and RPC add to a first token: the median over prompts that were handed off, of
-    their TTFT less the time that they were at the prefill worker, or waited for memory on the decode worker."""
+def fronts_s(answers: Sequence[TokenTimes], event_log: Path) -> tuple[float, ...]:
+    """What client, HTTP, router and RPC have added to first tokens: of each prompt that was handed off, its TTFT
+    less the time that it was at the prefill worker, or waited for memory on the decode worker. 0 where none was."""
     ttft_s = {answer.response_id: answer.ttft_s for answer in answers}
     added_s = []
     for line in event_log.read_text().splitlines():
         event = json.loads(line)
         if event.get("transition") == "hand_off" and event["request_id"] in ttft_s:
             at_workers_s = event["queued_s"] + max(event["compute_s"], event["reserve_s"])
-            added_s.append(ttft_s[event["request_id"]] - at_workers_s)
-    return max(0.0, float(np.median(added_s))) if added_s else 0.0
+            added_s.append(max(0.0, ttft_s[event["request_id"]] - at_workers_s))
+    return tuple(added_s) or (0.0,)

@@ -25,49 +25,49 @@ _sym_db = _symbol_database.Default()
 from baton.wire import types_pb2 as baton_dot_wire_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62\x61ton/wire/registry.proto\x12\x08\x62\x61ton.v1\x1a\x16\x62\x61ton/wire/types.proto\"\xe9\x02\n\nWorkerInfo\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x0c\x12\x1c\n\x04role\x18\x03 \x01(\x0e\x32\x0e.baton.v1.Role\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\"\n\x05model\x18\x06 \x01(\x0b\x32\x13.baton.v1.ModelInfo\x12\x11\n\tkv_layout\x18\x07 \x01(\x0c\x12\x12\n\nblock_size\x18\x08 \x01(\r\x12(\n\x07profile\x18\t \x01(\x0b\x32\x17.baton.v1.WorkerProfile\x12\x0f\n\x07version\x18\n \x01(\t\x12\x0f\n\x07schemes\x18\x0b \x03(\t\x12\x19\n\x11kv_events_address\x18\x0c \x01(\t\x12\x19\n\x11kv_replay_address\x18\r \x01(\t\x12\x1b\n\x13role_changes_unix_s\x18\x0e \x03(\x01\x12\x13\n\x0bmax_running\x18\x0f \x01(\r\"s\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x18\n\x10max_model_tokens\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x15\n\reos_token_ids\x18\x05 \x03(\r\"\x8f\x03\n\rWorkerProfile\x12\x1c\n\x14prefill_tokens_per_s\x18\x01 \x01(\x01\x12\x15\n\rdecode_step_s\x18\x02 \x01(\x01\x12\x18\n\x10\x63opy_bytes_per_s\x18\x03 \x01(\x01\x12\x1a\n\x12prefill_s_per_pair\x18\x04 \x01(\x01\x12\x1d\n\x15\x64\x65\x63ode_s_per_sequence\x18\x05 \x01(\x01\x12\"\n\x1a\x64\x65\x63ode_s_per_context_token\x18\x06 \x01(\x01\x12\x16\n\x0eprefill_pass_s\x18\x07 \x01(\x01\x12\x19\n\x11handoff_latency_s\x18\x08 \x01(\x01\x12\x15\n\rcost_per_hour\x18\t \x01(\x01\x12\x1c\n\x14prefill_chunk_tokens\x18\n \x01(\x01\x12\x17\n\x0fprefill_chunk_s\x18\x0b \x01(\x01\x12\x1d\n\x15same_host_bytes_per_s\x18\x0c \x01(\x01\x12\x1b\n\x13same_host_latency_s\x18\r \x01(\x01\x12\x13\n\x0bstep_spread\x18\x0e \x01(\x01\"\x81\x01\n\x0fRegisterRequest\x12$\n\x06worker\x18\x01 \x01(\x0b\x32\x14.baton.v1.WorkerInfo\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.baton.v1.WorkerState\x12\"\n\x04load\x18\x03 \x01(\x0b\x32\x14.baton.v1.WorkerLoad\" \n\rRegisterReply\x12\x0f\n\x07lease_s\x18\x01 \x01(\x01\"~\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x0c\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.baton.v1.WorkerState\x12\"\n\x04load\x18\x04 \x01(\x0b\x32\x14.baton.v1.WorkerLoad\"\'\n\x0eHeartbeatReply\x12\x15\n\rlease_is_live\x18\x01 \x01(\x08\"5\n\x11\x44\x65registerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x0c\"\x11\n\x0f\x44\x65registerReply\"\x0e\n\x0cWatchRequest\"2\n\rFleetSnapshot\x12!\n\x07members\x18\x01 \x03(\x0b\x32\x10.baton.v1.Member\"x\n\x06Member\x12$\n\x06worker\x18\x01 \x01(\x0b\x32\x14.baton.v1.WorkerInfo\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.baton.v1.WorkerState\x12\"\n\x04load\x18\x03 \x01(\x0b\x32\x14.baton.v1.WorkerLoad\"1\n\x0c\x45lectRequest\x12\x0e\n\x06office\x18\x01 \x01(\t\x12\x11\n\tcandidate\x18\x02 \x01(\t\"\x1c\n\nElectReply\x12\x0e\n\x06held_s\x18\x01 \x01(\x01\"2\n\rResignRequest\x12\x0e\n\x06office\x18\x01 \x01(\t\x12\x11\n\tcandidate\x18\x02 \x01(\t\"\r\n\x0bResignReply*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x0f\n\x0bROLE_DECODE\x10\x02*\x94\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKER_STATE_READY\x10\x01\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x02\x12\x18\n\x14WORKER_STATE_STALLED\x10\x03\x12\x1a\n\x16WORKER_STATE_SUSPECTED\x10\x04\x32\x80\x03\n\x08Registry\x12>\n\x08Register\x12\x19.baton.v1.RegisterRequest\x1a\x17.baton.v1.RegisterReply\x12\x41\n\tHeartbeat\x12\x1a.baton.v1.HeartbeatRequest\x1a\x18.baton.v1.HeartbeatReply\x12\x44\n\nDeregister\x12\x1b.baton.v1.DeregisterRequest\x1a\x19.baton.v1.DeregisterReply\x12:\n\x05Watch\x12\x16.baton.v1.WatchRequest\x1a\x17.baton.v1.FleetSnapshot0\x01\x12\x35\n\x05\x45lect\x12\x16.baton.v1.ElectRequest\x1a\x14.baton.v1.ElectReply\x12\x38\n\x06Resign\x12\x17.baton.v1.ResignRequest\x1a\x15.baton.v1.ResignReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62\x61ton/wire/registry.proto\x12\x08\x62\x61ton.v1\x1a\x16\x62\x61ton/wire/types.proto\"\xe9\x02\n\nWorkerInfo\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x0c\x12\x1c\n\x04role\x18\x03 \x01(\x0e\x32\x0e.baton.v1.Role\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\"\n\x05model\x18\x06 \x01(\x0b\x32\x13.baton.v1.ModelInfo\x12\x11\n\tkv_layout\x18\x07 \x01(\x0c\x12\x12\n\nblock_size\x18\x08 \x01(\r\x12(\n\x07profile\x18\t \x01(\x0b\x32\x17.baton.v1.WorkerProfile\x12\x0f\n\x07version\x18\n \x01(\t\x12\x0f\n\x07schemes\x18\x0b \x03(\t\x12\x19\n\x11kv_events_address\x18\x0c \x01(\t\x12\x19\n\x11kv_replay_address\x18\r \x01(\t\x12\x1b\n\x13role_changes_unix_s\x18\x0e \x03(\x01\x12\x13\n\x0bmax_running\x18\x0f \x01(\r\"s\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x18\n\x10max_model_tokens\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x15\n\reos_token_ids\x18\x05 \x03(\r\"\xa7\x03\n\rWorkerProfile\x12\x1c\n\x14prefill_tokens_per_s\x18\x01 \x01(\x01\x12\x15\n\rdecode_step_s\x18\x02 \x01(\x01\x12\x18\n\x10\x63opy_bytes_per_s\x18\x03 \x01(\x01\x12\x1a\n\x12prefill_s_per_pair\x18\x04 \x01(\x01\x12\x1d\n\x15\x64\x65\x63ode_s_per_sequence\x18\x05 \x01(\x01\x12\"\n\x1a\x64\x65\x63ode_s_per_context_token\x18\x06 \x01(\x01\x12\x16\n\x0eprefill_pass_s\x18\x07 \x01(\x01\x12\x19\n\x11handoff_latency_s\x18\x08 \x01(\x01\x12\x15\n\rcost_per_hour\x18\t \x01(\x01\x12\x1c\n\x14prefill_chunk_tokens\x18\n \x01(\x01\x12\x17\n\x0fprefill_chunk_s\x18\x0b \x01(\x01\x12\x1d\n\x15same_host_bytes_per_s\x18\x0c \x01(\x01\x12\x1b\n\x13same_host_latency_s\x18\r \x01(\x01\x12\x13\n\x0bstep_spread\x18\x0e \x01(\x01\x12\x16\n\x0ehandoff_spread\x18\x0f \x01(\x01\"\x81\x01\n\x0fRegisterRequest\x12$\n\x06worker\x18\x01 \x01(\x0b\x32\x14.baton.v1.WorkerInfo\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.baton.v1.WorkerState\x12\"\n\x04load\x18\x03 \x01(\x0b\x32\x14.baton.v1.WorkerLoad\" \n\rRegisterReply\x12\x0f\n\x07lease_s\x18\x01 \x01(\x01\"~\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x0c\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.baton.v1.WorkerState\x12\"\n\x04load\x18\x04 \x01(\x0b\x32\x14.baton.v1.WorkerLoad\"\'\n\x0eHeartbeatReply\x12\x15\n\rlease_is_live\x18\x01 \x01(\x08\"5\n\x11\x44\x65registerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x0c\"\x11\n\x0f\x44\x65registerReply\"\x0e\n\x0cWatchRequest\"2\n\rFleetSnapshot\x12!\n\x07members\x18\x01 \x03(\x0b\x32\x10.baton.v1.Member\"x\n\x06Member\x12$\n\x06worker\x18\x01 \x01(\x0b\x32\x14.baton.v1.WorkerInfo\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.baton.v1.WorkerState\x12\"\n\x04load\x18\x03 \x01(\x0b\x32\x14.baton.v1.WorkerLoad\"1\n\x0c\x45lectRequest\x12\x0e\n\x06office\x18\x01 \x01(\t\x12\x11\n\tcandidate\x18\x02 \x01(\t\"\x1c\n\nElectReply\x12\x0e\n\x06held_s\x18\x01 \x01(\x01\"2\n\rResignRequest\x12\x0e\n\x06office\x18\x01 \x01(\t\x12\x11\n\tcandidate\x18\x02 \x01(\t\"\r\n\x0bResignReply*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x0f\n\x0bROLE_DECODE\x10\x02*\x94\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKER_STATE_READY\x10\x01\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x02\x12\x18\n\x14WORKER_STATE_STALLED\x10\x03\x12\x1a\n\x16WORKER_STATE_SUSPECTED\x10\x04\x32\x80\x03\n\x08Registry\x12>\n\x08Register\x12\x19.baton.v1.RegisterRequest\x1a\x17.baton.v1.RegisterReply\x12\x41\n\tHeartbeat\x12\x1a.baton.v1.HeartbeatRequest\x1a\x18.baton.v1.HeartbeatReply\x12\x44\n\nDeregister\x12\x1b.baton.v1.DeregisterRequest\x1a\x19.baton.v1.DeregisterReply\x12:\n\x05Watch\x12\x16.baton.v1.WatchRequest\x1a\x17.baton.v1.FleetSnapshot0\x01\x12\x35\n\x05\x45lect\x12\x16.baton.v1.ElectRequest\x1a\x14.baton.v1.ElectReply\x12\x38\n\x06Resign\x12\x17.baton.v1.ResignRequest\x1a\x15.baton.v1.ResignReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.wire.registry_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1693
-  _globals['_ROLE']._serialized_end=1756
-  _globals['_WORKERSTATE']._serialized_start=1759
-  _globals['_WORKERSTATE']._serialized_end=1907
+  _globals['_ROLE']._serialized_start=1717
+  _globals['_ROLE']._serialized_end=1780
+  _globals['_WORKERSTATE']._serialized_start=1783
+  _globals['_WORKERSTATE']._serialized_end=1931
   _globals['_WORKERINFO']._serialized_start=64
   _globals['_WORKERINFO']._serialized_end=425
   _globals['_MODELINFO']._serialized_start=427
   _globals['_MODELINFO']._serialized_end=542
   _globals['_WORKERPROFILE']._serialized_start=545
-  _globals['_WORKERPROFILE']._serialized_end=944
-  _globals['_REGISTERREQUEST']._serialized_start=947
-  _globals['_REGISTERREQUEST']._serialized_end=1076
-  _globals['_REGISTERREPLY']._serialized_start=1078
-  _globals['_REGISTERREPLY']._serialized_end=1110
-  _globals['_HEARTBEATREQUEST']._serialized_start=1112
-  _globals['_HEARTBEATREQUEST']._serialized_end=1238
-  _globals['_HEARTBEATREPLY']._serialized_start=1240
-  _globals['_HEARTBEATREPLY']._serialized_end=1279
-  _globals['_DEREGISTERREQUEST']._serialized_start=1281
-  _globals['_DEREGISTERREQUEST']._serialized_end=1334
-  _globals['_DEREGISTERREPLY']._serialized_start=1336
-  _globals['_DEREGISTERREPLY']._serialized_end=1353
-  _globals['_WATCHREQUEST']._serialized_start=1355
-  _globals['_WATCHREQUEST']._serialized_end=1369
-  _globals['_FLEETSNAPSHOT']._serialized_start=1371
-  _globals['_FLEETSNAPSHOT']._serialized_end=1421
-  _globals['_MEMBER']._serialized_start=1423
-  _globals['_MEMBER']._serialized_end=1543
-  _globals['_ELECTREQUEST']._serialized_start=1545
-  _globals['_ELECTREQUEST']._serialized_end=1594
-  _globals['_ELECTREPLY']._serialized_start=1596
-  _globals['_ELECTREPLY']._serialized_end=1624
-  _globals['_RESIGNREQUEST']._serialized_start=1626
-  _globals['_RESIGNREQUEST']._serialized_end=1676
-  _globals['_RESIGNREPLY']._serialized_start=1678
-  _globals['_RESIGNREPLY']._serialized_end=1691
-  _globals['_REGISTRY']._serialized_start=1910
-  _globals['_REGISTRY']._serialized_end=2294
+  _globals['_WORKERPROFILE']._serialized_end=968
+  _globals['_REGISTERREQUEST']._serialized_start=971
+  _globals['_REGISTERREQUEST']._serialized_end=1100
+  _globals['_REGISTERREPLY']._serialized_start=1102
+  _globals['_REGISTERREPLY']._serialized_end=1134
+  _globals['_HEARTBEATREQUEST']._serialized_start=1136
+  _globals['_HEARTBEATREQUEST']._serialized_end=1262
+  _globals['_HEARTBEATREPLY']._serialized_start=1264
+  _globals['_HEARTBEATREPLY']._serialized_end=1303
+  _globals['_DEREGISTERREQUEST']._serialized_start=1305
+  _globals['_DEREGISTERREQUEST']._serialized_end=1358
+  _globals['_DEREGISTERREPLY']._serialized_start=1360
+  _globals['_DEREGISTERREPLY']._serialized_end=1377
+  _globals['_WATCHREQUEST']._serialized_start=1379
+  _globals['_WATCHREQUEST']._serialized_end=1393
+  _globals['_FLEETSNAPSHOT']._serialized_start=1395
+  _globals['_FLEETSNAPSHOT']._serialized_end=1445
+  _globals['_MEMBER']._serialized_start=1447
+  _globals['_MEMBER']._serialized_end=1567
+  _globals['_ELECTREQUEST']._serialized_start=1569
+  _globals['_ELECTREQUEST']._serialized_end=1618
+  _globals['_ELECTREPLY']._serialized_start=1620
+  _globals['_ELECTREPLY']._serialized_end=1648
+  _globals['_RESIGNREQUEST']._serialized_start=1650
+  _globals['_RESIGNREQUEST']._serialized_end=1700
+  _globals['_RESIGNREPLY']._serialized_start=1702
+  _globals['_RESIGNREPLY']._serialized_end=1715
+  _globals['_REGISTRY']._serialized_start=1934
+  _globals['_REGISTRY']._serialized_end=2318
 # @@protoc_insertion_point(module_scope)

@@ -200,6 +200,7 @@ class WorkerProfile(_message.Message):
     SAME_HOST_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     SAME_HOST_LATENCY_S_FIELD_NUMBER: _builtins.int
     STEP_SPREAD_FIELD_NUMBER: _builtins.int
+    HANDOFF_SPREAD_FIELD_NUMBER: _builtins.int
     prefill_tokens_per_s: _builtins.float
     decode_step_s: _builtins.float
     """one step at batch 1"""
@@ -226,6 +227,8 @@ class WorkerProfile(_message.Message):
     same_host_latency_s: _builtins.float
     step_spread: _builtins.float
     """standard deviation of the logarithm of what steps take, over what these terms say"""
+    handoff_spread: _builtins.float
+    """the same of hand-offs"""
     def __init__(
         self,
         *,
@@ -243,10 +246,11 @@ class WorkerProfile(_message.Message):
         same_host_bytes_per_s: _builtins.float = ...,
         same_host_latency_s: _builtins.float = ...,
         step_spread: _builtins.float = ...,
+        handoff_spread: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes_per_s", b"copy_bytes_per_s", "cost_per_hour", b"cost_per_hour", "decode_s_per_context_token", b"decode_s_per_context_token", "decode_s_per_sequence", b"decode_s_per_sequence", "decode_step_s", b"decode_step_s", "handoff_latency_s", b"handoff_latency_s", "prefill_chunk_s", b"prefill_chunk_s", "prefill_chunk_tokens", b"prefill_chunk_tokens", "prefill_pass_s", b"prefill_pass_s", "prefill_s_per_pair", b"prefill_s_per_pair", "prefill_tokens_per_s", b"prefill_tokens_per_s", "same_host_bytes_per_s", b"same_host_bytes_per_s", "same_host_latency_s", b"same_host_latency_s", "step_spread", b"step_spread"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes_per_s", b"copy_bytes_per_s", "cost_per_hour", b"cost_per_hour", "decode_s_per_context_token", b"decode_s_per_context_token", "decode_s_per_sequence", b"decode_s_per_sequence", "decode_step_s", b"decode_step_s", "handoff_latency_s", b"handoff_latency_s", "handoff_spread", b"handoff_spread", "prefill_chunk_s", b"prefill_chunk_s", "prefill_chunk_tokens", b"prefill_chunk_tokens", "prefill_pass_s", b"prefill_pass_s", "prefill_s_per_pair", b"prefill_s_per_pair", "prefill_tokens_per_s", b"prefill_tokens_per_s", "same_host_bytes_per_s", b"same_host_bytes_per_s", "same_host_latency_s", b"same_host_latency_s", "step_spread", b"step_spread"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -98,6 +98,6 @@ class ChatSession:
             try:
                 message = response.json()["error"]["message"]
             except (ValueError, KeyError, TypeError):
-                message = response.text
+                message = response.reason_phrase
             raise Unavailable(f"{response.status_code}: {message}")
         return response

@@ -20,7 +20,10 @@ class EngineOptions(OptionGroup):
     ] = Dtype.AUTO
     device: Annotated[str, option(help="cpu, cuda or cuda:N.", envvar="BATON_DEVICE")] = "cpu"
     attention: Annotated[
-        str, option(help="Attention backend: auto, cpu, triton or reference.", envvar="BATON_ATTENTION")
+        str,
+        option(
+            help="Attention backend: auto, cpu, triton, reference or flashinfer.", envvar="BATON_ATTENTION"
+        ),
     ] = "auto"
     max_model_len: Annotated[
         int | None,

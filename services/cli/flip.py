@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from baton.errors import Unavailable
+from baton.cli.ask import ask
 
 _CONNECT_TIMEOUT_S = 5.0
 _MARGIN_S = 20.0
@@ -14,16 +14,8 @@ _MARGIN_S = 20.0
 def flip(url: str, worker_id: str, role: str, drain_timeout_s: float, api_key: str) -> str:
     """What the router says of it, as a line. Raises Unavailable where it refuses or does not answer."""
     timeout = httpx.Timeout(drain_timeout_s + _MARGIN_S, connect=_CONNECT_TIMEOUT_S)
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     body = {"role": role, "drain_timeout_s": drain_timeout_s}
-    try:
-        with httpx.Client(base_url=url, timeout=timeout, headers=headers, trust_env=False) as client:
-            answer = client.post(f"/workers/{worker_id}/role", json=body)
-    except httpx.TransportError as error:
-        raise Unavailable(f"{url}: {error}", field="url") from error
-    if answer.is_error:
-        raise Unavailable(answer.json()["error"]["message"])
-    change = answer.json()
+    change = ask(url, api_key, "POST", f"/workers/{worker_id}/role", timeout, body)
     return (
         f"{worker_id} is a {change['role']} worker: drained in {change['drained_s']:.2f} s, "
         f"switched in {change['switched_s']:.2f} s"

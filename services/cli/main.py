@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -20,8 +20,25 @@ from baton.cli.up import up
 from baton.cli.worker import worker_command
 from baton.errors import BatonError
 
+
+class Commands(TyperGroup):
+    """Names a value that is refused: it need not have been typed, but may be the environment's or a file's."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            from pydantic import ValidationError
+
+            if isinstance(error.__cause__, ValidationError):
+                value = repr(error.__cause__.errors()[0]["input"])
+                error.message += "" if value in error.message else f", not {value}"
+            raise
+
+
 app = typer.Typer(
     name="baton",
+    cls=Commands,
     help="Disaggregated LLM serving: prefill and decode on separate pools of workers.\n\n"
     "Every option can be given as an environment variable too (--max-model-len: BATON_MAX_MODEL_LEN) or in a "
     "TOML file; the command line wins over the environment, and that over the file.",
@@ -47,7 +64,7 @@ def configure(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="TOML file, one table a command, as [up] with port = 8001.", envvar=CONFIG_VARIABLE
+            help="TOML file, one table a command, as \\[up] with port = 8001.", envvar=CONFIG_VARIABLE
         ),
     ] = None,
 ) -> None:
@@ -108,7 +125,15 @@ def flip(
     url: Annotated[
         str, typer.Option(help="Where a router serves.", envvar="BATON_URL")
     ] = "http://127.0.0.1:8000",
-    drain_timeout: opt.DrainTimeout = 30.0,
+    drain_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that what runs there may take to finish or move.",
+            envvar="BATON_DRAIN_TIMEOUT",
+            show_envvar=False,
+            min=0,
+        ),
+    ] = 30.0,
     api_key: Annotated[str, typer.Option(help="Bearer key.", envvar="BATON_API_KEY")] = "",
 ) -> None:
     """Make a running worker a prefill or a decode worker. It keeps its weights and its cache, and no request fails.

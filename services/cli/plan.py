@@ -8,6 +8,7 @@ import httpx
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from baton.cli.ask import ask
 from baton.errors import Unavailable
 
 _TIMEOUT_S = 10.0
@@ -19,15 +20,7 @@ def show_plan(url: str, api_key: str) -> None:
 
 def plan_view(url: str, api_key: str) -> RenderableType:
     """The pools as a table and the decision below it. Raises Unavailable where there is no planner to ask."""
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    try:
-        with httpx.Client(base_url=url, timeout=_TIMEOUT_S, headers=headers, trust_env=False) as client:
-            answer = client.get("/server_info")
-    except httpx.TransportError as error:
-        raise Unavailable(f"{url}: {error}", field="url") from error
-    if answer.is_error:
-        raise Unavailable(answer.json()["error"]["message"])
-    planner = answer.json().get("planner")
+    planner = ask(url, api_key, "GET", "/server_info", httpx.Timeout(_TIMEOUT_S)).get("planner")
     if planner is None:
         raise Unavailable(f"{url} has no planner, or it has not decided yet: see --planner of `baton router`")
     return Group(_pools(planner["pools"]), *_decision(planner))

@@ -85,7 +85,7 @@ Planner = Annotated[
     bool,
     typer.Option(
         "--planner",
-        help="Let workers change roles as traffic does, also where the fleet's file has no table [planner].",
+        help="Let workers change roles as traffic does, also where the fleet's file has no table \\[planner].",
         envvar="BATON_PLANNER",
         show_envvar=False,
     ),
@@ -120,8 +120,7 @@ def sim(
     spec = read_fleet(fleet)
     if planner and spec.elastic is None:
         spec = with_planner(spec)
-    if plots is not None:
-        import baton.sim.plots  # noqa: F401  (before the run, for matplotlib may be missing)
+    _require_writable(json, plots)
     if trace is not None:
         sent = read_trace(trace)
     else:
@@ -166,6 +165,16 @@ def _sweep(
         from baton.sim.plots import write_sweep_plot
 
         write_sweep_plot(splits, plots)
+
+
+def _require_writable(json: Path | None, plots: Path | None) -> None:
+    """Before the run, which may be long. Raises ConfigError, also where matplotlib is missing."""
+    if json is not None and not json.parent.is_dir():
+        raise ConfigError(f"{json}: there is no folder {json.parent}", field="json")
+    if plots is not None:
+        from baton.sim.plots import make_folder
+
+        make_folder(plots)
 
 
 def _print(report: RenderableType) -> None:

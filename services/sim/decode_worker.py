@@ -130,12 +130,11 @@ class DecodeWorker(SimWorker):
         if not chunks and not self._decoding:
             self._is_stepping = False
             return
-        computed_s = sum(self.speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks)
-        if self._decoding:
-            pass_s = self.speeds.step_s(len(self._decoding), self._context_tokens)
-        else:
-            pass_s = self.speeds.prefill_pass_s
-        duration_s = self._spread(pass_s + computed_s)
+        speeds = self.speeds
+        usual_s = sum(speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks)
+        running = len(self._decoding)
+        usual_s += speeds.step_s(running, self._context_tokens) if running else speeds.prefill_pass_s
+        duration_s = self._spread(usual_s, speeds.step_spread)
         self.busy_s += duration_s
         self.clock.after(duration_s, lambda: self._computed(duration_s, chunks))
 

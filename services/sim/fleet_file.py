@@ -56,6 +56,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     prefill_pass_s: _NotNegative = 0.0
     handoff_latency_s: _NotNegative = 0.0
     step_spread: _NotNegative = 0.0
+    handoff_spread: _NotNegative = 0.0
     cost_per_hour: _NotNegative = 0.0
 
     def speeds(self) -> WorkerProfile:

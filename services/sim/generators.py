@@ -17,7 +17,6 @@ BLOCK_TOKENS = 64
 _SPREAD = 0.6
 """Standard deviation of a length's logarithm."""
 
-Turn = tuple[float, SimRequest]
 _Source = Callable[[Random, float], Iterator[SimRequest]]
 
 

@@ -14,13 +14,21 @@ from baton.sim.sweep import ATTAINMENT, Split
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 except ImportError as error:
     raise ConfigError("plots need matplotlib: pip install 'baton[sim]'", field="plots") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Where it does not exist. Raises ConfigError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}", field="plots") from error
+
+
 def write_plots(run: Run, folder: Path) -> None:
-    """`latency.png` and `pools.png` in `folder`, which is made where it does not exist. Raises ConfigError where
-    that cannot be written."""
+    """`latency.png` and `pools.png` in `folder`. Raises ConfigError where that cannot be written."""
     _write(folder, {"latency.png": _latency(run), "pools.png": _pools(run)})
 
 
@@ -40,7 +48,6 @@ def write_sweep_plot(splits: Sequence[Split], folder: Path) -> None:
 
 def _write(folder: Path, figures: Mapping[str, Figure]) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             figure.savefig(folder / name)
     except OSError as error:
@@ -62,6 +69,9 @@ def _distribution(axes: Axes, name: str, values_s: list[float | None], objective
     axes.plot(sorted_s, np.arange(1, len(sorted_s) + 1) / max(1, len(sorted_s)))
     axes.axvline(objective_s, linestyle="--", color="grey", label=f"objective {objective_s:g} s")
     axes.set(title=name, xlabel="seconds", ylabel="share of requests", xscale="log", ylim=(0, 1))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(loc="lower right")
 
 
@@ -78,6 +88,8 @@ def _pools(run: Run) -> Figure:
     for role in ("prefill", "decode"):
         counts = [getattr(sample, role) for sample in run.samples]
         workers.plot(at_s, counts, drawstyle="steps-post", label=role)
-    workers.set(ylabel="workers that take requests", xlabel="seconds", ylim=(0, None))
+    most = max((sample.prefill + sample.decode for sample in run.samples), default=1)
+    workers.set(ylabel="workers that take requests", xlabel="seconds", ylim=(0, most))
+    workers.yaxis.set_major_locator(MaxNLocator(integer=True))
     workers.legend()
     return figure

@@ -50,10 +50,10 @@ class PrefillWorker(SimWorker):
         start_s = max(self.clock.now_s, self.link_free_at_s)
         self.link_free_at_s = start_s + tokens * bytes_per_token / bytes_per_s
 
-    @property
-    def acknowledged_at_s(self) -> float:
+    def acknowledge_at_s(self) -> float:
         """When all that has been pushed by now will be known to have arrived."""
-        return max(self.clock.now_s, self.link_free_at_s) + self.speeds.handoff_latency_s
+        latency_s = self._spread(self.speeds.handoff_latency_s, self.speeds.handoff_spread)
+        return max(self.clock.now_s, self.link_free_at_s) + latency_s
 
     def release(self, ride: Ride) -> None:
         """The blocks are acknowledged, or nobody wants them any more."""
@@ -69,7 +69,7 @@ class PrefillWorker(SimWorker):
             self._is_stepping = False
             return
         computed_s = sum(self.speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks)
-        duration_s = self._spread(self.speeds.prefill_pass_s + computed_s)
+        duration_s = self._spread(self.speeds.prefill_pass_s + computed_s, self.speeds.step_spread)
         self.busy_s += duration_s
         self.clock.after(duration_s, lambda: self._computed(chunks))
 

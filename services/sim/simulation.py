@@ -214,7 +214,7 @@ class Simulation:
             self._release_both(ride)
             self.ended(ride)
         else:
-            self._clock.at(ride.prefill.acknowledged_at_s, lambda: self._handed_off(ride))
+            self._clock.at(ride.prefill.acknowledge_at_s(), lambda: self._handed_off(ride))
 
     def _handed_off(self, ride: Ride) -> None:
         assert ride.prefill is not None

@@ -36,6 +36,11 @@ class Split(msgspec.Struct, frozen=True):
     goodput_rps: float
     points: list[Point]
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether a rate was found that is too high."""
+        return any(point.attainment < ATTAINMENT for point in self.points)
+
 
 def sweep(
     spec: FleetSpec, workload: Workload, policy: str, seed: int, on_run: Callable[[], None] = lambda: None

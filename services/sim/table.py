@@ -22,9 +22,10 @@ def render_splits(splits: Sequence[Split]) -> Table:
     best = max(split.goodput_rps for split in splits)
     for split in splits:
         note = "best" if split.goodput_rps == best else ""
-        table.add_row(
-            str(split.prefill_workers), str(split.decode_workers), f"{split.goodput_rps:,.2f}", note
-        )
+        goodput = f"{'' if split.is_bounded else '≥ '}{split.goodput_rps:,.2f}"
+        table.add_row(str(split.prefill_workers), str(split.decode_workers), goodput, note)
+    if not all(split.is_bounded for split in splits):
+        table.caption = "≥: too few requests to tell"
     return table
 
 

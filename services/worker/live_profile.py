@@ -15,7 +15,7 @@ _TYPICAL_SEQUENCES = 4
 _TYPICAL_CONTEXT_TOKENS = 1024
 _TYPICAL_TAIL_BYTES = 1 << 20
 
-_STEPS_MEMORY_S = 5.0
+_STEPS_MEMORY_S = 20.0
 _TAILS_MEMORY_S = 0.5
 """Busy time, and time that tails of hand-offs took, after which what was seen counts 1/e."""
 
@@ -92,6 +92,8 @@ class LiveProfile:
         if far := self._links.get(False):
             latency_s, bytes_per_s = self._link(far)
             profile = replace(profile, handoff_latency_s=latency_s, copy_bytes_per_s=bytes_per_s)
+        if link := near or far:
+            profile = replace(profile, handoff_spread=link.spread)
         return profile
 
     def _link(self, fit: TermFit) -> tuple[float, float]:
@@ -112,8 +114,10 @@ class LiveProfile:
 
 def _is_news(old: WorkerProfile, new: WorkerProfile) -> bool:
     times_s = zip(_times_s(old), _times_s(new), strict=True)
-    is_spread_new = abs(new.step_spread - old.step_spread) > _NEWS_SHARE
-    return is_spread_new or any(abs(now_s - then_s) > _NEWS_SHARE * then_s for then_s, now_s in times_s)
+    spreads = (old.step_spread, new.step_spread), (old.handoff_spread, new.handoff_spread)
+    return any(abs(now_s - then_s) > _NEWS_SHARE * then_s for then_s, now_s in times_s) or any(
+        abs(now - then) > _NEWS_SHARE for then, now in spreads
+    )
 
 
 def _times_s(profile: WorkerProfile) -> list[float]:

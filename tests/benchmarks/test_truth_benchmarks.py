@@ -58,8 +58,8 @@ def test_a_trace_that_ends_too_early_is_named(tmp_path: Path) -> None:
 def test_a_simulation_of_known_speeds_takes_what_these_say() -> None:
     sent = at_load(generated("chat", 0, 50, 1, output_scale=0.1), SPEEDS, SPEEDS, 0.01)
     nothing, model = replace(sent, requests=[]), ModelConfig.from_folder(demo_model.PATH, "auto", None)
-    told = truth.simulate(nothing, sent, truth.Known(SPEEDS, SPEEDS, 0.0), model, 100_000)
-    delayed = truth.simulate(nothing, sent, truth.Known(SPEEDS, SPEEDS, 0.25), model, 100_000)
+    told = truth.simulate(nothing, sent, truth.Known(SPEEDS, SPEEDS), model, 100_000)
+    delayed = truth.simulate(nothing, sent, truth.Known(SPEEDS, SPEEDS, (0.25,)), model, 100_000)
     assert min(told.ttft_s) > SPEEDS.prefill_pass_s
     assert np.array(delayed.ttft_s) - np.array(told.ttft_s) == pytest.approx(0.25)
     rows = truth.figures({"live": told, "corrected": told, "meanwhile": told, "at start": delayed})
@@ -72,7 +72,7 @@ def test_a_simulation_finds_cached_what_came_before_the_test() -> None:
     sent = at_load(generated("chat", 0, 50, 1, output_scale=0.1), SPEEDS, SPEEDS, 0.01)
     again = later(sent, sent.requests[-1].arrival_s + 10)
     model = ModelConfig.from_folder(demo_model.PATH, "auto", None)
-    known = truth.Known(SPEEDS, SPEEDS, 0.0)
+    known = truth.Known(SPEEDS, SPEEDS)
     cold = truth.simulate(replace(sent, requests=[]), again, known, model, 100_000)
     warm = truth.simulate(sent, again, known, model, 100_000)
     assert len(warm.ttft_s) == len(cold.ttft_s) == 50
@@ -91,8 +91,8 @@ def test_what_is_beside_the_workers_is_learned_from_prompts_that_were_handed_off
     ]
     log.write_text("".join(json.dumps(event) + "\n" for event in events))
     answers = [TokenTimes(1.0, [1.5], "a"), TokenTimes(1.0, [9.0], "b")]
-    assert truth_live.front_s(answers, log) == pytest.approx(0.2)
-    assert truth_live.front_s([], log) == 0.0
+    assert truth_live.fronts_s(answers, log) == pytest.approx((0.2,))
+    assert truth_live.fronts_s([], log) == (0.0,)
 
 
 def test_distserve_draws_the_published_mean_within_the_context() -> None:

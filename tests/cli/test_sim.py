@@ -84,9 +84,10 @@ def test_a_sweep_compares_splits_of_the_fleet(fleet: str, tmp_path: Path) -> Non
         (["--workload", "video"], "'video'.*chat"),
         (["--workload", "chat", "--trace", "x.csv"], "exclude"),
         (["--trace", "nowhere.jsonl"], r"nowhere\.jsonl"),
-        (["--requests", "1", "--json", "nowhere/out.json"], r"nowhere/out\.json"),
+        (["--requests", "10000000", "--json", "nowhere/out.json"], r"nowhere/out\.json"),
+        (["--requests", "10000000", "--plots", "/proc/plots"], "/proc/plots"),
     ],
 )
-def test_what_cannot_be_simulated_is_named(fleet: str, options: list[str], named: str) -> None:
+def test_what_cannot_be_simulated_is_named_before_the_run(fleet: str, options: list[str], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         sim(fleet, *options)

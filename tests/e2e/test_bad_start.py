@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -75,22 +78,44 @@ def _shard_of(folder: Path, tensor: str) -> tuple[Path, str]:
     return folder / index["weight_map"][tensor], tensor
 
 
-@pytest.mark.parametrize(
-    "spoil", [without_shard, with_wrong_shape, without_tensor, truncated, of_unknown_architecture]
-)
-def test_a_worker_refuses_a_bad_model_folder_before_it_registers(
-    model_folder: Callable[[str], Path],
-    tmp_path: Path,
-    registry: socket.socket,
-    spoil: Callable[[Path], list[str]],
-) -> None:
-    folder = shutil.copytree(model_folder("llama-sharded"), tmp_path / "spoilt")
-    parts = spoil(folder)
+SPOILERS = [without_shard, with_wrong_shape, without_tensor, truncated, of_unknown_architecture]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """named: what the one line has to name."""
+
+    named: list[str]
+    status: int
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def refusals(
+    model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, registry: socket.socket
+) -> Mapping[str, Refusal]:
+    """By the spoiler's name; two workers start at a time, for each takes seconds."""
     address = f"127.0.0.1:{registry.getsockname()[1]}"
-    status, stderr = run_baton("prefill", SECRET, model=folder, registry=address)
-    assert status == CONFIGURATION_ERROR
-    [line] = stderr.splitlines()
-    for part in parts:
+
+    def start(spoil: Callable[[Path], list[str]]) -> Refusal:
+        folder = shutil.copytree(model_folder("llama-sharded"), tmp_path_factory.mktemp("spoilt") / "model")
+        named = spoil(folder)
+        return Refusal(named, *run_baton("prefill", SECRET, model=folder, registry=address))
+
+    model_folder("llama-sharded")  # made by one thread alone
+    with ThreadPoolExecutor(2) as threads:
+        started = {spoil.__name__: threads.submit(start, spoil) for spoil in SPOILERS}
+        return {name: refusal.result() for name, refusal in started.items()}
+
+
+@pytest.mark.parametrize("spoil", SPOILERS)
+def test_a_worker_refuses_a_bad_model_folder_before_it_registers(
+    refusals: Mapping[str, Refusal], registry: socket.socket, spoil: Callable[[Path], list[str]]
+) -> None:
+    refusal = refusals[spoil.__name__]
+    assert refusal.status == CONFIGURATION_ERROR
+    [line] = refusal.stderr.splitlines()
+    for part in refusal.named:
         assert part in line
     with pytest.raises(BlockingIOError):
         registry.accept()
@@ -136,22 +161,22 @@ def test_a_wrong_key_of_the_configuration_file_is_named(tmp_path: Path, content:
 
 
 @pytest.mark.parametrize(
-    ("options", "environment", "name"),
+    ("options", "environment", "said"),
     [
-        ({"block_size": 0}, {}, "block-size"),
-        ({"prefill": "many"}, {}, "prefill"),
-        ({"dtype": "int3"}, {}, "dtype"),
-        ({}, {"BATON_KV_BLOCKS": "few"}, "kv-blocks"),
-        ({}, {"BATON_PORT": "70000"}, "port"),
+        ({"block_size": 0}, {}, "'--block-size': .* 1, not '0'"),
+        ({"prefill": "many"}, {}, "'--prefill': .* integer, .* not 'many'"),
+        ({"dtype": "int3"}, {}, "'--dtype': .*'int3'.*'float32'"),
+        ({}, {"BATON_KV_BLOCKS": "few"}, "'--kv-blocks': .* integer, .* not 'few'"),
+        ({}, {"BATON_PORT": "70000"}, "'--port': .* 65535, not '70000'"),
     ],
     ids=str,
 )
-def test_a_malformed_value_is_named(
-    options: dict[str, object], environment: dict[str, str], name: str
+def test_a_malformed_value_is_named_with_its_field_and_the_limit(
+    options: dict[str, object], environment: dict[str, str], said: str
 ) -> None:
-    status, stderr = run_baton("up", environment, **options)
+    status, stderr = run_baton("up", environment | {"COLUMNS": "200"}, **options)
     assert status == CONFIGURATION_ERROR
-    assert name in stderr
+    assert re.search(said, stderr)
 
 
 def test_a_worker_without_the_fleets_secret_does_not_start(llama: Path) -> None:

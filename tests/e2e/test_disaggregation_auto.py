@@ -20,7 +20,7 @@ BURST = 12
 CHUNK = 4
 """Tokens: small, so that a queue of prompts lasts longer than it takes to ask for another one."""
 
-QUEUED = 6
+QUEUED = 14
 PLACED_S = 10.0
 ANY_TPOT = {"x-slo-tpot-ms": "60000"}
 """An objective that every stream keeps, whatever is computed beside it."""
@@ -84,7 +84,7 @@ def test_a_prompt_with_an_objective_is_computed_by_a_decode_worker_while_prefill
     """The queue's own prompts have no objective, so they are handed off."""
     before = sites(cluster)
     expected = reference(llama, 300)
-    ahead = prompt_ids(900)
+    ahead = prompt_ids(600)
     with ThreadPoolExecutor(QUEUED) as threads:
         queue = [
             threads.submit(cluster.complete, ahead, max_tokens=1, cache_salt=f"queue {next(salts)}")

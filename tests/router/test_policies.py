@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baton.errors import ConfigError
@@ -46,6 +46,7 @@ def workers(count: int, sequences: int = 0, cached_tokens: int = 0) -> list[Cand
     ]
 
 
+@settings(deadline=None)
 @given(prefill=pools, decode=pools.filter(bool), demand=demands)
 def test_every_policy_chooses_among_the_candidates_whatever_their_order(
     prefill: list[Candidate], decode: list[Candidate], demand: Demand

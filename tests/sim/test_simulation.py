@@ -113,6 +113,14 @@ def test_steps_spread_as_the_profile_says_and_alike_for_a_seed() -> None:
     assert [figures(ride) for ride in first.rides] != [figures(ride) for ride in other.rides]
 
 
+def test_handoffs_spread_as_the_profile_says_and_first_tokens_do_not() -> None:
+    hardware = msgspec.structs.replace(HARDWARE, handoff_latency_s=0.5, handoff_spread=0.3)
+    requests = [request(number, prompt=16, output=2, at_s=10.0 * number) for number in range(300)]
+    told = [figures(ride) for ride in simulated(fleet(hardware=hardware), *requests).rides]
+    assert len({round(ttft_s, 9) for ttft_s, _ in told}) == 1
+    assert statistics.stdev(math.log(tpot_s) for _, tpot_s in told) == pytest.approx(0.3, rel=0.25)
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     prompt=st.integers(1, 1500),

@@ -10,6 +10,7 @@ from baton.router.snapshot import Disaggregation
 from baton.sim.fleet_file import FleetSpec, HardwareProfile, Objectives, Pool
 from baton.sim.generators import generate
 from baton.sim.sweep import ATTAINMENT, splits_of, sweep
+from baton.sim.table import render_splits
 from baton.sim.workload import Workload
 
 HARDWARE = HardwareProfile(
@@ -41,6 +42,12 @@ def test_the_best_split_has_most_workers_where_the_work_is(workload: str, wants_
         met = [point.offered_rps for point in split.points if point.attainment >= ATTAINMENT]
         assert split.goodput_rps == max(met, default=0.0)
         assert split.points == sorted(split.points, key=lambda point: point.offered_rps)
+
+
+def test_a_workload_that_overloads_no_split_gives_a_lower_bound() -> None:
+    splits = list(sweep(fleet(1, 1), generate("chat", 4, 1.0, 0), "predicted", 0))
+    assert [split.is_bounded for split in splits] == [False]
+    assert "≥" in str(next(iter(render_splits(splits).columns[2].cells)))
 
 
 @pytest.mark.parametrize(("prefill", "decode"), [(1, 1), (1, 5), (4, 4), (32, 32), (1, 63), (63, 1)])

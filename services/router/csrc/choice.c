@@ -73,8 +73,8 @@ static double tpot_s(const Pool *d, size_t j, const Wanted *w, double prompt_s) 
 static double local_pressure(const Pool *d, size_t j, const Demand *demand) {
     const Wanted *w = &demand->wanted;
     double prompt_s = prefill_s(d, j, w), token_s = tpot_s(d, j, w, prompt_s);
-    double first_token_s = queue_s(d, j) + larger(prompt_s, reserve_s(d, j, w));
-    return token_s <= TPOT_SHARE * demand->tpot_s ? pressure(demand, first_token_s, token_s) : INFINITY;
+    int is_free = token_s <= TPOT_SHARE * demand->tpot_s && place_s(d, j, w) == 0;
+    return is_free ? pressure(demand, queue_s(d, j) + prompt_s, token_s) : INFINITY;
 }
 
 static double handoff_pressure(const Pool *p, size_t i, const Pool *d, size_t j, const Demand *demand) {

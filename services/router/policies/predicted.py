@@ -126,12 +126,13 @@ def _local_cost(decode: Candidates, demand: Demand) -> Column:
 
 
 def _local_pressure(decode: Candidates, demand: Demand, objective_s: float) -> Column:
-    """(n,), inf where streams would not keep within their objective."""
+    """(n,), inf where streams would not keep within their objective, and where a place or memory is lacking: there
+    decoding is what prompts wait for, and computing one would make it slower."""
     prompt_s = prefill_s(decode, demand)
-    first_token_s = queue_s(decode) + np.maximum(prompt_s, reserve_s(decode, demand))
     tpot_s = _tpot_s(decode, demand, prompt_s)
-    pressure = _pressure(demand, objective_s, first_token_s, tpot_s)
-    return np.where(tpot_s <= _TPOT_SHARE * objective_s, pressure, np.inf)
+    pressure = _pressure(demand, objective_s, queue_s(decode) + prompt_s, tpot_s)
+    is_free = (tpot_s <= _TPOT_SHARE * objective_s) & (place_s(decode, demand) == 0)
+    return np.where(is_free, pressure, np.inf)
 
 
 def _pressure(demand: Demand, tpot_objective_s: float, first_token_s: Column, tpot_s: Column) -> Column:
