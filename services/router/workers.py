@@ -207,9 +207,6 @@ class Workers:
         sizes = (tracked.worker.block_size for tracked in self._tracked.values())
         return min(sizes, default=_DEFAULT_BLOCK_SIZE)
 
-    def _in_own_blocks(self, blocks: int, worker: WorkerInfo) -> int:
-        return blocks * worker.block_size // self._block_size
-
     def _made_columns(self) -> FleetColumns:
         usable = {
             role: [self._candidate(t) for t in self._tracked.values() if t.serves(role)] for role in Role
@@ -230,7 +227,9 @@ class Workers:
             queued_s=tracked.prefill_s,
             sequences=sequences,
             context_tokens=max(held_blocks * worker.block_size, tracked.context_of(sequences)),
-            available_blocks=self._in_own_blocks(load.kv_blocks.free + load.kv_blocks.cached, worker),
+            available_blocks=(load.kv_blocks.free + load.kv_blocks.cached)
+            * worker.block_size
+            // self._block_size,
             kv_bytes_per_token=tracked.kv_bytes_per_token,
             block_tokens=worker.block_size,
             max_running=worker.max_running or math.inf,

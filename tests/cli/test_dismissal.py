@@ -20,6 +20,7 @@ def supervised(lines: list[str], stop_timeout_s: float) -> Iterator[tuple[Superv
     supervisor.start("frozen", ["version"], {})
     [post] = supervisor.posts
     os.kill(post.child.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, post.child.pid, os.WSTOPPED)
     try:
         yield supervisor, post
     finally:
