@@ -78,26 +78,6 @@ def test_without_an_objective_a_prompt_that_is_not_cached_is_handed_off(
     assert sites(cluster) - before == {"remote": 4}
 
 
-def test_a_prompt_with_an_objective_is_computed_by_a_decode_worker_while_prefill_workers_have_a_queue(
-    cluster: Cluster, llama: Path
-) -> None:
-    """The queue's own prompts have no objective, so they are handed off."""
-    before = sites(cluster)
-    expected = reference(llama, 300)
-    ahead = prompt_ids(600)
-    with ThreadPoolExecutor(QUEUED) as threads:
-        queue = [
-            threads.submit(cluster.complete, ahead, max_tokens=1, cache_salt=f"queue {next(salts)}")
-            for _ in range(QUEUED)
-        ]
-        wait_until(lambda: sites(cluster) - before == {"remote": QUEUED}, PLACED_S, lambda: sites(cluster))
-        asked = cluster.complete(expected.prompt, cache_salt=f"asked {next(salts)}", headers=ANY_TPOT)
-        assert_equal(asked, expected)
-    assert asked.prefill == "local"
-    assert {answer.result().prefill for answer in queue} == {"prefill-0"}
-    assert sites(cluster) - before == {"remote": QUEUED, "local_predicted_better": 1}
-
-
 def test_the_next_turn_of_a_session_finds_its_kv_where_decode_left_it(cluster: Cluster, llama: Path) -> None:
     before = sites(cluster)
     first = reference(llama, 200)
@@ -114,6 +94,27 @@ def test_the_next_turn_of_a_session_finds_its_kv_where_decode_left_it(cluster: C
         in_kv = len(first.prompt) + len(first.token_ids) - 1  # the last token has none
         assert asked.cached_tokens == in_kv // BLOCK * BLOCK
     assert sites(cluster) - before == {"remote": 4, "local_almost_cached": 4}
+
+
+def test_a_prompt_with_an_objective_is_computed_by_a_decode_worker_while_prefill_workers_have_a_queue(
+    cluster: Cluster, llama: Path
+) -> None:
+    """The queue's own prompts have no objective, so they are handed off. Decode workers have computed prompts
+    in the test before, so that predictions go by what these took."""
+    before = sites(cluster)
+    expected = reference(llama, 300)
+    ahead = prompt_ids(600)
+    with ThreadPoolExecutor(QUEUED) as threads:
+        queue = [
+            threads.submit(cluster.complete, ahead, max_tokens=1, cache_salt=f"queue {next(salts)}")
+            for _ in range(QUEUED)
+        ]
+        wait_until(lambda: sites(cluster) - before == {"remote": QUEUED}, PLACED_S, lambda: sites(cluster))
+        asked = cluster.complete(expected.prompt, cache_salt=f"asked {next(salts)}", headers=ANY_TPOT)
+        assert_equal(asked, expected)
+    assert asked.prefill == "local"
+    assert {answer.result().prefill for answer in queue} == {"prefill-0"}
+    assert sites(cluster) - before == {"remote": QUEUED, "local_predicted_better": 1}
 
 
 def test_two_sessions_that_ask_the_same_have_workers_of_their_own_choice(cluster: Cluster) -> None:
