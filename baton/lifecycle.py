@@ -4,7 +4,8 @@ RECEIVED --place--> PLACED --schedule--> PREFILLING --first_tokens--> TRANSFERRI
                                               `----------- decode_locally ---------------------------'
 
 A request that had to wait for its turn before it was placed tells so (admit). One that waits long for its first
-token may be tried a second time beside it (hedge); that attempt may be the first to answer (take_over).
+token may be tried a second time beside it (hedge); either attempt may fail (fall_out), and the second may be the
+first to answer (take_over).
 
 Until the first token is out a failed attempt begins anew (retry). From then on the request stays DECODING: what its
 workers lose is computed again elsewhere (resume), what they still have moves (migrate), choice by choice.
@@ -40,6 +41,7 @@ class Transition(enum.Enum):
     HAND_OFF = "hand_off"
     DECODE_LOCALLY = "decode_locally"
     HEDGE = "hedge"
+    FALL_OUT = "fall_out"
     TAKE_OVER = "take_over"
     RETRY = "retry"
     RESUME = "resume"
@@ -62,6 +64,7 @@ TABLE: dict[State, dict[Transition, State]] = {
     State.PLACED: {
         Transition.SCHEDULE: State.PREFILLING,
         Transition.HEDGE: State.PLACED,
+        Transition.FALL_OUT: State.PLACED,
         Transition.TAKE_OVER: State.PREFILLING,
         Transition.RETRY: State.RECEIVED,
         Transition.FAIL: State.FAILED,
@@ -71,6 +74,7 @@ TABLE: dict[State, dict[Transition, State]] = {
         Transition.FIRST_TOKENS: State.TRANSFERRING,
         Transition.DECODE_LOCALLY: State.DECODING,
         Transition.HEDGE: State.PREFILLING,
+        Transition.FALL_OUT: State.PREFILLING,
         Transition.TAKE_OVER: State.PREFILLING,
         Transition.RETRY: State.RECEIVED,
         Transition.FAIL: State.FAILED,

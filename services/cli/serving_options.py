@@ -81,7 +81,7 @@ class ServingOptions(OptionGroup):
         float | None,
         option(
             help="Seconds without a first token, after which a request is tried on a second pair of workers, too; "
-            "the first to answer serves it. Of all requests one in twenty at most. Default: never.",
+            "the first to answer serves it. One request in twenty on average. Default: never.",
             envvar="BATON_HEDGE_AFTER",
             min=0.001,
         ),

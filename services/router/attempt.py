@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from baton.errors import BatonError
 from baton.lifecycle import Transition
 from baton.request import GenerationRequest
 from baton.router.decode_peer import DecodeLeg
@@ -19,7 +20,7 @@ _ANSWERS = (Transition.FIRST_TOKENS, Transition.DECODE_LOCALLY)
 @dataclass(eq=False, slots=True)
 class Attempt:
     """is_rival: of an attempt that is under way (`hedging`): nothing is told of its way until it is the first to
-    answer. on_answer: called when it has the first tokens, before anybody hears of them."""
+    answer. on_answer: called when it has the first tokens, before anybody hears of them. rival: of this one."""
 
     run: Run
     part: Part
@@ -28,7 +29,17 @@ class Attempt:
     placement: Placement
     is_rival: bool = False
     on_answer: Callable[[], None] | None = None
+    rival: Attempt | None = None
     _leg: DecodeLeg | None = field(default=None, init=False)
+
+    @property
+    def serving(self) -> Placement:
+        """Where the tokens come from: its own workers, or those of a rival that was faster."""
+        return self.placement if self.rival is None or self.rival.is_rival else self.rival.placement
+
+    def fell_out(self, error: BatonError) -> None:
+        """It has failed, and another attempt at the first token goes on."""
+        self.run.fell_out(self.placement, error)
 
     def decodes_at(self, leg: DecodeLeg) -> None:
         self._leg = leg

@@ -1,16 +1,17 @@
 """A second attempt at a first token, on another pair of workers, where the first one takes long. Whoever answers
 first serves the request; the other is left, like any request whose client has gone.
 
-(Dean and Barroso, "The Tail at Scale", 2013: hedged requests, at most one in twenty of all.)
+(Dean and Barroso, "The Tail at Scale", 2013: hedged requests, one in twenty of all on average.)
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from functools import partial
 
+from baton.errors import BatonError
 from baton.request import TokenOutput
 from baton.router.attempt import Attempt
 from baton.router.placement import Placement, PrefillSite
@@ -19,9 +20,10 @@ HEDGED_SHARE = 0.05
 """Of all requests, on average."""
 
 MOST_HEDGES = 16
-"""That may be made in a row, after many requests without."""
+"""In a row: so many are there at the start, and after many requests that needed none."""
 
-Serve = Callable[[Attempt], AsyncGenerator[TokenOutput, None]]
+Begin = Callable[[Attempt], tuple[AsyncGenerator[TokenOutput, None], ExitStack]]
+"""Takes what an attempt holds, at once, and gives it with the attempt's tokens."""
 
 
 def may_race(placement: Placement, first: Placement) -> bool:
@@ -33,9 +35,9 @@ def may_race(placement: Placement, first: Placement) -> bool:
 class Race:
     """Attempts at the same first token, each in a task of its own."""
 
-    def __init__(self, serve: Serve, rival_of: Callable[[Attempt], Attempt | None]) -> None:
+    def __init__(self, begin: Begin, rival_of: Callable[[Attempt], Attempt | None]) -> None:
         """rival_of: another attempt to make beside this one, where there is to be one."""
-        self._serve = serve
+        self._begin = begin
         self._rival_of = rival_of
         self._news: asyncio.Queue[TokenOutput | asyncio.Task[None]] = asyncio.Queue()
         self._tasks: dict[Attempt, asyncio.Task[None]] = {}
@@ -53,9 +55,10 @@ class Race:
                     yield news
                 elif news in self._running:
                     self._running.discard(news)
-                    if not self._running or news.exception() is None:
+                    if not self._running or not isinstance(failure := news.exception(), BatonError):
                         news.result()
                         return
+                    self._attempt_of(news).fell_out(failure)
         finally:
             timer.cancel()
             for task in self._tasks.values():
@@ -69,7 +72,9 @@ class Race:
 
     def _enter(self, attempt: Attempt, timer: asyncio.TimerHandle | None) -> None:
         attempt.on_answer = partial(self._won_by, attempt, timer)
-        task = asyncio.create_task(self._forward(self._serve(attempt)))
+        outputs, hold = self._begin(attempt)
+        task = asyncio.create_task(self._forward(outputs))
+        task.add_done_callback(lambda _: hold.close())
         task.add_done_callback(self._news.put_nowait)
         self._tasks[attempt] = task
         self._running.add(task)
@@ -81,6 +86,9 @@ class Race:
             if attempt is not winner:
                 self._running.discard(task)
                 task.cancel()
+
+    def _attempt_of(self, ended: asyncio.Task[None]) -> Attempt:
+        return next(attempt for attempt, task in self._tasks.items() if task is ended)
 
     async def _forward(self, outputs: AsyncGenerator[TokenOutput, None]) -> None:
         async with aclosing(outputs):

@@ -65,7 +65,9 @@ class RequestMetrics:
             "baton_request_resumes", "Streams that went on elsewhere after a failure", "code"
         )
         self._hedges = counter(
-            "baton_request_hedges", "Second attempts at a first token, and those that won", "event"
+            "baton_request_hedges",
+            "Second attempts at a first token: sent, won, or one of the two failed",
+            "event",
         )
         self._migrations = counter("baton_request_migrations", "Streams that moved with their KV")
         self._local = counter("baton_local_prefills", "Prompts computed on their decode worker")
@@ -111,6 +113,8 @@ class RequestMetrics:
                 self._cached_tokens.inc(float(values["cached_tokens"]))
             case Transition.HEDGE:
                 self._hedges.labels("sent").inc()
+            case Transition.FALL_OUT:
+                self._hedges.labels("failed").inc()
             case Transition.TAKE_OVER:
                 self._hedges.labels("won").inc()
             case Transition.RETRY:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from baton.errors import BatonError, Unavailable, WorkerFailed
@@ -125,7 +125,7 @@ class RequestFlow:
                     return
                 raise WorkerFailed("the workers stopped before every choice had an ending")
             except BatonError as error:
-                tries.failed(part, attempt.placement, error)
+                tries.failed(part, attempt.serving, error)
                 if not part.has_begun:
                     run.life.move(Transition.RETRY, code=error.code, reason=error.message)
             if part.has_begun and not part.is_single:
@@ -188,7 +188,7 @@ class RequestFlow:
         """Of this attempt, or of one that is made beside it and answers sooner."""
         if self._limits.hedge_after_s is None or attempt.part.has_begun:
             return self._served(attempt)
-        race = Race(self._served, lambda first: self._rival(first, tries))
+        race = Race(self._begun, lambda first: self._rival(first, tries))
         return race.outputs(attempt, self._limits.hedge_after_s)
 
     def _rival(self, first: Attempt, tries: Tries) -> Attempt | None:
@@ -203,14 +203,27 @@ class RequestFlow:
             return None
         tries.excluded |= placement.workers
         run.hedged(placement)
-        return Attempt(run, first.part, request, first.hashes, placement, is_rival=True)
+        first.rival = Attempt(run, first.part, request, first.hashes, placement, is_rival=True)
+        return first.rival
 
     async def _served(self, attempt: Attempt) -> AsyncGenerator[TokenOutput, None]:
-        with self._workers.lease(attempt.placement, attempt.request, attempt.hashes) as lease:
-            serve = self._local if lease.prefill is None else self._disaggregated
-            async with aclosing(serve(attempt, lease)) as outputs:
+        outputs, hold = self._begun(attempt)
+        with hold:
+            async with aclosing(outputs):
                 async for output in outputs:
-                    yield attempt.part.take(output)
+                    yield output
+
+    def _begun(self, attempt: Attempt) -> tuple[AsyncGenerator[TokenOutput, None], ExitStack]:
+        """Its workers are leased at once: who is placed next is to see it."""
+        hold = ExitStack()
+        lease = self._workers.lease(attempt.placement, attempt.request, attempt.hashes)
+        return self._legs(attempt, hold.enter_context(lease)), hold
+
+    async def _legs(self, attempt: Attempt, lease: Lease) -> AsyncGenerator[TokenOutput, None]:
+        serve = self._local if lease.prefill is None else self._disaggregated
+        async with aclosing(serve(attempt, lease)) as outputs:
+            async for output in outputs:
+                yield attempt.part.take(output)
 
     async def _disaggregated(self, attempt: Attempt, lease: Lease) -> AsyncGenerator[TokenOutput, None]:
         run, part, request, prefill = attempt.run, attempt.part, attempt.request, lease.prefill

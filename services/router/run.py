@@ -73,6 +73,10 @@ class Run:
         """A second attempt at the first token has begun."""
         self.life.move(Transition.HEDGE, **_where(placement))
 
+    def fell_out(self, placement: Placement, error: BatonError) -> None:
+        """One of two attempts at the first token has failed; the other goes on."""
+        self.life.move(Transition.FALL_OUT, **_where(placement), code=error.code, reason=error.message)
+
     def taken_over(self, placement: Placement) -> None:
         """The second attempt has answered before the first. What was predicted of either says nothing of both."""
         self._follow(placement)

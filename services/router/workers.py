@@ -35,8 +35,7 @@ from baton.router.snapshot import Snapshot
 from baton.rpc import Channel
 
 FORGOTTEN_S = 2.0
-"""After the registry's own three seconds without a heartbeat: what a prompt is waited for before it is computed
-elsewhere, which costs little."""
+"""After the registry has given up a worker: how long its prompts are waited for before others compute them."""
 
 _DEFAULT_BLOCK_SIZE = 16
 """Where nobody is there to count by."""

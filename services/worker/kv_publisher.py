@@ -29,7 +29,7 @@ _SEND_QUEUE_BATCHES = 10_000
 """A subscriber that is further behind misses batches, and asks for them."""
 
 _MAX_KEPT_BATCHES = 8192  # below the send queue: an answer fits into it
-_MAX_KEPT_BYTES = 4 << 20  # who has missed more is told all that is cached instead
+_MAX_KEPT_BYTES = 4 << 20  # 50,000 changes of blocks; who has missed more is told all that is cached instead
 _MAX_REQUEST_BYTES = 4096  # the frames of the handshake count as well
 
 

@@ -27,6 +27,7 @@ SAMPLE_S = 2.0
 STAYS = ("router", "prefill", "decode")
 VISIT_S = 15.0
 START_S = 120.0
+LEAST_REQUESTS_PER_S = 3.0
 
 _SECRET = {"BATON_SECRET": "0123456789abcdef" * 4}
 
@@ -114,6 +115,7 @@ def test_memory_stays_flat_through_an_hour_of_churn(fleet: Fleet, request: pytes
     asyncio.run(soak())
     story = [growth_of([sample[name] for sample in samples], name) for name in STAYS]
     print(*(text for _, text in story), churn.counts, sep="\n")
+    assert churn.counts.total() > LEAST_REQUESTS_PER_S * duration_s
     assert set(churn.counts) <= {"200", "400", "200, left"}, churn.counts
     assert all(growth < GROWTH_LIMIT for growth, _ in story), [text for _, text in story]
     wait_until(lambda: all(is_at_baseline(w) for w in fleet.workers()), BASELINE_S, fleet.workers)

@@ -16,7 +16,7 @@ _ANSWER_TIMEOUT_S = 60.0
 _SESSION_TURNS = 3
 _LEAVES_AFTER_S = 0.05
 _PAUSE_S = 0.3
-"""Before each turn: an hour of this is a load that two cores carry while they do other things."""
+"""Before each turn: memory grows with requests, not with load, and workers that join need a share of the cores."""
 
 
 class Churn:

@@ -15,6 +15,7 @@ from stepped_pair import request
 
 from baton.errors import HandoffFailed, WorkerFailed
 from baton.fleet import Role
+from baton.lifecycle import Transition
 from baton.router.hedging import MOST_HEDGES
 from baton.router.request_flow import FlowLimits
 from baton.router.snapshot import Disaggregation
@@ -99,11 +100,13 @@ async def test_where_one_of_the_two_fails_the_other_serves(who_fails: str) -> No
         failing, serving = (race.first, race.second) if who_fails == "first" else (race.second, race.first)
         failing.error = HandoffFailed("lost")
         failing.may_go_on.set()
-        async with asyncio.timeout(WAIT_S):
-            await failing.has_prefill_ended.wait()
+        await until(lambda: "fall_out" in race.router.transitions)
         serving.may_go_on.set()
         assert await race.answer() == TOKENS
         assert "retry" not in race.router.transitions
+        [fallen] = [e.attributes for e in race.router.events if e.transition is Transition.FALL_OUT]
+        assert fallen["code"] == HandoffFailed.code
+        assert fallen["prefill"] == f"{'a' if who_fails == 'first' else 'b'}-prefill"
 
 
 async def test_where_both_fail_the_next_attempt_avoids_both() -> None:
@@ -118,6 +121,37 @@ async def test_where_both_fail_the_next_attempt_avoids_both() -> None:
             assert await task == TOKENS
         assert router.transitions.count("retry") == 1
         assert [script.prefills for script in scripts] == [1, 1, 1]
+
+
+async def test_a_pair_that_took_over_and_failed_is_the_one_that_is_avoided() -> None:
+    late, scripts = (
+        Script("first_tokens"),
+        {name: Script("decoding", WorkerFailed("broken")) for name in "bc"},
+    )
+    async with pairs(HEDGING, a=late, **scripts) as router:
+        task = asyncio.create_task(router.collect(ASKED))
+        await until(lambda: "take_over" in router.transitions)
+        late.may_go_on.set()
+        [took_over] = [e.attributes for e in router.events if e.transition is Transition.TAKE_OVER]
+        async with asyncio.timeout(WAIT_S):
+            assert await task == TOKENS
+        resumed = [e.attributes for e in router.events if e.transition is Transition.RESUME]
+        assert resumed
+        assert all(took_over["decode"] != where["decode"] for where in resumed[:2])
+
+
+async def test_who_is_placed_next_sees_what_a_race_has_leased() -> None:
+    limits = FlowLimits(policy="least_loaded", hedge_after_s=60.0)
+    first, second = Script("first_tokens"), Script("first_tokens")
+    async with pairs(limits, a=first, b=second) as router:
+        asked = [replace(ASKED, request_id=f"request-{number}") for number in range(8)]
+        tasks = [asyncio.create_task(router.collect(one)) for one in asked]
+        await until(lambda: first.prefills + second.prefills == len(asked))
+        first.may_go_on.set()
+        second.may_go_on.set()
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.gather(*tasks)
+        assert first.prefills == second.prefills
 
 
 async def test_a_client_that_leaves_a_race_leaves_both_pairs() -> None:
