@@ -5,23 +5,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, wait_until
+from cluster import Cluster
 from model_folders import prompt_ids
 from oracle import assert_equal, reference
 from prometheus_client.parser import text_string_to_metric_families
 
 BLOCK = 16
 BURST = 12
-CHUNK = 4
-"""Tokens: small, so that a queue of prompts lasts longer than it takes to ask for another one."""
-
-QUEUED = 14
-PLACED_S = 10.0
 ANY_TPOT = {"x-slo-tpot-ms": "60000"}
 """An objective that every stream keeps, whatever is computed beside it."""
 
@@ -30,7 +24,7 @@ salts = count()
 
 @pytest.fixture(scope="module")
 def cluster(llama: Path) -> Iterator[Cluster]:
-    with Cluster(model=llama, kv_blocks=1024, decode=2, block_size=BLOCK, chunk_tokens=CHUNK) as cluster:
+    with Cluster(model=llama, kv_blocks=1024, decode=2, block_size=BLOCK) as cluster:
         yield cluster
 
 
@@ -76,26 +70,6 @@ def test_without_an_objective_a_prompt_that_is_not_cached_is_handed_off(
         assert_equal(answer, expected)
     assert [answer.prefill for answer in answers] == ["prefill-0"] * 4
     assert sites(cluster) - before == {"remote": 4}
-
-
-def test_a_prompt_with_an_objective_is_computed_by_a_decode_worker_while_prefill_workers_have_a_queue(
-    cluster: Cluster, llama: Path
-) -> None:
-    """The queue's own prompts have no objective, so they are handed off."""
-    before = sites(cluster)
-    expected = reference(llama, 300)
-    ahead = prompt_ids(600)
-    with ThreadPoolExecutor(QUEUED) as threads:
-        queue = [
-            threads.submit(cluster.complete, ahead, max_tokens=1, cache_salt=f"queue {next(salts)}")
-            for _ in range(QUEUED)
-        ]
-        wait_until(lambda: sites(cluster) - before == {"remote": QUEUED}, PLACED_S, lambda: sites(cluster))
-        asked = cluster.complete(expected.prompt, cache_salt=f"asked {next(salts)}", headers=ANY_TPOT)
-        assert_equal(asked, expected)
-    assert asked.prefill == "local"
-    assert {answer.result().prefill for answer in queue} == {"prefill-0"}
-    assert sites(cluster) - before == {"remote": QUEUED, "local_predicted_better": 1}
 
 
 def test_the_next_turn_of_a_session_finds_its_kv_where_decode_left_it(cluster: Cluster, llama: Path) -> None:
