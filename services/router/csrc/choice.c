@@ -2,8 +2,8 @@
 
 #include <math.h>
 
-static const double LOAD_BOUND = 1.25, LOCAL_MEMORY_S = 4.0, TOKENS_AHEAD = 32, SHORT_ANSWER_TOKENS = 8, WORK_WEIGHT = 16.0, HARM = 0.03,
-                    TTFT_SHARE = 0.5, TPOT_SHARE = 0.8, MOST_SHARE = 0.95;
+static const double LOAD_BOUND = 1.25, LOCAL_MEMORY_S = 4.0, TOKENS_AHEAD = 32, SHORT_ANSWER_TOKENS = 8, WORK_WEIGHT = 16.0,
+                    HARM = 0.03, TTFT_SHARE = 0.5, TPOT_SHARE = 0.8, MOST_SHARE = 0.95;
 
 /* As `affinity.scores`. */
 static uint64_t score(uint64_t session, uint64_t worker) {
