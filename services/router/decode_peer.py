@@ -74,9 +74,7 @@ class DecodePeer:
             async with self.channel.errors_translated():
                 return await self._stub.Reserve(message, timeout=remaining_s, metadata=self.channel.metadata)
         except Unavailable as error:
-            if (
-                error.field == "router_id"
-            ):  # the stream has ended there; its end is behind steps that are unread
+            if error.field == "router_id":  # the end of the stream is behind steps that are unread
                 self._ended = steps
             raise Unavailable(error.message) from error
         except Cancelled as error:  # by the worker, whose stream to this router broke meanwhile

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from grpc import aio
-from mini_fleet import FleetOfTest, until
+from mini_fleet import FleetOfTest, Script, ScriptedDecode, until
 from model_folders import prompt_ids
 from stepped_pair import SECRET, request
 
@@ -17,19 +17,17 @@ from baton.errors import Unavailable
 from baton.fleet import Role
 from baton.router.decode_peer import DecodePeer
 from baton.rpc import Server
-from baton.wire import decode_pb2, decode_pb2_grpc
+from baton.wire import decode_pb2
 
 STEP_S = 0.001
 
 
-class _Backlogged(decode_pb2_grpc.DecodeServicer):
-    """Has given up its first stream, whose steps still come; each further one counts."""
+class _Backlogged(ScriptedDecode):
+    """Has given up its first stream, whose steps still come, and takes requests once there is a second."""
 
     def __init__(self) -> None:
+        super().__init__(Script())
         self.streams = 0
-
-    def mount(self, server: aio.Server) -> None:
-        decode_pb2_grpc.add_DecodeServicer_to_server(self, server)
 
     async def Stream(
         self, request: decode_pb2.StreamRequest, context: aio.ServicerContext[Any, Any]
