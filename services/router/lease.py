@@ -132,12 +132,12 @@ class Lease:
         """The sequences decode elsewhere now."""
         decode = self.tracked[1]
         decode.sequences -= self._sequences
+        decode.queued_sequences -= self._queued_sequences
         decode.context_tokens -= self._context_tokens
-        self._sequences = self._context_tokens = 0
+        self._sequences = self._queued_sequences = self._context_tokens = 0
         self._on_change(decode)
 
     def end(self) -> None:
-        self.scheduled()
         self.prefill_done()
         for tracked in self.tracked:
             tracked.leases -= 1

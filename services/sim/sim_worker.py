@@ -18,9 +18,9 @@ from baton.sim.ride import Ride
 
 
 class SimWorker(ABC):
-    """queued_tokens, queued_s, leased_sequences, queued_sequences, leased_context_tokens: as `baton.router.lease.Tracked` counts
-    them. is_open: False once it is to leave its pool; it gets nothing new then. max_running: sequences in its batch
-    at most."""
+    """queued_tokens, queued_s, leased_sequences, queued_sequences, leased_context_tokens: as
+    `baton.router.lease.Tracked` counts them. is_open: False once it is to leave its pool; it gets nothing new then.
+    max_running: sequences in its batch at most."""
 
     def __init__(
         self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock, limit: ChunkLimit, seed: int

@@ -68,7 +68,9 @@ def test_where_streams_are_late_already_one_worker_is_furthest_beyond(late: int,
 
 
 def test_what_queues_takes_its_share_of_the_context_with_it() -> None:
-    pool = Candidates.of([Candidate("d0", sequences=8, queued_sequences=6, context_tokens=800), Candidate("d1")])
+    pool = Candidates.of(
+        [Candidate("d0", sequences=8, queued_sequences=6, context_tokens=800), Candidate("d1")]
+    )
     present = pool.without_queued()
     assert present.sequences.tolist() == [2, 0]
     assert present.context_tokens.tolist() == [200, 0]

@@ -7,8 +7,8 @@ Tokens: the decode worker is the one with the least predicted time to a second t
 its own, unless others cache more of the prompt, and only among those within the bound on their load. Workers where
 a place would come too late, or whose streams would miss their TPOT objective with one more, are passed over. Where
 that is all of them, everything would be late everywhere, so what comes now goes where streams are the latest
-already: the rest of the fleet serves what it can in time. As long as no streams are late yet, because what would make
-them so still queues for prefill, nobody is passed over.
+already: the rest of the fleet serves what it can in time. While only prompts that still queue for prefill
+would make streams late, nobody is passed over.
 
 Conditional disaggregation: a decode worker computes the prompt itself where that presses it less than a hand-off to
 it would press the two workers, each measured by the objective that it serves: the time to the first token against
@@ -188,9 +188,11 @@ def _open(decode: Candidates, demand: Demand) -> npt.NDArray[np.bool_]:
     if keeps.any():
         return keeps
     alone_s = np.min(decode.profile.step_s(demand.choices, demand.prompt_tokens))
-    if alone_s > demand.tpot_s or (_strain(decode.without_queued(), demand, demand.tpot_s) <= 1).all():
+    present = _strain(decode.without_queued(), demand, demand.tpot_s)
+    if alone_s > demand.tpot_s or np.all(present <= 1):
         return everyone
-    return strain == strain.max()
+    furthest: npt.NDArray[np.bool_] = strain == strain.max()
+    return furthest
 
 
 def _strain(decode: Candidates, demand: Demand, objective_s: float) -> Column:
