@@ -29,7 +29,8 @@ from baton.wire.convert import (
 
 SERVICE = decode_pb2.DESCRIPTOR.services_by_name["Decode"].full_name
 MAX_UNREAD_STEPS = 4096
-"""Messages kept for a router that does not read; one more ends its stream, and with it its requests."""
+"""Messages kept for a router that does not read; one more ends its stream, and with it its requests. The messages
+go too: while the router read them it would take the stream for open, and send requests that find none."""
 
 _IS_LOCAL = {decode_pb2.LOCAL_PREFILL_NEVER: False, decode_pb2.LOCAL_PREFILL_ALWAYS: True}
 
@@ -191,6 +192,7 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
             if stream is None:
                 continue
             if stream.is_full:
+                stream.clear()
                 self._end(
                     router_id, Overloaded(f"the router left {MAX_UNREAD_STEPS} steps unread, the limit")
                 )
@@ -214,6 +216,11 @@ class _RouterStream:
 
     def put(self, message: decode_pb2.StepOutputs) -> None:
         self._queue.put_nowait(message)
+
+    def clear(self) -> None:
+        """Forgets what waits."""
+        while not self._queue.empty():
+            self._queue.get_nowait()
 
     def end(self, reason: BatonError) -> None:
         """The reader hears of it after the messages that wait already."""

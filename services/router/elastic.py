@@ -211,5 +211,7 @@ def status_of(member: Member, monotonic_less_unix_s: float, now_s: float) -> Wor
         held_tokens=(kv.used + kv.reserved) * worker.block_size,
         cached_tokens=kv.cached * worker.block_size,
         kv_tokens=kv.total * worker.block_size,
+        max_running=worker.max_running,
+        epoch=worker.epoch,
         role_changes_s=tuple(min(now_s, at_s + monotonic_less_unix_s) for at_s in worker.role_changes_unix_s),
     )

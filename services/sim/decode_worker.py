@@ -74,11 +74,6 @@ class DecodeWorker(SimWorker):
         """Sequences that are to come here and do not run yet."""
         return len(self._asking) + len(self._receiving) + len(self._waiting)
 
-    @property
-    def arriving_tokens(self) -> int:
-        """Memory that is promised to hand-offs under way; what several of them share counts for each."""
-        return sum(len(ride.decode_blocks) for ride in self._receiving) * self.block_tokens
-
     def ask(self, ride: Ride) -> None:
         self._asking.append(ride)
         self._wake()
@@ -91,13 +86,10 @@ class DecodeWorker(SimWorker):
         """Blocks for a sequence that runs elsewhere now; None where there is no room. It is to land here."""
         if self.num_running + len(self._receiving) >= self.max_running:
             return None
-        held = self.blocks.acquire(ride.request.hashes[: (ride.tokens - 1) // self.block_tokens])
-        missing = self.blocks_for(ride.tokens + 1) - len(held)
-        if missing + self.num_running > self.blocks.available:
-            self.blocks.release(held)
-            return None
-        self._receiving.add(ride)
-        return held + self.blocks.allocate(missing)
+        blocks = self._promise(ride, ride.tokens - 1, ride.tokens + 1)
+        if blocks is not None:
+            self._receiving.add(ride)
+        return blocks
 
     def give_up(self, ride: Ride) -> list[int]:
         """Takes a running sequence out of the batch; the blocks that it holds are the caller's now."""
@@ -142,6 +134,8 @@ class DecodeWorker(SimWorker):
         """Into the batch, between two steps."""
         for ride in self._landed:
             self._receiving.remove(ride)
+            self.blocks.unmark_reserved(ride.reserved_blocks)
+            ride.reserved_blocks = []
             self._join(ride)
         self._landed = []
 
@@ -155,23 +149,27 @@ class DecodeWorker(SimWorker):
                 ride.is_granted = True
                 insort(self._waiting, ride, key=lambda waiting: waiting.age)
                 continue
-            if not self._reserve(ride):
+            blocks = self._promise(ride, ride.request.prompt_tokens, ride.request.prompt_tokens)
+            if blocks is None:
                 return
             self._asking.popleft()
+            ride.decode_blocks = blocks
+            ride.pushed_tokens = (len(blocks) - len(ride.reserved_blocks)) * self.block_tokens
             ride.is_granted = True
             self._receiving.add(ride)
             self._listener.granted(ride)
 
-    def _reserve(self, ride: Ride) -> bool:
-        """Takes what is cached and the blocks that are missing, leaving each running sequence one."""
-        held = self.blocks.acquire(ride.request.hashes[: ride.request.prompt_tokens // self.block_tokens])
-        missing = self.blocks_for(ride.request.prompt_tokens) - len(held)
+    def _promise(self, ride: Ride, reusable_tokens: int, tokens: int) -> list[int] | None:
+        """What is cached, and reserved the blocks that `tokens` lack beyond it; None where that would not leave
+        each running sequence one."""
+        held = self.blocks.acquire(ride.request.hashes[: reusable_tokens // self.block_tokens])
+        missing = self.blocks_for(tokens) - len(held)
         if missing + self.num_running > self.blocks.available:
             self.blocks.release(held)
-            return False
-        ride.decode_blocks = held + self.blocks.allocate(missing)
-        ride.pushed_tokens = len(held) * self.block_tokens
-        return True
+            return None
+        ride.reserved_blocks = self.blocks.allocate(missing)
+        self.blocks.mark_reserved(ride.reserved_blocks)
+        return held + ride.reserved_blocks
 
     def _readmit(self) -> None:
         while self._waiting and self.num_running < self.max_running:
@@ -289,12 +287,11 @@ class DecodeWorker(SimWorker):
 
     def _end(self, ride: Ride) -> None:
         """Its last token has no KV; the blocks filled by the others stay cached."""
-        full = ride.tokens - 1
-        self.publish(ride.decode_blocks, ride.request.hashes, full, 0)
+        self.publish(ride.decode_blocks, ride.request.hashes, ride.tokens - 1, 0)
         self._free(ride)
         self.served_requests += 1
         self._listener.ended(ride)
 
     def _free(self, ride: Ride) -> None:
-        self.blocks.release(ride.decode_blocks)
-        ride.decode_blocks = []
+        self.blocks.release(ride.decode_blocks)  # nobody shares what is reserved: that frees it as well
+        ride.decode_blocks, ride.reserved_blocks = [], []

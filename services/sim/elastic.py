@@ -64,7 +64,7 @@ class Elastic:
         if self._is_over():
             return
         now_s = self._clock.now_s
-        statuses = tuple(self._status(worker) for worker in self._workers())
+        statuses = tuple(status_of(worker, self._max_running) for worker in self._workers())
         self._history.observe(Observation(now_s, statuses, now_s % DAY_S))
         plan = decide(self._history, self._spec.rules, now_s)
         self.plans.append((now_s, plan))
@@ -92,22 +92,23 @@ class Elastic:
         self.flips.append(Flipped(worker.worker_id, role, told_at_s, serves_at_s))
         self._clock.at(serves_at_s, partial(self._join, worker, role))
 
-    def _status(self, worker: SimWorker) -> WorkerStatus:
-        kv = worker.blocks.usage()
-        decode = worker if isinstance(worker, DecodeWorker) else None
-        held_tokens = (kv.used + kv.reserved) * worker.block_tokens
-        return WorkerStatus(
-            worker.worker_id,
-            Role.PREFILL if decode is None else Role.DECODE,
-            worker.is_open,
-            worker.speeds,
-            queued_tokens=worker.queued_tokens,
-            busy_s=worker.busy_s,
-            running=0 if decode is None else decode.num_running,
-            waiting=0 if decode is None else decode.num_waiting,
-            running_tokens=0 if decode is None else max(0, held_tokens - decode.arriving_tokens),
-            held_tokens=held_tokens,
-            cached_tokens=kv.cached * worker.block_tokens,
-            kv_tokens=kv.total * worker.block_tokens,
-            max_running=self._max_running,
-        )
+
+def status_of(worker: SimWorker, max_running: int) -> WorkerStatus:
+    """As `baton.router.elastic.status_of` has it of a live one."""
+    kv = worker.blocks.usage()
+    decode = worker if isinstance(worker, DecodeWorker) else None
+    return WorkerStatus(
+        worker.worker_id,
+        Role.PREFILL if decode is None else Role.DECODE,
+        worker.is_open,
+        worker.speeds,
+        queued_tokens=worker.queued_tokens,
+        busy_s=worker.busy_s,
+        running=0 if decode is None else decode.num_running,
+        waiting=0 if decode is None else decode.num_waiting,
+        running_tokens=kv.used * worker.block_tokens,
+        held_tokens=(kv.used + kv.reserved) * worker.block_tokens,
+        cached_tokens=kv.cached * worker.block_tokens,
+        kv_tokens=kv.total * worker.block_tokens,
+        max_running=max_running,
+    )

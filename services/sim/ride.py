@@ -26,7 +26,8 @@ class Outcome(enum.Enum):
 class Ride:
     """Times are seconds on the virtual clock. prefill is None for a local prefill. expected_cached_tokens: found in
     the prefill worker's cache on arrival there. computed_tokens: whose KV the worker has that computes now.
-    output_tokens: out already. prefill_blocks, decode_blocks: held on either side."""
+    output_tokens: out already. prefill_blocks, decode_blocks: held on either side.
+    reserved_blocks: of the latter those that a hand-off under way is to fill."""
 
     request: SimRequest
     arrived_at_s: float
@@ -42,6 +43,7 @@ class Ride:
     output_tokens: int = 0
     prefill_blocks: list[int] = field(default_factory=list)
     decode_blocks: list[int] = field(default_factory=list)
+    reserved_blocks: list[int] = field(default_factory=list)
     is_scheduled: bool = False
     is_granted: bool = False
     placed_at_s: float = 0.0

@@ -20,7 +20,7 @@ from baton.sim.ride import Ride
 class SimWorker(ABC):
     """queued_tokens, queued_s, leased_sequences, queued_sequences, leased_context_tokens: as
     `baton.router.lease.Tracked` counts them. is_open: False once it is to leave its pool; it gets nothing new then.
-    max_running: sequences in its batch at most."""
+    max_running: sequences in its batch at most. random: what its steps draw from."""
 
     def __init__(
         self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock, limit: ChunkLimit, seed: int
@@ -44,11 +44,15 @@ class SimWorker(ABC):
         self.is_open = True
         self.max_running = math.inf
         self._is_stepping = False
-        self._random = Random(f"{seed} {worker_id}")  # noqa: S311
+        self.random = Random(f"{seed} {worker_id}")  # noqa: S311
 
     @abstractmethod
     def _step(self) -> None:
         """Takes the next step, if there is work; `_is_stepping` until it is over."""
+
+    def go_on_from(self, former: SimWorker) -> None:
+        """The same worker in another role: with the KV pool that it has, and its luck where that stood."""
+        self.blocks, self.random = former.blocks, former.random
 
     def _wake(self) -> None:
         """There may be work."""
@@ -57,7 +61,7 @@ class SimWorker(ABC):
 
     def _spread(self, usual_s: float, sigma: float) -> float:
         """What takes `usual_s` as a rule, this time; sigma: standard deviation of the logarithm."""
-        return usual_s * self._random.lognormvariate(0.0, sigma) if sigma else usual_s
+        return usual_s * self.random.lognormvariate(0.0, sigma) if sigma else usual_s
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_tokens)

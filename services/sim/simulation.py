@@ -140,7 +140,7 @@ class Simulation:
     def _join(self, worker: SimWorker, role: Role) -> None:
         """`worker`, which has finished, goes on in `role` with the KV pool that it has."""
         del (self._decode if role is Role.PREFILL else self._prefill)[worker.worker_id]
-        self._make_worker(worker.worker_id, worker.pool, role).blocks = worker.blocks
+        self._make_worker(worker.worker_id, worker.pool, role).go_on_from(worker)
 
     def _is_over(self) -> bool:
         return len(self._run.rides) == len(self._run.workload.requests) and self._entrance.is_empty

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from baton.engine.step_room import ChunkLimit
@@ -33,7 +34,8 @@ _NOTHING_S = 1e-12
 _SHAPES = ((32, 0), (256, 0), (1024, 1024))
 _BATCHES = ((1, 128), (8, 1024), (32, 16384))
 _NEWS_SHARE = 0.05
-"""Change of a predicted time, or of the spread, from which on the corrected profile is published."""
+"""Change of a predicted time from which on the corrected profile is published; spreads, by which no router goes,
+ride with it: each new profile has every router make its columns anew."""
 
 
 class LiveProfile:
@@ -68,8 +70,7 @@ class LiveProfile:
         """What was left of a hand-off when its prompt was computed: `tail_bytes`, acknowledged `seconds` after they
         had been given to the transport."""
         if scheme not in self._tails:
-            prior = (_LATENCY_PRIOR_S, 1 / (self._measured.copy_bytes_per_s or _COPY_PRIOR_BYTES_PER_S))
-            self._tails[scheme] = TermFit(prior, (1, _TYPICAL_TAIL_BYTES), _TAILS_MEMORY_S)
+            self._tails[scheme] = TermFit(self._unseen_link(), (1, _TYPICAL_TAIL_BYTES), _TAILS_MEMORY_S)
         self._tails[scheme].note((1, tail_bytes), seconds)
         self._links[scheme in SAME_HOST_SCHEMES] = self._tails[scheme]
 
@@ -86,19 +87,25 @@ class LiveProfile:
             decode_s_per_context_token=context_s,
             step_spread=self._steps.spread or self._measured.step_spread,
         )
-        if near := self._links.get(True):
-            latency_s, bytes_per_s = self._link(near)
+        near, far = self._links.get(True), self._links.get(False)
+        if near is not None:
+            latency_s, bytes_per_s = self._link(near.terms)
             profile = replace(profile, same_host_latency_s=latency_s, same_host_bytes_per_s=bytes_per_s)
-        if far := self._links.get(False):
-            latency_s, bytes_per_s = self._link(far)
-            profile = replace(profile, handoff_latency_s=latency_s, copy_bytes_per_s=bytes_per_s)
         if link := near or far:
+            latency_s, bytes_per_s = self._link(far.terms if far else self._unseen_link())
+            profile = replace(profile, handoff_latency_s=latency_s, copy_bytes_per_s=bytes_per_s)
             profile = replace(profile, handoff_spread=link.spread)
         return profile
 
-    def _link(self, fit: TermFit) -> tuple[float, float]:
+    def _unseen_link(self) -> tuple[float, float]:
+        """Terms of one that nothing was handed off by: no better than the known one within the host."""
+        latency_s, byte_s = self._links[True].terms if True in self._links else (0.0, 0.0)
+        prior_byte_s = 1 / (self._measured.copy_bytes_per_s or _COPY_PRIOR_BYTES_PER_S)
+        return max(latency_s, _LATENCY_PRIOR_S), max(byte_s, prior_byte_s)
+
+    def _link(self, terms: Sequence[float]) -> tuple[float, float]:
         """Latency in seconds, and bytes/s."""
-        latency_s, byte_s = fit.terms
+        latency_s, byte_s = terms
         return latency_s, 1 / byte_s if byte_s else self._measured.copy_bytes_per_s
 
     def _limited(self, profile: WorkerProfile) -> WorkerProfile:
@@ -114,10 +121,7 @@ class LiveProfile:
 
 def _is_news(old: WorkerProfile, new: WorkerProfile) -> bool:
     times_s = zip(_times_s(old), _times_s(new), strict=True)
-    spreads = (old.step_spread, new.step_spread), (old.handoff_spread, new.handoff_spread)
-    return any(abs(now_s - then_s) > _NEWS_SHARE * then_s for then_s, now_s in times_s) or any(
-        abs(now - then) > _NEWS_SHARE for then, now in spreads
-    )
+    return any(abs(now_s - then_s) > _NEWS_SHARE * then_s for then_s, now_s in times_s)
 
 
 def _times_s(profile: WorkerProfile) -> list[float]:

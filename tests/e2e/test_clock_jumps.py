@@ -23,8 +23,8 @@ from kill_campaign.views import Views
 from shifted_clocks import ShiftedClock, build_shifted_clock
 
 HOURS_S = 5 * 3600
-JUMPS_S = (HOURS_S, -HOURS_S)
-"""Ahead of the real time, one after the other."""
+JUMPS_S = (HOURS_S, -HOURS_S, 0)
+"""Ahead of the real time, one after the other; the last is the jump back to it."""
 
 WORKERS = ("prefill-0", "decode-0")
 MAX_REQUESTS = 4
@@ -87,16 +87,24 @@ class Fleet:
 
 
 @pytest.fixture(scope="module")
-def fleet(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def lasting_fleet(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with ExitStack() as cleanup:
         yield Fleet(llama, tmp_path_factory.mktemp("clocks"), cleanup)
 
 
-@pytest.fixture(autouse=True)
-def _clocks_are_set_right(fleet: Fleet) -> Iterator[None]:
-    yield
-    for clock in fleet.clocks.values():
+@pytest.fixture
+def fleet(lasting_fleet: Fleet) -> Iterator[Fleet]:
+    """Shared; its clocks are right at the begin of each test."""
+    yield lasting_fleet
+    for clock in lasting_fleet.clocks.values():
         clock.jump_to(0)
+
+
+@pytest.fixture
+def doomed_fleet(llama: Path, tmp_path: Path) -> Iterator[Fleet]:
+    """Of a test that ends its processes."""
+    with ExitStack() as cleanup:
+        yield Fleet(llama, tmp_path, cleanup)
 
 
 def test_no_request_and_no_worker_is_lost_to_clocks_that_jump(fleet: Fleet) -> None:
@@ -171,12 +179,14 @@ def test_a_worker_changes_its_role_and_back(fleet: Fleet, shift_s: int) -> None:
         assert fleet.workers()["prefill-0"]["role"] == role
 
 
-def test_a_dead_workers_lease_ends_and_processes_end_well_though_clocks_went_back(fleet: Fleet) -> None:
-    for clock in fleet.clocks.values():
+def test_a_dead_workers_lease_ends_and_processes_end_well_though_clocks_went_back(
+    doomed_fleet: Fleet,
+) -> None:
+    for clock in doomed_fleet.clocks.values():
         clock.jump_to(-HOURS_S)
-    fleet.processes["prefill-0"].kill()
-    wait_until(lambda: "prefill-0" not in fleet.workers(), LEAVES_WITHIN_S, fleet.workers)
-    assert fleet.complete(max_tokens=2).is_success
+    doomed_fleet.processes["prefill-0"].kill()
+    wait_until(lambda: "prefill-0" not in doomed_fleet.workers(), LEAVES_WITHIN_S, doomed_fleet.workers)
+    assert doomed_fleet.complete(max_tokens=2).is_success
     for name in ("decode-0", "router"):
-        fleet.processes[name].send_signal(signal.SIGTERM)
-        assert fleet.processes[name].wait(STOP_S) == 0, fleet.stderr()
+        doomed_fleet.processes[name].send_signal(signal.SIGTERM)
+        assert doomed_fleet.processes[name].wait(STOP_S) == 0, doomed_fleet.stderr()

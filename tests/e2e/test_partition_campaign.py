@@ -40,6 +40,8 @@ def test_no_outage_costs_a_client_more_than_a_pause(
 
         def story() -> str:
             told = [f"seed {seed}", *outages.schedule, str(crowd.counts), *outages.faults, *crowd.faults[:10]]
+            for request_id in crowd.late:
+                told += [f"late: {request_id}", *hosts.life(request_id)]
             return "\n".join([*told, f"{views.workers()}", hosts.stderr])
 
         wait_until(outages.is_whole, START_S, story)

@@ -20,15 +20,21 @@ DEADLINE_S = 60.0
 _RETRY_PAUSE_S = 0.1
 _SAMPLED = {"temperature": 1.0, "top_p": 0.95}
 
-Tokens = list[list[int]]
+
+@dataclass
+class Choice:
+    """finish_reason: empty until it has ended."""
+
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str = ""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """tokens: of each choice. complaint: why there are none."""
+    """complaint: why there are no choices."""
 
     status: int
-    tokens: Tokens
+    choices: list[Choice]
     complaint: str = ""
 
 
@@ -50,12 +56,14 @@ def bodies(count: int, max_tokens: int) -> list[dict[str, Any]]:
 
 @dataclass
 class Crowd:
-    """`faults`: whatever a client should never see. `counts`: what else happened."""
+    """`faults`: whatever a client should never see. `late`: the ids of requests without an answer in time.
+    `counts`: what else happened."""
 
     urls: Sequence[str]
     requests: Sequence[Mapping[str, Any]]
-    expected: list[Tokens] = field(default_factory=list)
+    expected: list[list[Choice]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     router_ends_s: dict[int, list[float]] = field(default_factory=dict)
     _began_at_s: float = field(default_factory=time.monotonic)
@@ -65,7 +73,7 @@ class Crowd:
         """The undisturbed answers, one after the other."""
         async with httpx.AsyncClient(timeout=DEADLINE_S, trust_env=False) as client:
             for body in self.requests:
-                self.expected.append(_tokens(await client.post(f"{self.urls[0]}/v1/completions", json=body)))
+                self.expected.append(_choices(await client.post(f"{self.urls[0]}/v1/completions", json=body)))
 
     async def ask(self, clients: int, rng: random.Random) -> None:
         """`clients` at a time, each with its next request as soon as the last is answered, until `stop`.
@@ -88,13 +96,17 @@ class Crowd:
         rng = random.Random(seed)
         while not self._is_over:
             number = rng.randrange(len(self.requests))
+            request_id = f"{number}-{rng.getrandbits(64):x}"
             try:
                 async with asyncio.timeout(DEADLINE_S):
-                    await self._one_request(client, rng, number)
+                    await self._one_request(client, rng, number, request_id)
             except TimeoutError:
-                self._complain(f"request {number} had no answer within {DEADLINE_S:g} s")
+                self.late.append(request_id)
+                self._complain(f"request {request_id} had no answer within {DEADLINE_S:g} s")
 
-    async def _one_request(self, client: httpx.AsyncClient, rng: random.Random, number: int) -> None:
+    async def _one_request(
+        self, client: httpx.AsyncClient, rng: random.Random, number: int, request_id: str
+    ) -> None:
         """A salt of its own for every other request, so that prefixes are found and are not; half are streamed."""
         salt = {"cache_salt": f"{rng.random()}"} if rng.random() < 0.5 else {}
         body = {**self.requests[number], **salt, "stream": rng.random() < 0.5}
@@ -102,7 +114,7 @@ class Crowd:
         while True:
             began_at_s = time.monotonic()
             try:
-                reply = await _ask(client, f"{self.urls[router]}/v1/completions", body)
+                reply = await _ask(client, f"{self.urls[router]}/v1/completions", body, request_id)
             except httpx.TransportError as error:
                 self._note_hang_up(router, began_at_s, error)
             else:
@@ -130,21 +142,21 @@ class Crowd:
     def _check(self, number: int, reply: Reply) -> None:
         if reply.complaint:
             self._complain(f"request {number}: {reply.status} {reply.complaint[:300]}")
-        elif reply.tokens != self.expected[number]:
-            self._complain(f"request {number}: {reply.tokens} instead of {self.expected[number]}")
+        elif reply.choices != self.expected[number]:
+            self._complain(f"request {number}: {reply.choices} instead of {self.expected[number]}")
         else:
             self.counts["answered exactly"] += 1
 
 
-async def _ask(client: httpx.AsyncClient, url: str, body: Mapping[str, Any]) -> Reply:
+async def _ask(client: httpx.AsyncClient, url: str, body: Mapping[str, Any], request_id: str) -> Reply:
     """Raises httpx.TransportError where the router hangs up."""
-    async with client.stream("POST", url, json=body) as answer:
+    async with client.stream("POST", url, json=body, headers={"X-Request-ID": request_id}) as answer:
         if not answer.is_success:
             return Reply(answer.status_code, [], (await answer.aread()).decode())
         if body["stream"]:
             return await _read_stream(answer, body["n"])
         await answer.aread()
-        return Reply(answer.status_code, _tokens(answer))
+        return Reply(answer.status_code, _choices(answer))
 
 
 async def _read_stream(answer: httpx.Response, choices: int) -> Reply:
@@ -152,13 +164,14 @@ async def _read_stream(answer: httpx.Response, choices: int) -> Reply:
     lines = [line.removeprefix("data: ") async for line in answer.aiter_lines() if line]
     if lines[-1:] != ["[DONE]"]:
         return Reply(answer.status_code, [], f"it ends with {lines[-1:]}")
-    tokens: Tokens = [[] for _ in range(choices)]
+    read = [Choice() for _ in range(choices)]
     for line in lines[:-1]:
         for choice in json.loads(line)["choices"]:
-            tokens[choice["index"]] += choice["token_ids"]
-    return Reply(answer.status_code, tokens)
+            read[choice["index"]].tokens += choice["token_ids"]
+            read[choice["index"]].finish_reason += choice["finish_reason"] or ""
+    return Reply(answer.status_code, read)
 
 
-def _tokens(answer: httpx.Response) -> Tokens:
+def _choices(answer: httpx.Response) -> list[Choice]:
     choices = sorted(answer.raise_for_status().json()["choices"], key=lambda choice: choice["index"])
-    return [choice["token_ids"] for choice in choices]
+    return [Choice(choice["token_ids"], choice["finish_reason"]) for choice in choices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 from cluster import BASELINE_S, start_baton, wait_until
@@ -34,6 +35,7 @@ class Hosts:
 
     def __init__(self, model: Path) -> None:
         self._cleanup = ExitStack()
+        self._events = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
         self._network = Network((*ROUTERS, *WORKERS, CONSUL))
         self.consul = ConsulAgent(host=self._network.address(CONSUL), network=self._network.namespace(CONSUL))
         self.urls = [f"http://{self._network.address(name)}:{_HTTP_PORT}" for name in ROUTERS]
@@ -75,6 +77,17 @@ class Hosts:
         self._stderr.seek(0)
         return self._stderr.read()[-_KEPT_STDERR:]
 
+    def life(self, request_id: str) -> list[str]:
+        """What the routers' event logs tell of a request: when, where it had come, which workers it was with."""
+        told = []
+        for router in ROUTERS:
+            for line in (self._events / router).read_text().splitlines():
+                event: dict[str, Any] = json.loads(line)
+                if event.get("request_id") == request_id:
+                    shown = ("time", "transition", "prefill", "decode", "code", "reason")
+                    told.append(f"{router} " + " ".join(str(event[name]) for name in shown if name in event))
+        return told
+
     def cut(self, name: str) -> None:
         self._network.cut(name)
 
@@ -112,7 +125,7 @@ class Hosts:
             "host": self._network.address(name),
         }
         if command == "router":
-            options |= {"port": _HTTP_PORT, "disaggregation": "always"}
+            options |= {"port": _HTTP_PORT, "disaggregation": "always", "event_log": self._events / name}
         else:
             options |= {"worker_id": name, "threads": 1, "kv_blocks": 512, "transport": "tcp"}
         within = ["ip", "netns", "exec", self._network.namespace(name)]

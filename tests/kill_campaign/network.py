@@ -20,7 +20,7 @@ class Network:
     """From entering to leaving the context; skips the test where namespaces cannot be made."""
 
     def __init__(self, hosts: Sequence[str]) -> None:
-        """hosts: names of at most 8 letters."""
+        """hosts: names that do for a network namespace."""
         self._hosts = tuple(hosts)
         self._cleanup = ExitStack()
 
@@ -45,7 +45,7 @@ class Network:
         return f"{_SUBNET}.{2 + self._hosts.index(host)}"
 
     def namespace(self, host: str) -> str:
-        """A name that no other run of the tests has; an interface's has at most 15 letters."""
+        """A name that no other run of the tests has."""
         return f"b{os.getpid() % 100_000}{host}"
 
     def cut(self, host: str) -> None:
@@ -76,6 +76,7 @@ class Network:
             _ip("-n", namespace, "link", "set", device, "up")
 
     def _port(self, number: int) -> str:
+        """By number, for an interface's name has at most 15 letters."""
         return self.namespace(f"port{number}")
 
 

@@ -24,6 +24,9 @@ give."""
 _LENGTHS_S = (0.3, 12.0)
 """Shorter and longer than a lease, and than the silence after which a connection counts as dead."""
 
+_FREE_WITHIN_S = 2 * START_S
+"""The longest outage is a start, after which its kind is free."""
+
 _POLL_S = 0.05
 
 
@@ -143,14 +146,18 @@ class Outages:
 
     @asynccontextmanager
     async def _one_of(self, names: Sequence[str], what: str) -> AsyncIterator[str]:
-        """One whose kind has nobody away, once there is one; it is away until the context is left."""
-        while not (free := [name for name in names if _kind(name) not in map(_kind, self._away)]):  # noqa: ASYNC110
-            await asyncio.sleep(_POLL_S)
+        """One whose kind has nobody away, once there is one; it is away until the context is left. Raises
+        TimeoutError where there is none in time."""
+        async with asyncio.timeout(_FREE_WITHIN_S):
+            while not (free := [name for name in names if _kind(name) not in map(_kind, self._away)]):  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_S)
         name = self.rng.choice(free)
         self._note(f"{name} {what}")
         self._away.add(name)
-        yield name
-        self._away.remove(name)
+        try:
+            yield name
+        finally:
+            self._away.remove(name)
 
     def _note(self, what: str) -> None:
         self.schedule.append(f"{time.monotonic() - self._began_at_s:7.2f} s  {what}")

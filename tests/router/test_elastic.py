@@ -268,7 +268,10 @@ async def test_decisions_are_metrics_and_lines_of_the_event_log_without_repetiti
 
 
 def test_a_worker_s_status_is_what_it_announces_on_the_planner_s_clock() -> None:
-    status = status_of(member("d0", Role.DECODE, (1000.0, 2000.0)), monotonic_less_unix_s=-900.0, now_s=500.0)
+    told = member("d0", Role.DECODE, (1000.0, 2000.0))
+    told = replace(told, worker=replace(told.worker, max_running=64))
+    status = status_of(told, monotonic_less_unix_s=-900.0, now_s=500.0)
+    assert (status.max_running, status.epoch) == (64, b"12345678")
     assert (status.held_tokens, status.cached_tokens, status.kv_tokens) == (480, 320, 1600)
     assert (status.running, status.busy_s, status.is_ready) == (2, 3.0, True)
     assert status.role_changes_s == (100.0, 500.0), (

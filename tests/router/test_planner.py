@@ -274,6 +274,34 @@ def test_a_stand_in_that_was_silent_for_a_while_still_goes_back() -> None:
     assert fleet.run(30.0, 100.0, 1.0) == [Flip(stand_in.worker_id, P)]
 
 
+def test_a_new_process_under_a_stand_in_s_id_is_nobody_s_stand_in() -> None:
+    history = History(RULES.window_s)
+    p0, p1 = (WorkerStatus(f"p{n}", P, True, epoch=b"first") for n in range(2))
+    d0, stand_in = WorkerStatus("d0", D, True), replace(p1, role=D)
+    for at_s, workers in enumerate(
+        ((p0, p1, d0), (p0, p1), (p0, replace(stand_in, is_ready=False)), (p0, stand_in))
+    ):
+        history.observe(Observation(float(at_s), workers))
+    assert set(history.stand_ins) == {"p1"}
+    history.observe(Observation(10.0, (p0, d0)))
+    later_s = 10.0 + 2 * RULES.cooldown_s
+    history.observe(Observation(later_s, (p0, d0, replace(stand_in, epoch=b"second"))))
+    assert not history.stand_ins
+    assert decide_unplanned(history, RULES, later_s).actions == ()
+
+
+@pytest.mark.parametrize("is_seen_gone", [True, False])
+def test_a_decode_worker_started_under_a_dead_prefill_worker_s_id_changed_no_role(is_seen_gone: bool) -> None:
+    history = History(RULES.window_s)
+    p0, p1 = (WorkerStatus(f"p{n}", P, True, epoch=b"first") for n in range(2))
+    history.observe(Observation(0.0, (p0, p1)))
+    if is_seen_gone:
+        history.observe(Observation(2.0, (p0,)))
+    history.observe(Observation(4.0, (p0, replace(p1, role=D, epoch=b"second"))))
+    assert not history.stand_ins
+    assert history.changes == []
+
+
 def test_without_a_planner_nothing_else_changes_whatever_the_load() -> None:
     fleet = Fluid(8, 8, decide=decide_unplanned)
     assert fleet.run(120.0, 12 * ONE_WORKER, 100.0) == []

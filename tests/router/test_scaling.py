@@ -178,12 +178,54 @@ def test_a_new_leader_has_no_more_left_of_the_hour_s_budget_than_its_predecessor
     assert not any(isinstance(action, Stop) for action in fleet.run(600.0, 0.1, 0.1))
 
 
-def test_who_dies_and_comes_back_costs_no_budget() -> None:
+@pytest.mark.parametrize("away_s", [20, 90, 240])
+def test_who_dies_and_comes_back_costs_no_budget_and_keeps_nobody(away_s: int) -> None:
     history = ScaleHistory()
-    for at_s in range(200):
-        present = ("w0", "w1") if at_s % 50 < 20 else ("w0", "w1", "w2")
+    for at_s in range(3000):
+        present = ("w0", "w1") if at_s % 300 < away_s and at_s > 300 else ("w0", "w1", "w2")
         history.observe(present, len(present), float(at_s))
-    assert history.orders_since(0.0) == 0
+        history.note_needed(float(at_s), 2, 250.0)
+        assert len(present) < 3 or history.orders_since(0.0) == 0
+    assert history.most_needed(2750.0) == 2
+
+
+def test_who_dies_for_good_leaves_as_if_it_had_been_ordered() -> None:
+    history = ScaleHistory()
+    for at_s in range(2000):
+        history.observe(("w0", "w1") if at_s > 100 else ("w0", "w1", "w2"), 2, float(at_s))
+    assert history.orders_since(0.0) == 1
+
+
+def test_an_order_whose_workers_come_one_after_the_other_is_one_order() -> None:
+    leader, follower = ScaleHistory(), ScaleHistory()
+    for at_s in range(400):
+        present = [f"w{n}" for n in range(3 + sum(at_s > 100 + 40 * n for n in range(3)))]
+        for history in (leader, follower):
+            history.observe(present, len(present), float(at_s))
+        if at_s == 100:
+            leader.start_ordered(6, 100.0)
+    assert leader.orders_since(0.0) == 1
+    assert follower.orders_since(0.0) >= 1
+
+
+def test_an_own_order_to_stop_counts_once_however_long_the_worker_takes() -> None:
+    history = ScaleHistory()
+    for at_s in range(1000):
+        history.observe(("w0", "w1") if at_s > 400 else ("w0", "w1", "w2"), 2, float(at_s))
+        if at_s == 100:
+            history.stop_ordered("w2", 100.0)
+    assert history.orders_since(0.0) == 1
+
+
+def test_an_own_order_that_was_refused_hides_no_other_leader_s() -> None:
+    history = ScaleHistory()
+    for at_s in range(400):
+        present = ("w0", "w1", "w2") if at_s >= 200 else ("w0", "w1")
+        history.observe(present, len(present), float(at_s))
+        if at_s == 100:
+            history.start_ordered(3, 100.0)
+            history.refused(101.0)
+    assert history.orders_since(0.0) == 1
 
 
 def test_a_planner_that_stood_still_for_long_counts_anew() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 from mini_fleet import FleetOfTest, is_in_use, until
 from model_folders import prompt_ids
-from stepped_pair import SECRET, request
+from stepped_pair import GREEDY, SECRET, request
 
 from baton.background import run_forever
 from baton.engine.engine import Engine
-from baton.errors import BatonError, Cancelled, HandoffFailed, InvalidRequest, Unavailable
+from baton.errors import BatonError, Cancelled, HandoffFailed, InvalidRequest, Overloaded, Unavailable
 from baton.fleet import Role
 from baton.rpc import Channel
 from baton.wire import decode_pb2, decode_pb2_grpc, prefill_pb2, prefill_pb2_grpc
@@ -158,6 +160,33 @@ async def test_a_router_that_comes_back_replaces_its_stream_and_its_old_requests
     await until(lambda: not is_in_use(engine))
 
 
+async def test_a_router_that_left_too_many_steps_unread_hears_of_its_streams_end_before_them(
+    decode: tuple[Engine, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would take the stream for open until it had read them all, and send requests that find none."""
+    monkeypatch.setattr("baton.decode.servicer.MAX_UNREAD_STEPS", 50)
+    engine, channel = decode
+    stream = _stream(channel)
+    await anext(stream)
+    message = decode_pb2.ReserveRequest(
+        router_id="router",
+        request=request_to_wire(request(prompt_ids(20), replace(GREEDY, max_tokens=200)), 60.0),
+        local_prefill=decode_pb2.LOCAL_PREFILL_ALWAYS,
+    )
+    stub = decode_pb2_grpc.DecodeStub(channel.grpc)
+    await stub.Reserve(message, metadata=channel.metadata, timeout=TIMEOUT_S)
+    while is_in_use(engine):
+        time.sleep(0.01)  # noqa: ASYNC251 - all that has to carry steps stands still, until the engine is done
+    steps, end = await _read_to_end(stream)
+    assert isinstance(end, Overloaded)
+    assert "50 steps unread" in end.message
+    assert sum(len(step.requests) for step in steps) < 50
+    again = _stream(channel)
+    await anext(again)
+    await _reserve(channel, "router")
+    await channel.close()
+
+
 async def test_calls_of_a_closed_channel_fail_by_name_and_do_not_look_like_a_cancellation(
     decode: tuple[Engine, Channel],
 ) -> None:
@@ -173,11 +202,18 @@ async def test_calls_of_a_closed_channel_fail_by_name_and_do_not_look_like_a_can
 
 
 async def _wait_for_end(stream: AsyncIterator[decode_pb2.StepOutputs]) -> BatonError:
+    return (await _read_to_end(stream))[1]
+
+
+async def _read_to_end(
+    stream: AsyncIterator[decode_pb2.StepOutputs],
+) -> tuple[list[decode_pb2.StepOutputs], BatonError]:
+    steps = []
     try:
         while True:
-            await anext(stream)
+            steps.append(await anext(stream))
     except BatonError as error:
-        return error
+        return steps, error
 
 
 async def test_a_background_task_that_ends_is_a_crash_and_one_that_is_cancelled_is_not() -> None:

@@ -99,11 +99,21 @@ def test_the_tails_of_handoffs_tell_latency_and_bandwidth_of_the_network_and_wit
             live.note_tail(scheme, tail_bytes, latency_s + tail_bytes / bytes_per_s)
         for is_same_host, scheme in ((True, "shm"), (False, schemes[0])):
             latency_s, bytes_per_s = links[scheme]
-            if is_same_host or scheme != "shm":
-                handoff_s = live.corrected().handoff_s(1 << 20, is_same_host)
-                assert handoff_s == pytest.approx(latency_s + (1 << 20) / bytes_per_s, rel=0.05)
-            else:
-                assert live.corrected().copy_bytes_per_s == WRONG.copy_bytes_per_s
+            handoff_s = live.corrected().handoff_s(1 << 20, is_same_host)
+            assert handoff_s == pytest.approx(latency_s + (1 << 20) / bytes_per_s, rel=0.05)
+
+
+def test_the_network_is_taken_for_no_better_than_the_host_until_it_is_learned() -> None:
+    live = LiveProfile(TRUE)
+    for tails in range(1, 101):
+        live.note_tail("shm", 1 << 18, 0.002)
+        near_s, far_s = (live.corrected().handoff_s(1 << 20, is_same_host) for is_same_host in (True, False))
+        assert far_s >= near_s, tails
+    live.note_tail("tcp", 1 << 18, 0.009)
+    assert live.corrected().handoff_s(1 << 20, False) >= live.corrected().handoff_s(1 << 20, True)
+    for _ in range(100):
+        live.note_tail("tcp", 1 << 18, 0.009)
+    assert live.corrected().handoff_s(1 << 18, False) == pytest.approx(0.009, rel=0.05)
 
 
 def test_a_profile_is_published_anew_only_when_a_prediction_changes() -> None:
@@ -117,6 +127,18 @@ def test_a_profile_is_published_anew_only_when_a_prediction_changes() -> None:
         live.note_step(work, seconds(slower, work))
     assert live.published() is live.published()
     assert live.published().step_s(1, 100) == pytest.approx(slower.step_s(1, 100), rel=0.08)
+
+
+def test_a_spread_is_no_news_and_is_published_with_the_next() -> None:
+    live, work = LiveProfile(TRUE), StepWork(0, 0.0, 8, 1000)
+    for _ in range(200):
+        live.note_step(work, TRUE.step_s(8, 1000))
+    live.note_step(work, 1.0)
+    assert live.corrected().step_spread > 0.2
+    assert live.published() is TRUE
+    for _ in range(2000):
+        live.note_step(work, 3 * TRUE.step_s(8, 1000))
+    assert live.published().step_spread == live.corrected().step_spread
 
 
 def test_the_spread_of_steps_is_that_of_their_logarithm_and_stalls_add_to_it() -> None:

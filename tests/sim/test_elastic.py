@@ -106,6 +106,13 @@ def test_a_worker_keeps_its_cache_when_it_changes_roles(elastic_run: Run) -> Non
     assert all(worker.blocks is pools[worker.worker_id] for worker in changed)
 
 
+def test_a_worker_that_changes_roles_draws_on_from_where_it_was(elastic_run: Run) -> None:
+    luck = {worker.worker_id: worker.random for worker in elastic_run.prefill}
+    changed = [worker for worker in elastic_run.decode if worker.worker_id in luck]
+    assert changed
+    assert all(worker.random is luck[worker.worker_id] for worker in changed)
+
+
 def test_steady_traffic_flips_nobody() -> None:
     assert run(fleet(6, 2), steps(PROMPTS, PROMPTS)).flips == []
     assert run(fleet(3, 5), steps(OUTPUTS, OUTPUTS)).flips == []

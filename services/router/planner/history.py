@@ -23,6 +23,7 @@ class WorkerStatus:
     started. running, waiting: sequences on a decode worker. running_tokens: KV of those that run. held_tokens,
     cached_tokens, kv_tokens: KV in use or promised, KV kept for reuse, and room for KV. max_running: sequences in a
     batch at most; 0: unknown. role_changes_s: when it changed roles, oldest first, on the clock of the observation.
+    epoch: as in `baton.fleet.WorkerInfo`; who comes back with another one is another worker.
     """
 
     worker_id: str
@@ -39,6 +40,7 @@ class WorkerStatus:
     kv_tokens: int = 0
     max_running: int = 0
     role_changes_s: tuple[float, ...] = ()
+    epoch: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class History:
         self._window_s = window_s
         self._remember_s = max(HOUR_S, remember_s)
         self._roles: dict[str, Role] = {}
+        self._epochs: dict[str, bytes] = {}
         self._under_way: dict[str, RoleChange] = {}
         self._served_s: dict[Role, float] = {}
         self._lacks_decode = False
@@ -87,7 +90,9 @@ class History:
         present = {worker.worker_id for worker in observation.workers}
         self._roles = {w: role for w, role in self._roles.items() if w in present}
         self._under_way = {w: change for w, change in self._under_way.items() if w in present}
+        self._epochs = {w: epoch for w, epoch in self._epochs.items() if w in present or w in self.stand_ins}
         for worker in observation.workers:
+            self._recognise(worker)
             self._follow(worker, at_s)
         self._served_s |= {worker.role: at_s for worker in observation.workers if worker.is_ready}
         self._lacks_decode = self._served_s.get(Role.DECODE) != at_s
@@ -124,6 +129,15 @@ class History:
 
     def changes_since(self, at_s: float) -> int:
         return sum(change.at_s > at_s for change in self.changes)
+
+    def _recognise(self, worker: WorkerStatus) -> None:
+        """A new process under a known id takes over nothing of what that one was doing."""
+        worker_id = worker.worker_id
+        if self._epochs.get(worker_id, worker.epoch) != worker.epoch:
+            self._roles.pop(worker_id, None)
+            self._under_way.pop(worker_id, None)
+            self.stand_ins.pop(worker_id, None)
+        self._epochs[worker_id] = worker.epoch
 
     def _follow(self, worker: WorkerStatus, at_s: float) -> None:
         worker_id = worker.worker_id

@@ -16,20 +16,24 @@ _STOP_TIMEOUT_S = 120.0
 _PAUSE_S = 30.0
 """After an order that was refused."""
 _SETTLED_S = 30.0
-"""A number of workers that stays for so long is meant; who only has died is back by then."""
+"""Who is there for so long is there to stay; changes closer together came of one order."""
 
 
 class ScaleHistory:
     """Of one router. A new leader does not know its predecessor's orders, and need not: to start is to order a
     total, to stop names a worker, so what is ordered twice happens once. What it has seen come of them counts
-    against its budget as its own orders do."""
+    against its budget as its own orders do: who came for good, or left, and not on an order of its own. A worker
+    that left and is back within `START_TIMEOUT_S` had died; what that cost is given back."""
 
     def __init__(self) -> None:
         self._needed: deque[tuple[float, int]] = deque()
-        self._orders_s: list[float] = []
-        self._own_order_s = -math.inf
-        self._size, self._size_since_s = 0, -math.inf
-        self._settled, self._settled_at_s = 0, -math.inf
+        self._own_s: list[float] = []
+        self._foreign_s: list[float] = []
+        self._began_s = math.inf
+        self._seen_s: dict[str, float] = {}
+        self._new_since_s: dict[str, float] = {}
+        self._absences: dict[str, float] = {}
+        self._stopped: set[str] = set()
         self._workers = 0
         self._ordered_at_s = -START_TIMEOUT_S
         self._came_at_s = -math.inf
@@ -51,14 +55,16 @@ class ScaleHistory:
 
     def stop_ordered(self, worker_id: str, at_s: float) -> None:
         self._leaving[worker_id] = at_s
+        self._stopped.add(worker_id)
         self._workers = 0
         self._note_own_order(at_s)
 
     def refused(self, at_s: float) -> None:
         """Nobody took the last order: it costs nothing of the budget, and the next one waits a while."""
         self._workers = 0
+        self._stopped -= self._leaving.keys()
         self._leaving.clear()
-        self._orders_s = [order_s for order_s in self._orders_s if order_s != self._own_order_s]
+        self._own_s = self._own_s[:-1]
         self._refused_at_s = at_s
 
     def rests(self, now_s: float) -> bool:
@@ -67,6 +73,9 @@ class ScaleHistory:
 
     def observe(self, present: Collection[str], ready: int, at_s: float) -> None:
         """present: ids of all workers. ready: how many of them serve, and are not about to leave."""
+        self._began_s = min(self._began_s, at_s)
+        self._follow_arrivals(present, at_s)
+        self._follow_departures(present, at_s)
         self._leaving = {
             worker_id: since_s
             for worker_id, since_s in self._leaving.items()
@@ -74,7 +83,6 @@ class ScaleHistory:
         }
         if self._workers and ready >= self._workers:
             self._workers, self._came_at_s = 0, at_s
-        self._follow_size(len(present), at_s)
 
     def is_leaving(self, worker_id: str) -> bool:
         return worker_id in self._leaving
@@ -94,25 +102,46 @@ class ScaleHistory:
     def most_needed(self, since_s: float) -> int | None:
         """The most workers that were needed at any time since; None where that is not known from then on, or
         where the fleet has been another since."""
-        if not self._needed or self._needed[0][0] > since_s or max(self._orders_s, default=since_s) > since_s:
+        if not self._needed or self._needed[0][0] > since_s or self.orders_since(since_s):
             return None
         return max((workers for at_s, workers in self._needed if at_s >= since_s), default=None)
 
     def orders_since(self, at_s: float) -> int:
-        return sum(order_s > at_s for order_s in self._orders_s)
+        return sum(own_s > at_s for own_s in self._own_s) + len({s for s in self._foreign_s if s > at_s})
 
-    def _follow_size(self, size: int, at_s: float) -> None:
-        """Who has grown or shrunk for good did so on an order; if not on ours, then on another leader's."""
-        if size != self._size:
-            self._size, self._size_since_s = size, at_s
-        elif size != self._settled and at_s >= self._size_since_s + _SETTLED_S:
-            if self._settled and self._own_order_s < self._settled_at_s:
-                self._note_order(self._size_since_s)
-            self._settled, self._settled_at_s = size, at_s
+    def _follow_arrivals(self, present: Collection[str], at_s: float) -> None:
+        is_known = self.ordered_workers(at_s) > 0 or at_s < self._began_s + _SETTLED_S
+        self._new_since_s = {w: since_s for w, since_s in self._new_since_s.items() if w in present}
+        for worker_id in present:
+            if worker_id not in self._seen_s:
+                since_s = self._new_since_s.setdefault(worker_id, at_s)
+                if not is_known and at_s < since_s + _SETTLED_S:
+                    continue
+                if not is_known:
+                    self._note_foreign_order(since_s)
+                del self._new_since_s[worker_id]
+            elif worker_id in self._absences:
+                self._foreign_s.remove(self._absences.pop(worker_id))
+            self._seen_s[worker_id] = at_s
+
+    def _follow_departures(self, present: Collection[str], at_s: float) -> None:
+        for worker_id, seen_s in [(w, seen_s) for w, seen_s in self._seen_s.items() if w not in present]:
+            if worker_id in self._stopped or at_s >= seen_s + START_TIMEOUT_S:
+                del self._seen_s[worker_id]
+                self._stopped.discard(worker_id)
+                self._absences.pop(worker_id, None)
+            elif (
+                worker_id not in self._absences
+                and at_s >= seen_s + _SETTLED_S
+                and not self.ordered_workers(at_s)
+            ):
+                self._absences[worker_id] = self._note_foreign_order(seen_s)
+
+    def _note_foreign_order(self, at_s: float) -> float:
+        """Returns when it is taken to have been given; noted once for each worker, to be given back for each."""
+        order_s = next((known_s for known_s in self._foreign_s if abs(known_s - at_s) < _SETTLED_S), at_s)
+        self._foreign_s = [known_s for known_s in self._foreign_s if known_s > at_s - HOUR_S] + [order_s]
+        return order_s
 
     def _note_own_order(self, at_s: float) -> None:
-        self._own_order_s = at_s
-        self._note_order(at_s)
-
-    def _note_order(self, at_s: float) -> None:
-        self._orders_s = [order_s for order_s in self._orders_s if order_s > at_s - HOUR_S] + [at_s]
+        self._own_s = [order_s for order_s in self._own_s if order_s > at_s - HOUR_S] + [at_s]
