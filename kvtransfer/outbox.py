@@ -11,7 +11,7 @@ from collections import OrderedDict
 from baton.kvtransfer.errors import BadTicket, TooManyTransfers, TransferAborted, TransferTimeout
 from baton.kvtransfer.session import Outgoing
 
-MAX_USED_TICKETS = 1 << 16
+MAX_USED_TICKETS = 1 << 13
 """Tickets remembered against replay; an older one is refused by its receiver, where its generation is gone."""
 
 
@@ -34,7 +34,7 @@ class Outbox:
         with self._lock:
             if self._is_closed:
                 raise TransferAborted("this agent is closed")
-            if transfer_id in self._used:
+            if transfer_id in self._used or transfer_id in self._sessions:
                 raise BadTicket(f"transfer {transfer_id.hex()}: the ticket was used before")
             if len(self._sessions) >= self._max_open:
                 raise TooManyTransfers(f"{self._max_open} sending sessions are open, the limit")

@@ -47,7 +47,7 @@ class Router:
     def assert_nothing_under_way(self) -> None:
         for tracked in self.workers._tracked.values():
             assert (tracked.leases, tracked.prefill_tokens) == (0, 0)
-            assert (tracked.sequences, tracked.context_tokens) == (0, 0)
+            assert (tracked.sequences, tracked.queued_sequences, tracked.context_tokens) == (0, 0, 0)
             assert tracked.prefill_s == 0
 
 

@@ -89,7 +89,9 @@ class DecodeServicer(decode_pb2_grpc.DecodeServicer):
         if scheduler is None:
             raise _not_decoding()
         if request.router_id not in self._streams:
-            raise Unavailable(f"router {request.router_id!r} has no stream here: open `Stream` first")
+            raise Unavailable(
+                f"router {request.router_id!r} has no stream here: open `Stream` first", field="router_id"
+            )
         if request.local_prefill not in _IS_LOCAL:
             raise InvalidRequest(f"local_prefill is {request.local_prefill}", field="local_prefill")
         granted: asyncio.Future[Grant | BatonError] = self._event_loop.create_future()

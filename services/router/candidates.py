@@ -28,7 +28,8 @@ class Candidate:
 
     queued_tokens: prompt tokens ahead of this one. queued_s: seconds that these are predicted to take, where
     the router knows better than by their number. sequences: running or about to. context_tokens: that these
-    hold in KV. available_blocks: free or evictable, in blocks as the router counts. cached_tokens: of this
+    hold in KV. available_blocks: free or evictable, in blocks as the router counts. queued_sequences: of the
+    sequences, whose prompts still queue for a prefill worker. cached_tokens: of this
     prompt, probably. local_prefill_s: of prompts that it was given to compute beside decoding of late, fading
     with `fleet_columns.LOCAL_MEMORY_S`. kv_bytes_per_token: of a hand-off to here; 0: unknown. block_tokens: of its
     own blocks. max_running: sequences in its batch at most. host: two workers of the same one can hand off without
@@ -41,6 +42,7 @@ class Candidate:
     sequences: int = 0
     context_tokens: int = 0
     available_blocks: int = 0
+    queued_sequences: int = 0
     cached_tokens: int = 0
     local_prefill_s: float = 0.0
     kv_bytes_per_token: float = 0.0
@@ -51,7 +53,14 @@ class Candidate:
 
     def load(self) -> tuple[float, ...]:
         """What changes while the worker is there, in the order of `Candidates.LOAD`."""
-        return self.queued_tokens, self.queued_s, self.sequences, self.context_tokens, self.available_blocks
+        return (
+            self.queued_tokens,
+            self.queued_s,
+            self.sequences,
+            self.context_tokens,
+            self.available_blocks,
+            self.queued_sequences,
+        )
 
 
 class _Speeds(WorkerProfile):
@@ -86,7 +95,7 @@ class Candidates:
     in place of columns.
     """
 
-    LOAD = slice(0, 5)
+    LOAD = slice(0, 6)
 
     def __init__(self, worker_ids: Sequence[str], figures: Column, keys: npt.NDArray[np.uint64]) -> None:
         """figures: (fields, n), contiguous, in the order below and then of `WorkerProfile`, as native code reads
@@ -99,6 +108,7 @@ class Candidates:
         self.sequences: Column
         self.context_tokens: Column
         self.available_blocks: Column
+        self.queued_sequences: Column
         self.cached_tokens: Column
         self.local_prefill_s: Column
         self.kv_bytes_per_token: Column
@@ -111,6 +121,7 @@ class Candidates:
             self.sequences,
             self.context_tokens,
             self.available_blocks,
+            self.queued_sequences,
             self.cached_tokens,
             self.local_prefill_s,
             self.kv_bytes_per_token,
@@ -163,6 +174,13 @@ class Candidates:
 
     def row(self, index: int) -> Candidates:
         return Candidates(self.worker_ids[index : index + 1], self.figures[:, index], self.keys)
+
+    def without_queued(self) -> Candidates:
+        """A copy as if the sequences whose prompts still queue were not there, nor their share of the context."""
+        present = Candidates(self.worker_ids, self.figures.copy(), self.keys)
+        present.sequences -= self.queued_sequences
+        present.context_tokens *= present.sequences / np.maximum(1, self.sequences)
+        return present
 
     def without(self, worker_ids: frozenset[str]) -> Candidates:
         """A copy that lacks these."""

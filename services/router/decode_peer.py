@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from grpc import aio
 
 from baton.background import OnCrash, run_forever
-from baton.errors import BatonError, Cancelled, DeadlineExceeded, WorkerFailed
+from baton.errors import BatonError, Cancelled, DeadlineExceeded, Unavailable, WorkerFailed
 from baton.fleet import WorkerInfo
 from baton.request import GenerationRequest, TokenOutput
 from baton.router.breaker import Breaker
@@ -45,6 +45,8 @@ class DecodePeer:
         self._stub = decode_pb2_grpc.DecodeStub(self.channel.grpc)
         self._legs: dict[str, DecodeLeg] = {}
         self._releases: set[asyncio.Task[None]] = set()
+        self._steps: _StepCall | None = None
+        self._ended: _StepCall | None = None
         self._stream = run_forever(self._hold_stream(), f"stream from {worker.worker_id}", on_crash)
 
     @asynccontextmanager
@@ -67,9 +69,14 @@ class DecodePeer:
             request=request_to_wire(request, remaining_s),
             local_prefill=decode_pb2.LOCAL_PREFILL_ALWAYS if is_local else decode_pb2.LOCAL_PREFILL_NEVER,
         )
+        steps = self._steps
         try:
             async with self.channel.errors_translated():
                 return await self._stub.Reserve(message, timeout=remaining_s, metadata=self.channel.metadata)
+        except Unavailable as error:
+            if error.field == "router_id":  # the end of the stream is behind steps that are unread
+                self._ended = steps
+            raise Unavailable(error.message) from error
         except Cancelled as error:  # by the worker, whose stream to this router broke meanwhile
             raise WorkerFailed(error.message) from error
 
@@ -143,9 +150,9 @@ class DecodePeer:
     async def _read_stream(self) -> None:
         async with self.channel.errors_translated():
             request = decode_pb2.StreamRequest(router_id=self._router_id)
-            call = self._stub.Stream(request, metadata=self.channel.metadata)
+            call = self._steps = self._stub.Stream(request, metadata=self.channel.metadata)
             try:
-                while (step := await self._next_step(call)) is not None:
+                while call is not self._ended and (step := await self._next_step(call)) is not None:
                     if not self.is_connected:
                         self.is_connected = True
                         self._on_connected()

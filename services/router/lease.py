@@ -19,6 +19,7 @@ class Tracked:
     """One worker: what it reported last, and what this router has under way there.
 
     prefill_tokens, prefill_s: uncached, of prompts not computed yet, and the seconds predicted for these.
+    queued_sequences: of the sequences, whose prompts still queue for a prefill worker.
     context_tokens: that the sequences began with.
     is_member: False once the registry has forgotten it; it gets nothing new then, and is kept only while
     requests that run there go on. A worker that was merely silent for too long loses none of them so.
@@ -31,6 +32,7 @@ class Tracked:
     prefill_tokens: int = 0
     prefill_s: float = 0.0
     sequences: int = 0
+    queued_sequences: int = 0
     context_tokens: int = 0
     leases: int = 0
     is_member: bool = True
@@ -96,16 +98,25 @@ class Lease:
         self._prefill_tokens = prediction.prefill_tokens
         self._prefill_s = prediction.prefill_s
         self._sequences = request.n
+        self._queued_sequences = request.n if self.prefill is not None else 0
         self._context_tokens = request.n * len(request.token_ids)
         self._expectation = expectation
         self._on_change = on_change
         prefill.prefill_tokens += self._prefill_tokens
         prefill.prefill_s += self._prefill_s
         decode.sequences += self._sequences
+        decode.queued_sequences += self._queued_sequences
         decode.context_tokens += self._context_tokens
         for tracked in self.tracked:
             tracked.leases += 1
             on_change(tracked)
+
+    def scheduled(self) -> None:
+        """The prompt is computed now and queues no longer."""
+        decode = self.tracked[1]
+        decode.queued_sequences -= self._queued_sequences
+        self._queued_sequences = 0
+        self._on_change(decode)
 
     def prefill_done(self) -> None:
         """The prompt is computed and no longer queues before others."""
@@ -121,8 +132,9 @@ class Lease:
         """The sequences decode elsewhere now."""
         decode = self.tracked[1]
         decode.sequences -= self._sequences
+        decode.queued_sequences -= self._queued_sequences
         decode.context_tokens -= self._context_tokens
-        self._sequences = self._context_tokens = 0
+        self._sequences = self._queued_sequences = self._context_tokens = 0
         self._on_change(decode)
 
     def end(self) -> None:

@@ -232,6 +232,7 @@ class RequestFlow:
             attempt.decodes_at(decode)
             async with run.turn(part, self._limits.queue_timeout_s):
                 scheduled = await prompt.scheduled()
+                lease.scheduled()
                 attempt.progress(Transition.SCHEDULE)
                 grant = await prompt.while_alive(decode.reserve(run.remaining_s(), is_local=False))
             async with run.deadline():

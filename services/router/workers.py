@@ -217,7 +217,8 @@ class Workers:
     def _candidate(self, tracked: Tracked) -> Candidate:
         worker, load = tracked.worker, tracked.member.load
         held_blocks = load.kv_blocks.used + load.kv_blocks.reserved
-        sequences = max(load.running + load.waiting, tracked.sequences)
+        reported = load.running + load.waiting
+        sequences = max(reported, tracked.sequences)
         return Candidate(
             worker.worker_id,
             queued_tokens=max(load.queued_tokens, tracked.prefill_tokens),
@@ -227,6 +228,7 @@ class Workers:
             available_blocks=(load.kv_blocks.free + load.kv_blocks.cached)
             * worker.block_size
             // self._block_size,
+            queued_sequences=min(tracked.queued_sequences, sequences - reported),
             kv_bytes_per_token=tracked.kv_bytes_per_token,
             block_tokens=worker.block_size,
             max_running=worker.max_running or math.inf,

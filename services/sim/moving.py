@@ -20,8 +20,8 @@ def move_waiting(
     coming = [ride for worker in prefill for ride in worker.waiting() if ride.decode is source]
     for ride in coming if targets else ():
         ride.decode = min(targets, key=lambda worker: worker.leased_sequences)
-        source.end_sequence(ride.request.prompt_tokens)
-        ride.decode.lease_sequence(ride.request.prompt_tokens)
+        source.end_sequence(ride)
+        ride.decode.lease_sequence(ride)
 
 
 def move_running(source: DecodeWorker, others: Iterable[DecodeWorker], clock: Clock) -> None:
@@ -36,8 +36,8 @@ def move_running(source: DecodeWorker, others: Iterable[DecodeWorker], clock: Cl
         held = source.give_up(ride)
         bytes_per_s = min(source.speeds.copy_bytes_per_s, target.speeds.copy_bytes_per_s)
         arrives_at_s += ride.tokens * target.pool.hardware.kv_bytes_per_token / bytes_per_s
-        source.end_sequence(ride.request.prompt_tokens)
-        target.lease_sequence(ride.request.prompt_tokens)
+        source.end_sequence(ride)
+        target.lease_sequence(ride)
         ride.decode, ride.decode_blocks = target, blocks
         clock.at(arrives_at_s, partial(_arrived, ride, source, held, target))
 

@@ -44,12 +44,18 @@ class Ride:
     prefill_blocks: list[int] = field(default_factory=list)
     decode_blocks: list[int] = field(default_factory=list)
     reserved_blocks: list[int] = field(default_factory=list)
+    is_scheduled: bool = False
     is_granted: bool = False
     placed_at_s: float = 0.0
     first_token_at_s: float | None = None
     last_token_at_s: float = 0.0
     joined_at_step: int = 0
     stay: int = 0
+
+    @property
+    def is_queued(self) -> bool:
+        """Its prompt queues for a prefill worker."""
+        return self.prefill is not None and not self.is_scheduled
 
     @property
     def number(self) -> int:

@@ -110,6 +110,7 @@ class SimRouter:
         row = decode.index(placement.decode)
         decode.sequences[row] += 1
         decode.context_tokens[row] += demand.prompt_tokens
+        decode.queued_sequences[row] += placement.prefill is not None
         computing = decode if placement.prefill is None else prefill
         index = computing.index(placement.prefill or placement.decode)
         if placement.prefill is None:

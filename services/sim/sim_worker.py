@@ -14,12 +14,13 @@ from baton.router.prediction import Prediction
 from baton.sim.clock import Clock
 from baton.sim.fleet_file import Pool
 from baton.sim.pool_events import PoolEvents
+from baton.sim.ride import Ride
 
 
 class SimWorker(ABC):
-    """queued_tokens, queued_s, leased_sequences, leased_context_tokens: as `baton.router.lease.Tracked` counts
-    them. is_open: False once it is to leave its pool; it gets nothing new then. max_running: sequences in its batch
-    at most. random: what its steps draw from."""
+    """queued_tokens, queued_s, leased_sequences, queued_sequences, leased_context_tokens: as
+    `baton.router.lease.Tracked` counts them. is_open: False once it is to leave its pool; it gets nothing new then.
+    max_running: sequences in its batch at most. random: what its steps draw from."""
 
     def __init__(
         self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock, limit: ChunkLimit, seed: int
@@ -36,6 +37,7 @@ class SimWorker(ABC):
         self.queued_tokens = 0
         self.queued_s = 0.0
         self.leased_sequences = 0
+        self.queued_sequences = 0
         self.leased_context_tokens = 0
         self.busy_s = 0.0
         self.served_requests = 0
@@ -74,6 +76,7 @@ class SimWorker(ABC):
             sequences=self.leased_sequences,
             context_tokens=max(held_tokens, self.leased_context_tokens),
             available_blocks=available,
+            queued_sequences=self.queued_sequences,
             kv_bytes_per_token=self.pool.hardware.kv_bytes_per_token,
             max_running=self.max_running,
             profile=self.speeds,
@@ -83,13 +86,19 @@ class SimWorker(ABC):
         self.queued_tokens += prediction.prefill_tokens
         self.queued_s += prediction.prefill_s
 
-    def lease_sequence(self, context_tokens: int) -> None:
+    def lease_sequence(self, ride: Ride) -> None:
         self.leased_sequences += 1
-        self.leased_context_tokens += context_tokens
+        self.queued_sequences += ride.is_queued
+        self.leased_context_tokens += ride.request.prompt_tokens
 
-    def end_sequence(self, context_tokens: int) -> None:
+    def end_sequence(self, ride: Ride) -> None:
         self.leased_sequences -= 1
-        self.leased_context_tokens -= context_tokens
+        self.queued_sequences -= ride.is_queued
+        self.leased_context_tokens -= ride.request.prompt_tokens
+
+    def prompt_scheduled(self, ride: Ride) -> None:
+        self.queued_sequences -= ride.is_queued
+        ride.is_scheduled = True
 
     def prefill_done(self, prediction: Prediction) -> None:
         self.queued_tokens -= prediction.prefill_tokens

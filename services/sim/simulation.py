@@ -173,7 +173,7 @@ class Simulation:
         computing = ride.prefill or ride.decode
         computing.lease(ride.placement.prediction)
         self._entrance.placed(ride)
-        ride.decode.lease_sequence(ride.request.prompt_tokens)
+        ride.decode.lease_sequence(ride)
         self._clock.after(self._spec.queue_timeout_s, lambda: self._queue_timeout(ride))
         if ride.prefill is None:
             ride.decode.ask(ride)
@@ -186,6 +186,7 @@ class Simulation:
     def scheduled(self, ride: Ride) -> None:
         """The prompt's first chunk is next: now decode memory is asked for."""
         assert ride.decode is not None
+        ride.decode.prompt_scheduled(ride)
         ride.decode.ask(ride)
 
     def granted(self, ride: Ride) -> None:
@@ -227,7 +228,7 @@ class Simulation:
     def ended(self, ride: Ride) -> None:
         assert ride.decode is not None
         ride.outcome = Outcome.FINISHED
-        ride.decode.end_sequence(ride.request.prompt_tokens)
+        ride.decode.end_sequence(ride)
         self._entrance.end(ride)
         self._on_ended()
 
@@ -254,7 +255,7 @@ class Simulation:
         assert ride.placement is not None
         computing = ride.prefill or ride.decode
         computing.prefill_done(ride.placement.prediction)
-        ride.decode.end_sequence(ride.request.prompt_tokens)
+        ride.decode.end_sequence(ride)
         self._settle(ride)
         self._release_both(ride)
         self._entrance.end(ride)

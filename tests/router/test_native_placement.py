@@ -46,6 +46,7 @@ candidates = st.builds(
     sequences=few([0, 0, 3]) | st.integers(0, 300),
     context_tokens=few([0, 50_000]) | st.integers(0, 10**6),
     available_blocks=few([0, 5, 10**6]),
+    queued_sequences=few([0, 0, 3, 250]),
     cached_tokens=few([0, 0, 320, 384]),
     local_prefill_s=few([0.0, 0.0, 0.3]) | st.floats(0, 10),
     kv_bytes_per_token=few([0.0, 131_072.0]),
@@ -107,7 +108,7 @@ def test_columns_that_do_not_fit_are_refused() -> None:
     def predicted(figures: Column, keys: NDArray[np.uint64], index: int) -> None:
         native.predict(figures, keys, index, figures, keys, index, 1, 1, 1)
 
-    with pytest.raises(ValueError, match="are no 26 figures of 2 workers"):
+    with pytest.raises(ValueError, match="are no 27 figures of 2 workers"):
         predicted(decode.figures, np.zeros(2, np.uint64), 0)
     with pytest.raises(IndexError, match="worker 1 of 1"):
         predicted(decode.figures, decode.keys, 1)

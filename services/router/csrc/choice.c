@@ -2,8 +2,8 @@
 
 #include <math.h>
 
-static const double LOAD_BOUND = 1.25, LOCAL_MEMORY_S = 4.0, TOKENS_AHEAD = 32, SHORT_ANSWER_TOKENS = 8, WORK_WEIGHT = 16.0,
-                    HARM = 0.03, TTFT_SHARE = 0.5, TPOT_SHARE = 0.8, MOST_SHARE = 0.95;
+static const double LOAD_BOUND = 1.25, LOCAL_MEMORY_S = 4.0, TOKENS_AHEAD = 32, SHORT_ANSWER_TOKENS = 8;
+static const double WORK_WEIGHT = 16.0, HARM = 0.03, TTFT_SHARE = 0.5, TPOT_SHARE = 0.8, MOST_SHARE = 0.95;
 
 /* As `affinity.scores`. */
 static uint64_t score(uint64_t session, uint64_t worker) {
@@ -83,26 +83,35 @@ static double handoff_pressure(const Pool *p, size_t i, const Pool *d, size_t j,
     return pressure(demand, first_token_s, tpot_s(d, j, w, 0.0));
 }
 
-/* How far each decode worker is beyond the objectives: 1 is as much as they allow. */
-static void strains_of(const Pool *d, const Demand *demand, double *strains) {
-    for (size_t j = 0; j < d->count; j++) {
-        double wait = place_s(d, j, &demand->wanted) / (TTFT_SHARE * demand->ttft_s);
-        strains[j] = larger(wait, tpot_s(d, j, &demand->wanted, 0.0) / demand->tpot_s);
-    }
+/* How far a decode worker is beyond the objectives: 1 is as much as they allow. */
+static double strain_of(const Pool *d, size_t j, const Demand *demand) {
+    double wait = place_s(d, j, &demand->wanted) / (TTFT_SHARE * demand->ttft_s);
+    return larger(wait, tpot_s(d, j, &demand->wanted, 0.0) / demand->tpot_s);
+}
+
+/* Whether it is beyond them without the sequences whose prompts still queue. */
+static int is_late_already(const Pool *d, size_t j, const Demand *demand) {
+    double present[FIGURES];
+    for (int f = 0; f < FIGURES; f++) present[f] = figure(d, (enum Figure)f, j);
+    present[SEQUENCES] -= present[QUEUED_SEQUENCES];
+    present[CONTEXT_TOKENS] *= present[SEQUENCES] / larger(1.0, figure(d, SEQUENCES, j));
+    Pool alone = {present, d->keys + j, 1};
+    return !(strain_of(&alone, 0, demand) <= 1);
 }
 
 /* As `_open`: who is not open costs more than anything. strains: room for as many. */
 static void close_costs(const Pool *d, const Demand *demand, double *costs_s, double *strains) {
-    int is_kept = 0, is_attainable = 0;
+    int is_kept = 0, is_attainable = 0, is_late = 0;
     double most = 0;
-    strains_of(d, demand, strains);
     for (size_t j = 0; j < d->count; j++) {
         double alone_s = batch_step_s(d, j, demand->wanted.choices, demand->wanted.prompt_tokens);
+        strains[j] = strain_of(d, j, demand);
         is_kept |= strains[j] <= 1;
         is_attainable |= alone_s <= demand->tpot_s;
         most = larger(most, strains[j]);
     }
-    if (!is_kept && !is_attainable) return;
+    for (size_t j = 0; j < d->count && !is_kept && !is_late; j++) is_late = is_late_already(d, j, demand);
+    if (!is_kept && !(is_attainable && is_late)) return;
     for (size_t j = 0; j < d->count; j++)
         if (is_kept ? !(strains[j] <= 1) : strains[j] != most) costs_s[j] = INFINITY;
 }

@@ -7,7 +7,8 @@ Tokens: the decode worker is the one with the least predicted time to a second t
 its own, unless others cache more of the prompt, and only among those within the bound on their load. Workers where
 a place would come too late, or whose streams would miss their TPOT objective with one more, are passed over. Where
 that is all of them, everything would be late everywhere, so what comes now goes where streams are the latest
-already: the rest of the fleet serves what it can in time.
+already: the rest of the fleet serves what it can in time. While only prompts that still queue for prefill
+would make streams late, nobody is passed over.
 
 Conditional disaggregation: a decode worker computes the prompt itself where that presses it less than a hand-off to
 it would press the two workers, each measured by the objective that it serves: the time to the first token against
@@ -177,17 +178,27 @@ def _decode(decode: Candidates, cost: Column, demand: Demand) -> int:
 def _open(decode: Candidates, demand: Demand) -> npt.NDArray[np.bool_]:
     """(n,), the workers where this request gets a place in time and whose streams keep within their objective with
     it among them. Where that is none, only the one that is furthest beyond: what is lost is lost there, and the
-    others' streams are spared. All of them for an objective that a stream alone would miss."""
+    others' streams are spared. All of them for an objective that a stream alone would miss, and where only prompts
+    that still queue would make anybody late: which streams they will meet is not known yet."""
     everyone = np.ones(len(decode), np.bool_)
     if demand.tpot_s is None:
         return everyone
-    wait = place_s(decode, demand) / (_TTFT_SHARE * _ttft_objective_s(demand))
-    strain = np.maximum(wait, _tpot_s(decode, demand, 0.0) / demand.tpot_s)
+    strain = _strain(decode, demand, demand.tpot_s)
     keeps = strain <= 1
     if keeps.any():
         return keeps
     alone_s = np.min(decode.profile.step_s(demand.choices, demand.prompt_tokens))
-    return strain == strain.max() if alone_s <= demand.tpot_s else everyone
+    present = _strain(decode.without_queued(), demand, demand.tpot_s)
+    if alone_s > demand.tpot_s or np.all(present <= 1):
+        return everyone
+    furthest: npt.NDArray[np.bool_] = strain == strain.max()
+    return furthest
+
+
+def _strain(decode: Candidates, demand: Demand, objective_s: float) -> Column:
+    """(n,), how far each is beyond the objectives with this request: 1 is as much as they allow."""
+    wait = place_s(decode, demand) / (_TTFT_SHARE * _ttft_objective_s(demand))
+    return np.maximum(wait, _tpot_s(decode, demand, 0.0) / objective_s)
 
 
 def _least(workers: Candidates, cost: Column, demand: Demand) -> int:
