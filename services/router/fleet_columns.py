@@ -18,7 +18,7 @@ LOCAL_MEMORY_S = 4.0
 
 
 class FleetColumns:
-    """Made anew when a worker joins, leaves, can be used no longer, or tells of other speeds."""
+    """Made anew when a worker joins, leaves, or can be used no longer."""
 
     def __init__(self, workers: Mapping[Role, Sequence[Candidate]], slot_of: Callable[[str], int]) -> None:
         """slot_of: where a worker stands in what `snapshot` is given."""
@@ -30,20 +30,11 @@ class FleetColumns:
             for pool in (self._prefill, self._decode)
             for row, worker_id in enumerate(pool.worker_ids)
         }
-        self._slot_of = slot_of
         self._faded_at_s = 0.0
         self._prefill_slots, self._decode_slots = (
             np.array([slot_of(worker_id) for worker_id in pool.worker_ids], np.int64)
             for pool in (self._prefill, self._decode)
         )
-
-    def made_anew(self, workers: Mapping[Role, Sequence[Candidate]]) -> FleetColumns:
-        """Of these workers, with what those among them that decoded before were given to compute."""
-        columns = FleetColumns(workers, self._slot_of)
-        columns._faded_at_s = self._faded_at_s
-        for worker_id, prefill_s in zip(self._decode.worker_ids, self._decode.local_prefill_s, strict=True):
-            columns.note_local_prefill(worker_id, prefill_s)
-        return columns
 
     def write(self, worker: Candidate) -> None:
         """Its load has changed; a worker that is not usable is passed over."""
@@ -54,7 +45,7 @@ class FleetColumns:
     def note_local_prefill(self, worker_id: str, prefill_s: float) -> None:
         """A decode worker was given a prompt to compute that takes so long."""
         pool, row = self._rows.get(worker_id, (None, 0))
-        if pool is self._decode:
+        if pool is not None:
             pool.local_prefill_s[row] += prefill_s
 
     def snapshot(

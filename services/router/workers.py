@@ -57,8 +57,7 @@ class Workers:
         self._router_id = router_id
         self._tracked: dict[str, Tracked] = {}
         self.caches = Caches(secret, on_crash)
-        self._columns = FleetColumns({}, self.caches.index.slot)
-        self._are_columns_stale = True
+        self._columns: FleetColumns | None = None
         self._connected: list[bool] = []
         self._refused: dict[str, bytes] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -93,7 +92,7 @@ class Workers:
                 tracked = Tracked(member, peer, kv_bytes_per_token=kv_bytes)
                 self._tracked[worker_id] = tracked
                 self.caches.add(member.worker, tracked.pool_blocks)
-                self._are_columns_stale = True
+                self._columns = None
         self._give_up_on_stalled()
         self._notify()
 
@@ -108,13 +107,13 @@ class Workers:
     def _forget(self, tracked: Tracked) -> None:
         if tracked.is_member:
             tracked.forget(self._silence_s)
-            self._are_columns_stale = True
+            self._columns = None
 
     def _hear(self, tracked: Tracked, member: Member) -> None:
         known, tracked.member = tracked.member, member
         if (known.worker, known.state, tracked.is_member) != (member.worker, member.state, True):
             tracked.come_back()
-            self._are_columns_stale = True
+            self._columns = None
         elif known.load != member.load:
             self._note_load(tracked)
 
@@ -163,9 +162,9 @@ class Workers:
         """The candidates for a prompt with these block hashes, without those that have just failed it."""
         now_s = time.monotonic()
         connected = [tracked.peer.is_connected for tracked in self._tracked.values()]
-        if self._are_columns_stale or connected != self._connected:
-            self._are_columns_stale, self._connected = False, connected
-            self._columns = self._columns.made_anew(self._usable())
+        if self._columns is None or connected != self._connected:
+            self._connected = connected
+            self._columns = self._made_columns()
         return self._columns.snapshot(self.caches.matched_tokens(hashes), now_s, frozenset(excluded))
 
     def doubtful(self) -> frozenset[str]:
@@ -188,7 +187,7 @@ class Workers:
         cached on the prefill worker: who queues behind it will find it computed."""
         decode = self._tracked[placement.decode]
         prefill = decode if placement.prefill is None else self._tracked[placement.prefill]
-        if placement.prefill is None:
+        if placement.prefill is None and self._columns is not None:
             self._columns.note_local_prefill(placement.decode, placement.prediction.prefill_s)
         expectation = None if placement.prefill is None else self.caches.expect(placement.prefill, hashes)
         lease = Lease(prefill, decode, placement.prediction, request, expectation, self._note_load)
@@ -208,11 +207,15 @@ class Workers:
         sizes = (tracked.worker.block_size for tracked in self._tracked.values())
         return min(sizes, default=_DEFAULT_BLOCK_SIZE)
 
-    def _usable(self) -> dict[Role, list[Candidate]]:
-        return {role: [self._candidate(t) for t in self._tracked.values() if t.serves(role)] for role in Role}
+    def _made_columns(self) -> FleetColumns:
+        usable = {
+            role: [self._candidate(t) for t in self._tracked.values() if t.serves(role)] for role in Role
+        }
+        return FleetColumns(usable, self.caches.index.slot)
 
     def _note_load(self, tracked: Tracked) -> None:
-        self._columns.write(self._candidate(tracked))
+        if self._columns is not None:
+            self._columns.write(self._candidate(tracked))
 
     def _candidate(self, tracked: Tracked) -> Candidate:
         worker, load = tracked.worker, tracked.member.load
@@ -276,7 +279,7 @@ class Workers:
 
     def _disconnect(self, worker_id: str) -> None:
         tracked = self._tracked.pop(worker_id)
-        self._are_columns_stale = True
+        self._columns = None
         task = asyncio.create_task(tracked.peer.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -92,7 +92,7 @@ class SimRouter:
             self._open = is_open
             self._listen()
             candidates = {role: [worker.candidate() for worker in pool] for role, pool in pools.items()}
-            self._columns = self._columns.made_anew(candidates)
+            self._columns = FleetColumns(candidates, self._index.slot)
 
     def _listen(self) -> None:
         for worker in self._open:
