@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from baton.errors import BatonError
 from baton.lifecycle import Transition
 from baton.request import GenerationRequest
 from baton.router.decode_peer import DecodeLeg
@@ -36,10 +35,6 @@ class Attempt:
     def serving(self) -> Placement:
         """Where the tokens come from: its own workers, or those of a rival that was faster."""
         return self.placement if self.rival is None or self.rival.is_rival else self.rival.placement
-
-    def fell_out(self, error: BatonError) -> None:
-        """It has failed, and another attempt at the first token goes on."""
-        self.run.fell_out(self.placement, error)
 
     def decodes_at(self, leg: DecodeLeg) -> None:
         self._leg = leg

@@ -40,7 +40,7 @@ class Race:
         self._begin = begin
         self._rival_of = rival_of
         self._news: asyncio.Queue[TokenOutput | asyncio.Task[None]] = asyncio.Queue()
-        self._tasks: dict[Attempt, asyncio.Task[None]] = {}
+        self._attempts: dict[asyncio.Task[None], Attempt] = {}
         self._running: set[asyncio.Task[None]] = set()
 
     async def outputs(self, first: Attempt, hedge_after_s: float) -> AsyncGenerator[TokenOutput, None]:
@@ -58,12 +58,13 @@ class Race:
                     if not self._running or not isinstance(failure := news.exception(), BatonError):
                         news.result()
                         return
-                    self._attempt_of(news).fell_out(failure)
+                    fallen = self._attempts[news]
+                    fallen.run.fell_out(fallen.placement, failure)
         finally:
             timer.cancel()
-            for task in self._tasks.values():
+            for task in self._attempts:
                 task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*self._attempts, return_exceptions=True)
 
     def _hedge(self, first: Attempt) -> None:
         rival = self._rival_of(first)
@@ -71,24 +72,20 @@ class Race:
             self._enter(rival, None)
 
     def _enter(self, attempt: Attempt, timer: asyncio.TimerHandle | None) -> None:
-        attempt.on_answer = partial(self._won_by, attempt, timer)
         outputs, hold = self._begin(attempt)
         task = asyncio.create_task(self._forward(outputs))
+        attempt.on_answer = partial(self._won_by, task, timer)
         task.add_done_callback(lambda _: hold.close())
         task.add_done_callback(self._news.put_nowait)
-        self._tasks[attempt] = task
+        self._attempts[task] = attempt
         self._running.add(task)
 
-    def _won_by(self, winner: Attempt, timer: asyncio.TimerHandle | None) -> None:
+    def _won_by(self, winner: asyncio.Task[None], timer: asyncio.TimerHandle | None) -> None:
         if timer is not None:
             timer.cancel()
-        for attempt, task in self._tasks.items():
-            if attempt is not winner:
-                self._running.discard(task)
-                task.cancel()
-
-    def _attempt_of(self, ended: asyncio.Task[None]) -> Attempt:
-        return next(attempt for attempt, task in self._tasks.items() if task is ended)
+        for outrun in self._running - {winner}:
+            self._running.discard(outrun)
+            outrun.cancel()
 
     async def _forward(self, outputs: AsyncGenerator[TokenOutput, None]) -> None:
         async with aclosing(outputs):

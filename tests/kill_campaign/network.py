@@ -67,9 +67,8 @@ class Network:
         _ip("netns", "add", namespace)
         self._cleanup.callback(_ip, "netns", "del", namespace)
         _ip("link", "add", port, "type", "veth", "peer", "name", "port", "netns", namespace)
-        self._cleanup.callback(
-            _ip, "link", "del", port
-        )  # at once; with its namespace it would go some time later
+        # At once; with its namespace it would go some time later.
+        self._cleanup.callback(_ip, "link", "del", port)
         _ip("link", "set", port, "master", self.namespace("switch"), "up")
         _ip("-n", namespace, "addr", "add", f"{self.address(host)}/24", "dev", "port")
         for device in ("port", "lo"):

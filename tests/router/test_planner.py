@@ -237,13 +237,19 @@ def test_the_last_decode_worker_s_death_flips_a_prefill_worker_and_only_one(deci
     assert fleet.count(D) == 1
 
 
-def test_without_a_planner_a_stand_in_goes_back_once_a_decode_worker_has_returned_for_good() -> None:
-    fleet = Fluid(2, 1, replace(RULES, cooldown_s=40.0), decide=decide_unplanned)
+def after_a_rescue(cooldown_s: float) -> tuple[Fluid, Flip]:
+    """The only decode worker has died, a prefill worker stands in for it, and it has just come back."""
+    fleet = Fluid(2, 1, replace(RULES, cooldown_s=cooldown_s), decide=decide_unplanned)
     fleet.run(10.0, 100.0, 1.0)
     del fleet.roles["d0"]
     [stand_in] = fleet.run(10.0, 100.0, 0.0)
     fleet.roles["d0"] = D
     fleet.busy_s["d0"] = 0.0
+    return fleet, stand_in
+
+
+def test_without_a_planner_a_stand_in_goes_back_once_a_decode_worker_has_returned_for_good() -> None:
+    fleet, stand_in = after_a_rescue(cooldown_s=40.0)
     assert fleet.run(30.0, 100.0, 1.0) == []
     assert fleet.run(10.0, 100.0, 1.0) == [Flip(stand_in.worker_id, P)]
     assert fleet.run(100.0, 100.0, 1.0) == []
@@ -262,12 +268,7 @@ def test_a_router_that_only_watched_the_rescue_knows_who_stands_in() -> None:
 
 
 def test_a_stand_in_that_was_silent_for_a_while_still_goes_back() -> None:
-    fleet = Fluid(2, 1, replace(RULES, cooldown_s=20.0), decide=decide_unplanned)
-    fleet.run(10.0, 100.0, 1.0)
-    del fleet.roles["d0"]
-    [stand_in] = fleet.run(10.0, 100.0, 0.0)
-    fleet.roles["d0"] = D
-    fleet.busy_s["d0"] = 0.0
+    fleet, stand_in = after_a_rescue(cooldown_s=20.0)
     role = fleet.roles.pop(stand_in.worker_id)
     fleet.run(10.0, 100.0, 0.0)
     fleet.roles[stand_in.worker_id] = role
