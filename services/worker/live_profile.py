@@ -93,8 +93,12 @@ class LiveProfile:
             profile = replace(profile, same_host_latency_s=latency_s, same_host_bytes_per_s=bytes_per_s)
         if link := near or far:
             latency_s, bytes_per_s = self._link(far.terms if far else self._unseen_link())
-            profile = replace(profile, handoff_latency_s=latency_s, copy_bytes_per_s=bytes_per_s)
-            profile = replace(profile, handoff_spread=link.spread)
+            profile = replace(
+                profile,
+                handoff_latency_s=latency_s,
+                copy_bytes_per_s=bytes_per_s,
+                handoff_spread=link.spread,
+            )
         return profile
 
     def _unseen_link(self) -> tuple[float, float]:
