@@ -11,7 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import rows
-from rebalancing_fleet import OBJECTIVES, OUTPUT_HEAVY, PROMPT_HEAVY, Setting, Split, best_split, good, joined
+from rebalancing_fleet import (
+    OBJECTIVES,
+    OUTPUT_HEAVY,
+    PROMPT_HEAVY,
+    TURNING,
+    Setting,
+    Split,
+    best_split,
+    good,
+    joined,
+)
 from rich.console import Console
 from rich.progress import Progress
 from rows import Row
@@ -42,7 +52,7 @@ COOLDOWN_HELP = f"after a role change in which none goes the other way (default:
 BUDGET_HELP = f"role changes in any hour at most (default: {RULES.flips_per_hour})"
 STEADY_SEEDS = 5
 TARGET = 0.95
-LIKELY = {PROMPT_HEAVY: 7 / 8, OUTPUT_HEAVY: 1 / 8}
+LIKELY = {PROMPT_HEAVY: 7 / 8, OUTPUT_HEAVY: 1 / 8, TURNING: 3 / 8}
 """Shares of prefill workers that are tried first."""
 
 
@@ -62,9 +72,9 @@ def soonest_return_s(run: Run) -> float | None:
 
 def measure(setting: Setting, rules: PlannerRules, progress: Progress) -> tuple[list[Row], Run]:
     phases = setting.phases()
-    hindsight = [best_of(setting, phase, LIKELY[phase.name], progress) for phase in phases]
+    hindsight = [best_of(setting, phase, progress) for phase in phases]
     turning = joined(phases, setting.phase_s)
-    fixed = best_of(setting, turning, 1 / 2, progress)
+    fixed = best_of(setting, turning, progress)
     task = progress.add_task("with the planner", total=3)
     run = Simulation(setting.fleet(hindsight[0].prefill, rules), turning).run()
     progress.advance(task)
@@ -75,8 +85,8 @@ def measure(setting: Setting, rules: PlannerRules, progress: Progress) -> tuple[
     return figures(setting, rules, hindsight, run, steady_flips, fixed), run
 
 
-def best_of(setting: Setting, traffic: Workload, likely: float, progress: Progress) -> Split:
-    splits = setting.splits(likely)
+def best_of(setting: Setting, traffic: Workload, progress: Progress) -> Split:
+    splits = setting.splits(LIKELY[traffic.name])
     task = progress.add_task(f"splits, {traffic.name}", total=len(splits))
     return best_split(setting, traffic, splits, lambda: progress.advance(task))
 
@@ -88,7 +98,7 @@ def measure_steady(
     for rate in rates:
         for number, kind in enumerate((PROMPT_HEAVY, OUTPUT_HEAVY)):
             first = replace(setting, rate=rate)
-            split = best_of(first, first.phase(kind, number), LIKELY[kind], progress)
+            split = best_of(first, first.phase(kind, number), progress)
             task = progress.add_task(f"with the planner, {kind}", total=STEADY_SEEDS)
             flips = 0
             for seed in range(STEADY_SEEDS):

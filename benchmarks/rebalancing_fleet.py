@@ -18,7 +18,7 @@ from baton.sim.workload import SimRequest, Workload
 OBJECTIVES = Objectives(ttft=2.0, tpot=0.1)
 PROMPT_RPS, OUTPUT_RPS = 0.75, 2.25
 """Requests a second and worker: each takes about two thirds of what the best split bears."""
-PROMPT_HEAVY, OUTPUT_HEAVY = "prompt-heavy", "output-heavy"
+PROMPT_HEAVY, OUTPUT_HEAVY, TURNING = "prompt-heavy", "output-heavy", "turning"
 _PROFILE = "h100-80g-llama-70b"
 _TRIED_SPLITS = 8
 _CHUNK_TOKENS, _MAX_RUNNING, _MAX_REQUESTS, _QUEUE_TIMEOUT_S, _LOCAL_TOKENS = 8192, 256, 100_000, 60.0, 64
@@ -74,7 +74,7 @@ def joined(phases: list[Workload], phase_s: float) -> Workload:
             hashes = tuple(block[:7] + bytes([number]) + block[8:] for block in request.hashes)
             at_s = number * phase_s + request.arrival_s
             requests.append(replace(request, number=len(requests), arrival_s=at_s, hashes=hashes))
-    return Workload("turning", BLOCK_TOKENS, requests)
+    return Workload(TURNING, BLOCK_TOKENS, requests)
 
 
 def good(run: Run) -> int:

@@ -35,8 +35,8 @@ _CHANGES = 5
 _RISE_ERRORS = 2.0
 """Standard errors that a rise is taken to be less, for it is counted on for many times as long as it was seen."""
 _RISEN, _FALLEN = 2.0, 0.75
-"""Of what is asked now, the most and the least that is foreseen. A fall slows down, since the sequences that are left
-are the long ones: who counts on more takes workers from a pool that is full yet."""
+"""Of what is asked now, the most and the least that is foreseen. A fall slows down, since the sequences that are
+left are the long ones: who counts on more takes workers from a pool that is full yet."""
 
 
 @dataclass(frozen=True, slots=True)
