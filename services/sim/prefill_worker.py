@@ -27,11 +27,12 @@ class PrefillWorker(SimWorker):
         pool: Pool,
         block_tokens: int,
         clock: Clock,
+        max_running: int,
         limit: ChunkLimit,
         seed: int,
         listener: PrefillListener,
     ) -> None:
-        super().__init__(worker_id, pool, block_tokens, clock, limit, seed)
+        super().__init__(worker_id, pool, block_tokens, clock, max_running, limit, seed)
         self.link_free_at_s = 0.0
         self._listener = listener
         self._queue = PromptQueue[Ride](limit)
