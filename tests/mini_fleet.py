@@ -123,6 +123,7 @@ class Script:
     may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
     prefills: int = 0
     has_prefill_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    waited_s: list[float] = field(default_factory=list)
     generated_tokens: list[int] = field(default_factory=list)
     reserved: list[str] = field(default_factory=list)
     released: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
@@ -151,6 +152,7 @@ class ScriptedPrefill(prefill_pb2_grpc.PrefillServicer):
         self._script.prefills += 1
         try:
             start = await anext(request_iterator)
+            self._script.waited_s.append(start.start.waited_s)
             await self._script.reach("scheduled")
             yield prefill_pb2.PrefillEvent(scheduled=prefill_pb2.PrefillScheduled())
             await self._script.reach("attach")

@@ -38,6 +38,7 @@ class PrefillWorker(SimWorker):
         self._queue = PromptQueue[Ride](limit)
 
     def submit(self, ride: Ride) -> None:
+        ride.queued_at_s = self.clock.now_s
         ride.expected_cached_tokens = self.blocks.match(self._reusable(ride)) * self.block_tokens
         self._queue.add(ride)
         self._wake()

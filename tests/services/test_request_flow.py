@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -134,6 +135,28 @@ async def test_a_retry_with_one_decode_worker_takes_the_other_prefill_worker() -
     ):
         assert await router.collect(request(prompt_ids(9))) == [[0, 1, 2]]
         assert (bad.prefills, good.prefills) == (1, 1)
+
+
+async def test_a_prompt_whose_decode_worker_leaves_says_how_long_it_has_queued() -> None:
+    fleet = FleetOfTest()
+    leaving, script = Script("grant"), Script()
+    async with (
+        fleet.scripted_worker("p", Role.PREFILL, script),
+        fleet.scripted_worker("a-leaving-d", Role.DECODE, leaving),
+        fleet.scripted_worker("d", Role.DECODE, script),
+        routed(fleet) as router,
+    ):
+        await until(lambda: all(t.peer.is_connected for t in router.workers._tracked.values()))
+        answer = asyncio.create_task(router.collect(request(prompt_ids(9))))
+        await leaving.has_halted.wait()
+        halted_at_s = time.monotonic()
+        await asyncio.sleep(0.05)
+        leaving.error = Unavailable("this worker leaves its pool")
+        halted_s = time.monotonic() - halted_at_s
+        leaving.may_go_on.set()
+        assert await answer == [[0, 1, 2]]
+    first_s, second_s = script.waited_s
+    assert second_s >= first_s + halted_s
 
 
 async def test_a_dead_prefill_worker_is_passed_over_while_its_lease_runs() -> None:
