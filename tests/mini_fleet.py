@@ -136,6 +136,14 @@ class Script:
             if self.error is not None:
                 raise self.error
 
+    async def until_told(self, has_prefill: bool = True) -> None:
+        """Until the workers know that what they had is over."""
+        async with asyncio.timeout(WAIT_S):
+            if has_prefill:
+                await self.has_prefill_ended.wait()
+            for request_id in self.reserved:
+                assert await self.released.get() == request_id
+
 
 class ScriptedPrefill(prefill_pb2_grpc.PrefillServicer):
     def __init__(self, script: Script) -> None:
