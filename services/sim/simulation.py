@@ -96,14 +96,7 @@ class Simulation:
         for request in self._run.workload.requests:
             self._clock.at(request.arrival_s, lambda request=request: self._arrive(request))  # type: ignore[misc]
         if self._spec.elastic is not None:
-            elastic = Elastic(
-                self._spec.elastic,
-                self._clock,
-                self._spec.max_running,
-                self._workers,
-                self._join,
-                self._is_over,
-            )
+            elastic = Elastic(self._spec.elastic, self._clock, self._workers, self._join, self._is_over)
             self._run.flips = elastic.flips
             elastic.tick()
         self._clock.run()
@@ -119,13 +112,13 @@ class Simulation:
 
     def _make_worker(self, worker_id: str, pool: Pool, role: Role) -> SimWorker:
         spec, run = self._spec, self._run
-        common = worker_id, pool, self._block_tokens, self._clock
         limit = self._chunk_limit(pool)
+        common = worker_id, pool, self._block_tokens, self._clock, spec.max_running, limit, run.seed
         if role is Role.PREFILL:
-            prefill = self._prefill[worker_id] = PrefillWorker(*common, limit, run.seed, self)
+            prefill = self._prefill[worker_id] = PrefillWorker(*common, self)
             run.prefill.append(prefill)
             return prefill
-        decode = DecodeWorker(*common, spec.max_running, limit, run.seed, run.gaps, self)
+        decode = DecodeWorker(*common, run.gaps, self)
         self._decode[worker_id] = decode
         run.decode.append(decode)
         return decode
