@@ -17,6 +17,8 @@ TICK_S = 2.0
 PROFILE = WorkerProfile(10_000.0, 0.02, 1e10, 0.0, 0.0002, 0.0)
 ONE_WORKER = 8500.0
 """Prompt tokens/s at which a prefill worker of PROFILE is under pressure 1."""
+ONE_DECODE_WORKER = 351
+"""Sequences on a decode worker of PROFILE under pressure 1."""
 RULES = PlannerRules()
 Decide = Callable[[History, PlannerRules, float], Plan]
 

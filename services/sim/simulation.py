@@ -73,7 +73,7 @@ class Simulation:
         workload: Workload,
         policy: str = DEFAULT_POLICY,
         seed: int = 0,
-        on_ended: Callable[[], None] = lambda: None,
+        on_ended: Callable[[Ride], None] = lambda ride: None,
     ) -> None:
         self._spec = spec
         self._on_ended = on_ended
@@ -223,7 +223,7 @@ class Simulation:
         ride.outcome = Outcome.FINISHED
         ride.decode.end_sequence(ride)
         self._entrance.end(ride)
-        self._on_ended()
+        self._on_ended(ride)
 
     def _push(self, ride: Ride) -> None:
         """Sends what is computed in full blocks, or with the prompt computed all of it."""
@@ -263,7 +263,7 @@ class Simulation:
 
     def _refuse(self, ride: Ride, outcome: Outcome) -> None:
         ride.outcome = outcome
-        self._on_ended()
+        self._on_ended(ride)
 
     def _settle(self, ride: Ride) -> None:
         assert ride.router is not None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from fluid_fleet import ONE_WORKER, PROFILE, RULES, TICK_S, D, Fluid, P, flips_of
+from fluid_fleet import ONE_DECODE_WORKER, ONE_WORKER, PROFILE, RULES, TICK_S, D, Fluid, P, flips_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -194,6 +194,22 @@ def test_a_burst_that_is_over_is_not_taken_for_decode_that_fills() -> None:
     fleet.run(60.0, 1000.0, 100.0)
     assert fleet.run(4 * TICK_S, 1000.0, 380.0) == []
     assert fleet.run(60.0, 1000.0, 100.0) == []
+
+
+def test_two_looks_that_are_alike_by_chance_change_no_role() -> None:
+    fleet = Fluid(1, 7)
+    looks = (0.7, 0.72, 0.67, 0.75, 0.84, 0.79, 0.74, 0.73, 0.58, 0.76, 0.64, 0.59, 0.96, 0.95)
+    assert [flip for asked in looks for flip in fleet.run(TICK_S, asked * ONE_WORKER, 100.0)] == []
+
+
+@pytest.mark.parametrize("workers_needed", [5, 6, 7])
+def test_decode_workers_leave_as_their_pool_empties_and_not_before(workers_needed: int) -> None:
+    fleet = Fluid(3, 5)
+    fleet.run(60.0, ONE_WORKER, 1200.0)
+    for sequences in range(1200, 600, -40):
+        fleet.run(TICK_S, workers_needed * ONE_WORKER, sequences)
+        assert sequences < fleet.count(D) * ONE_DECODE_WORKER
+    assert fleet.count(P) == 5, "prefill is helped meanwhile"
 
 
 def test_a_moment_in_which_one_long_sequence_runs_does_not_tell_what_decode_bears() -> None:
