@@ -205,7 +205,7 @@ def test_a_back_end_that_there_is_not_is_named(
 
 @pytest.mark.parametrize("options", [{"transport": "pigeon"}, {"spot_notice": "pigeon"}], ids=str)
 def test_up_refuses_what_its_workers_would_refuse_once_and_in_their_place(options: dict[str, object]) -> None:
-    status, stderr = run_baton("up", port=0, **options)
+    status, stderr = run_baton("up", None, port=0, **options)
     assert status == CONFIGURATION_ERROR
     [line] = stderr.splitlines()
     assert "pigeon" in line
