@@ -26,7 +26,7 @@ from baton.sim.prefill_worker import PrefillWorker
 from baton.sim.ride import Outcome, Ride
 from baton.sim.sim_entrance import SimEntrance
 from baton.sim.sim_router import SimRouter
-from baton.sim.sim_worker import SimWorker
+from baton.sim.sim_worker import Setup, SimWorker
 from baton.sim.workload import SimRequest, Workload
 
 
@@ -113,12 +113,12 @@ class Simulation:
     def _make_worker(self, worker_id: str, pool: Pool, role: Role) -> SimWorker:
         spec, run = self._spec, self._run
         limit = self._chunk_limit(pool)
-        common = worker_id, pool, self._block_tokens, self._clock, spec.max_running, limit, run.seed
+        setup = Setup(worker_id, pool, self._block_tokens, self._clock, spec.max_running, limit, run.seed)
         if role is Role.PREFILL:
-            prefill = self._prefill[worker_id] = PrefillWorker(*common, self)
+            prefill = self._prefill[worker_id] = PrefillWorker(setup, self)
             run.prefill.append(prefill)
             return prefill
-        decode = DecodeWorker(*common, run.gaps, self)
+        decode = DecodeWorker(setup, run.gaps, self)
         self._decode[worker_id] = decode
         run.decode.append(decode)
         return decode
