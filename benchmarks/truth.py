@@ -87,8 +87,8 @@ def _unscaled(options: argparse.Namespace, skip: int, count: int) -> Workload:
 
 def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig, kv_tokens: int) -> Latencies:
     """What `baton sim` makes of `test` after `before`, both on one clock, with what is beside the workers added to
-    each first token: one of those that were seen. Of all draws together: one draw's percentiles are chance where few
-    requests lie near them."""
+    each first token: one of those that were seen. Of all draws together: one draw's percentiles are chance where
+    few requests lie near them."""
     pools = tuple(
         Pool(role.value, role, 1, _hardware(profile, model, kv_tokens), 0.0)
         for role, profile in ((Role.PREFILL, known.prefill), (Role.DECODE, known.decode))
@@ -244,9 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with running([*flags, f"--event-log={event_log}", *options.up]) as url:
             told = asyncio.run(measure(url, options, Path(folder), event_log, console))
     shown = figures(told)
-    Console().print(rows.table(shown, f"{options.trace or options.workload}, {options.requests} requests"))
-    if options.json is not None:
-        rows.write_json(shown, options.json)
+    rows.publish(shown, f"{options.trace or options.workload}, {options.requests} requests", options.json)
     if options.plot is not None:
         plot(told, options.plot)
 

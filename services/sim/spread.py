@@ -14,8 +14,8 @@ _HALVINGS = 40
 
 
 def drawn_s(usual_s: float, sigma: float, random: Random) -> float:
-    """Log-normal, and such that a worker that takes these times would report `usual_s`. sigma: standard deviation of
-    the logarithm."""
+    """Log-normal, and such that a worker that takes these times would report `usual_s`. sigma: standard deviation
+    of the logarithm."""
     return usual_s * exp(random.gauss(_location(sigma), sigma)) if sigma else usual_s
 
 
