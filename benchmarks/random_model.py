@@ -15,9 +15,10 @@ from baton.engine.architecture import Architecture, read_architecture
 from baton.engine.hf_files import ConfigFile, read_json
 from baton.engine.weights import expected_shapes
 
+LAYERS = 12
 SHAPE = {
     "hidden_size": 576,
-    "num_hidden_layers": 12,
+    "num_hidden_layers": LAYERS,
     "num_attention_heads": 9,
     "num_key_value_heads": 3,
     "head_dim": 64,
@@ -32,11 +33,11 @@ SHARD_BYTES = 2 << 30
 Shape = tuple[int, ...]
 
 
-def make_servable(folder: Path) -> None:
+def make_servable(folder: Path, layers: int = LAYERS) -> None:
     """Writes the model into `folder`."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(demo_model.PATH / name, folder / name)
-    config = json.loads((demo_model.PATH / "config.json").read_text()) | SHAPE
+    config = json.loads((demo_model.PATH / "config.json").read_text()) | SHAPE | {"num_hidden_layers": layers}
     (folder / "config.json").write_text(json.dumps(config))
     save_weights(folder)
 
