@@ -124,8 +124,12 @@ def measure(bench: Bench, folder: Path | None, only: str | None, console: Consol
             bench.known[run.name] = run
             console.print(told(run, bench.objectives), highlight=False)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{cluster.replace(':', '-')}.json").write_bytes(msgspec.json.encode(runs))
+            keep(folder, cluster, runs)
+
+
+def keep(folder: Path, cluster: str, runs: list[Run]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{cluster.replace(':', '-')}.json").write_bytes(msgspec.json.encode(runs))
 
 
 def known_in(folder: Path | None) -> dict[str, Run]:
