@@ -56,7 +56,7 @@ def _answer(sent: Sent, times: TokenTimes, end: BaseException | None) -> Answer:
             return Answer(sent, times.ttft_s, times.tpot_s)
         case asyncio.CancelledError():
             return Answer(sent)
-        case StreamFailed() | OSError() | asyncio.IncompleteReadError():
+        case StreamFailed() | OSError():
             return Answer(sent, error=str(end) or type(end).__name__)
     raise end
 
