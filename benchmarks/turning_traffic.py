@@ -132,7 +132,8 @@ def good_by_time(
 ) -> tuple[list[float], list[float], list[float]]:
     """Middles of bins of `bin_s`, and requests a second of those sent in each: all, and the good ones."""
     measured = [answer for answer in run.answers if answer.sent.at_s >= 0]
-    edges = np.arange(0.0, max(answer.sent.at_s for answer in measured) + bin_s, bin_s)
+    bins = 1 + int(max(answer.sent.at_s for answer in measured) // bin_s)
+    edges = bin_s * np.arange(bins + 1)
     chosen = (measured, [answer for answer in measured if objectives.are_met_by(answer)])
     counts = [np.histogram([answer.sent.at_s for answer in those], edges)[0] for those in chosen]
     middles: list[float] = (edges[:-1] + bin_s / 2).tolist()
