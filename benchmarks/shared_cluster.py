@@ -64,7 +64,7 @@ def _counts(prefill: int, decode: int) -> list[tuple[Role, int]]:
 
 def _start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "baton.cli", *arguments]
-    return subprocess.Popen([*command, "--log-level=warning", f"--drain-timeout={_DRAIN_S}"], env=environment)
+    return subprocess.Popen([*command, "--log-level=error", f"--drain-timeout={_DRAIN_S}"], env=environment)
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
