@@ -149,11 +149,11 @@ def parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="phases of 20 s; shows that it works, not how well")
     add("--share", type=positive, default=0.3, metavar="X", help="of a core, for each worker (default: 0.3)")
     add("--phase-s", type=positive, default=75.0, metavar="S", help="of each phase (default: 75)")
-    add("--warm-up-s", type=positive, default=20.0, metavar="S", help="before it (default: 20)")
+    add("--warm-up-s", type=positive, default=18.0, metavar="S", help="before it (default: 18)")
     kind = (
         "requests a second, tokens of a prompt and of an answer, these give or take a quarter (default: {})"
     )
-    for name, default in ((PROMPT_HEAVY, "3:300:8"), (OUTPUT_HEAVY, "4:32:64")):
+    for name, default in ((PROMPT_HEAVY, "4.2:300:8"), (OUTPUT_HEAVY, "5.5:32:96")):
         add(
             f"--{name}",
             type=partial(kind_of, name),
@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
             help=kind.format(default),
         )
     add("--ttft", type=positive, default=3.0, metavar="S", help="objective of the first token (default: 3)")
-    add("--tpot", type=positive, default=0.1, metavar="S", help="of each later token (default: 0.1)")
+    add("--tpot", type=positive, default=0.08, metavar="S", help="of each later token (default: 0.08)")
     add("--cooldown-s", type=positive, default=10.0, metavar="S", help="of the planner (default: 10)")
     add("--flips-per-hour", type=int, default=30, metavar="N", help="its budget (default: 30)")
     add("--seed", type=int, default=0, metavar="N", help="of the requests (default: 0)")
@@ -177,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
 def kind_of(name: str, text: str) -> Kind:
     parts = text.split(":")
     if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts[1:]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 1.5:640:8")
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 4.2:300:8")
     return Kind(name, positive(parts[0]), int(parts[1]), int(parts[2]))
 
 
