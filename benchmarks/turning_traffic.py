@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -42,6 +43,13 @@ class Answer(msgspec.Struct, frozen=True):
     ttft_s: float | None = None
     tpot_s: float | None = None
     error: str = ""
+
+    @property
+    def took_s(self) -> float:
+        """From its arrival to its last token; without end where there was none."""
+        if self.ttft_s is None:
+            return math.inf
+        return self.ttft_s + (self.tpot_s or 0.0) * (self.sent.output_tokens - 1)
 
 
 class Objectives(msgspec.Struct, frozen=True):

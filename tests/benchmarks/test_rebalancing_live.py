@@ -101,6 +101,14 @@ def test_goodput_is_held_against_the_best_split_of_each_phase() -> None:
     assert rows["good requests, phase 2, planner", None].value == pytest.approx(100 * 45 / 47)
 
 
+def test_of_splits_that_serve_all_the_soonest_is_the_best() -> None:
+    runs = all_runs()
+    for split, tpot_s in zip(SPLITS, (0.09, 0.05, 0.07), strict=True):
+        answers = [Answer(Sent(0.0, 0, 32, 100), 0.1, tpot_s)]
+        runs[f"{split} {OUTPUT_HEAVY}"] = Run(f"{split} {OUTPUT_HEAVY}", answers, [])
+    assert best_split(runs, OUTPUT_HEAVY, OBJECTIVES) == "2:2"
+
+
 def test_a_run_is_told_with_who_changed_roles_when_and_why() -> None:
     told_lines = told(all_runs()[TURNING], OBJECTIVES).splitlines()
     assert told_lines[1].startswith("turning, phase 2: 45 good of 47, 0 failed in all")
