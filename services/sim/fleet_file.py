@@ -93,7 +93,8 @@ class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
 
 
 class _PlannerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """As the options of `baton router` that begin with --planner; min_workers and max_workers as --planner-workers.
+    """Names and defaults as of the options of `baton router` that begin with --planner, without that; bounds, which
+    are one option there, are two keys. window: seconds that a decision looks back. interval: seconds between two.
     flip, start: seconds that a worker takes to change its role, and to come once it is ordered."""
 
     min_prefill: Annotated[int, msgspec.Meta(ge=0)] = 1
