@@ -235,9 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with running([*flags, f"--event-log={event_log}", *options.up]) as url:
             told = asyncio.run(measure(url, options, Path(folder), event_log, console))
     shown = figures(told)
-    Console().print(rows.table(shown, f"{options.trace or options.workload}, {options.requests} requests"))
-    if options.json is not None:
-        rows.write_json(shown, options.json)
+    rows.publish(shown, f"{options.trace or options.workload}, {options.requests} requests", options.json)
     if options.plot is not None:
         plot(told, options.plot)
 

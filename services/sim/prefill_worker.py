@@ -7,11 +7,8 @@ from typing import Protocol
 
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.prompt_queue import PromptQueue
-from baton.engine.step_room import ChunkLimit
-from baton.sim.clock import Clock
-from baton.sim.fleet_file import Pool
 from baton.sim.ride import Ride
-from baton.sim.sim_worker import SimWorker
+from baton.sim.sim_worker import Setup, SimWorker
 
 
 class PrefillListener(Protocol):
@@ -21,21 +18,11 @@ class PrefillListener(Protocol):
 
 
 class PrefillWorker(SimWorker):
-    def __init__(
-        self,
-        worker_id: str,
-        pool: Pool,
-        block_tokens: int,
-        clock: Clock,
-        max_running: int,
-        limit: ChunkLimit,
-        seed: int,
-        listener: PrefillListener,
-    ) -> None:
-        super().__init__(worker_id, pool, block_tokens, clock, max_running, limit, seed)
+    def __init__(self, setup: Setup, listener: PrefillListener) -> None:
+        super().__init__(setup)
         self.link_free_at_s = 0.0
         self._listener = listener
-        self._queue = PromptQueue[Ride](limit)
+        self._queue = PromptQueue[Ride](setup.limit)
 
     def submit(self, ride: Ride) -> None:
         ride.queued_at_s = self.clock.now_s
