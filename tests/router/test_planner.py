@@ -189,6 +189,15 @@ def test_decode_that_fills_is_helped_before_it_is_pressed() -> None:
     assert first.pools[D].pressure < RULES.comfort
 
 
+def test_the_budget_of_a_large_fleet_takes_it_there_and_back() -> None:
+    fleet = Fluid(56, 8)
+    fleet.run(60.0, 40 * ONE_WORKER, 8 * 100.0)
+    assert len(fleet.run(300.0, 5 * ONE_WORKER, 40 * ONE_DECODE_WORKER)) > 30
+    fleet.run(300.0, 40 * ONE_WORKER, 8 * 100.0)
+    assert fleet.count(P) >= 40
+    assert len([flip for _, plan in fleet.plans for flip in flips_of(plan)]) <= 2 * 64
+
+
 def test_a_burst_that_is_over_is_not_taken_for_decode_that_fills() -> None:
     fleet = Fluid(6, 2)
     fleet.run(60.0, 1000.0, 100.0)
