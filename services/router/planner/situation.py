@@ -21,8 +21,8 @@ OTHER = {Role.PREFILL: Role.DECODE, Role.DECODE: Role.PREFILL}
 
 
 class Situation:
-    """members: by role, who is ready in it or on the way to it. flip_budget: of an hour. flips_left, scales_left: of
-    the hour's budgets."""
+    """members: by role, who is ready in it or on the way to it. flip_budget: an hour's flips. flips_left,
+    scales_left: of the hour's budgets."""
 
     def __init__(self, history: History, rules: PlannerRules, now_s: float) -> None:
         newest = history.observations[-1]
