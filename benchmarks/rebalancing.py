@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import rows
+from rebalancing_fleet import (
+    OBJECTIVES,
+    OUTPUT_HEAVY,
+    PROMPT_HEAVY,
+    TURNING,
+    Setting,
+    Split,
+    best_split,
+    good,
+    joined,
+)
 from rich.console import Console
 from rich.progress import Progress
 from rows import Row
 
-from baton.fleet import Role
 from baton.router.planner.rules import PlannerRules
-from baton.sim.fleet_file import ElasticSpec, FleetSpec, Objectives, Pool, read_profile
-from baton.sim.generators import BLOCK_TOKENS, generate
-from baton.sim.report import meets_objectives
 from baton.sim.simulation import Run, Simulation
-from baton.sim.workload import SimRequest, Workload
+from baton.sim.workload import Workload
 
 EXAMPLES = """
 examples:
@@ -41,88 +47,13 @@ what is measured:
   Workers are H100 with Llama 70B (see services/sim/profiles);
   a decode worker that changes moves its sequences first.
 """
-TTFT_S, TPOT_S = 2.0, 0.1
-RULES = PlannerRules(ttft_s=TTFT_S, tpot_s=TPOT_S)
+RULES = PlannerRules(ttft_s=OBJECTIVES.ttft, tpot_s=OBJECTIVES.tpot)
 COOLDOWN_HELP = f"after a role change in which none goes the other way (default: {RULES.cooldown_s:g})"
 BUDGET_HELP = f"role changes in any hour at most (default: {RULES.flips_per_hour})"
-PROMPT_RPS, OUTPUT_RPS = 0.75, 2.25
-"""Requests a second and worker: each takes about two thirds of what the best split bears."""
-PROMPT_HEAVY, OUTPUT_HEAVY = "prompt-heavy", "output-heavy"
-PROFILE = "h100-80g-llama-70b"
-TRIED_SPLITS = 8
 STEADY_SEEDS = 5
 TARGET = 0.95
-CHUNK_TOKENS, MAX_RUNNING, MAX_REQUESTS, QUEUE_TIMEOUT_S, LOCAL_TOKENS = 8192, 256, 100_000, 60.0, 64
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """phase_s: of each of three phases. rate: multiplies those of the workloads."""
-
-    workers: int
-    phase_s: float
-    seed: int
-    rate: float = 1.0
-
-    def phase(self, kind: str, number: int) -> Workload:
-        rate_rps = self.rate * self.workers * (PROMPT_RPS if kind == PROMPT_HEAVY else OUTPUT_RPS)
-        drawn = generate(kind, int(1.2 * rate_rps * self.phase_s), rate_rps, self.seed + number)
-        return replace(drawn, requests=[r for r in drawn.requests if r.arrival_s < self.phase_s])
-
-    def phases(self) -> list[Workload]:
-        kinds = (PROMPT_HEAVY, OUTPUT_HEAVY, PROMPT_HEAVY)
-        return [self.phase(kind, number) for number, kind in enumerate(kinds)]
-
-    def fleet(self, prefill: int, rules: PlannerRules | None) -> FleetSpec:
-        hardware = read_profile(PROFILE, Path())
-        pools = (
-            Pool("p", Role.PREFILL, prefill, hardware, hardware.cost_per_hour),
-            Pool("d", Role.DECODE, self.workers - prefill, hardware, hardware.cost_per_hour),
-        )
-        return FleetSpec(
-            pools,
-            Objectives(TTFT_S, TPOT_S),
-            CHUNK_TOKENS,
-            MAX_RUNNING,
-            MAX_REQUESTS,
-            QUEUE_TIMEOUT_S,
-            LOCAL_TOKENS,
-            elastic=None if rules is None else ElasticSpec(rules),
-        )
-
-    def splits(self) -> list[int]:
-        """Numbers of prefill workers."""
-        step = max(1, self.workers // TRIED_SPLITS)
-        return list(range(step, self.workers, step))
-
-
-def joined(phases: list[Workload], phase_s: float) -> Workload:
-    """One phase after the other; equal hashes in two of them do not mean equal prompts."""
-    requests: list[SimRequest] = []
-    for number, phase in enumerate(phases):
-        for request in phase.requests:
-            hashes = tuple(block[:7] + bytes([number]) + block[8:] for block in request.hashes)
-            at_s = number * phase_s + request.arrival_s
-            requests.append(replace(request, number=len(requests), arrival_s=at_s, hashes=hashes))
-    return Workload("turning", BLOCK_TOKENS, requests)
-
-
-def good(run: Run) -> int:
-    return sum(meets_objectives(run, ride) for ride in run.rides)
-
-
-def best_split(setting: Setting, phase: Workload, progress: Progress) -> tuple[int, int]:
-    """(good requests, prefill workers); of equals the split whose requests end soonest."""
-    task = progress.add_task(f"splits, {phase.name}", total=len(setting.splits()))
-
-    def tried() -> Iterator[tuple[int, float, int]]:
-        for prefill in setting.splits():
-            run = Simulation(setting.fleet(prefill, None), phase).run()
-            yield good(run), -sum(ride.last_token_at_s - ride.arrived_at_s for ride in run.rides), prefill
-            progress.advance(task)
-
-    count, _, prefill = max(tried())
-    return count, prefill
+LIKELY = {PROMPT_HEAVY: 7 / 8, OUTPUT_HEAVY: 1 / 8, TURNING: 3 / 8}
+"""Shares of prefill workers that are tried first."""
 
 
 def soonest_return_s(run: Run) -> float | None:
@@ -141,20 +72,23 @@ def soonest_return_s(run: Run) -> float | None:
 
 def measure(setting: Setting, rules: PlannerRules, progress: Progress) -> tuple[list[Row], Run]:
     phases = setting.phases()
-    hindsight = [best_split(setting, phase, progress) for phase in phases]
-    task = progress.add_task("with the planner", total=3)
+    hindsight = [best_of(setting, phase, progress) for phase in phases]
     turning = joined(phases, setting.phase_s)
-    run = Simulation(setting.fleet(hindsight[0][1], rules), turning).run()
+    fixed = best_of(setting, turning, progress)
+    task = progress.add_task("with the planner", total=3)
+    run = Simulation(setting.fleet(hindsight[0].prefill, rules), turning).run()
     progress.advance(task)
     steady_flips = 0
-    for phase, (_, prefill) in zip(phases[:2], hindsight, strict=False):
-        steady_flips += len(Simulation(setting.fleet(prefill, rules), phase).run().flips)
+    for phase, split in zip(phases[:2], hindsight, strict=False):
+        steady_flips += len(Simulation(setting.fleet(split.prefill, rules), phase).run().flips)
         progress.advance(task)
-    fixed = max(
-        good(Simulation(setting.fleet(prefill, None), turning).run())
-        for prefill in {prefill for _, prefill in hindsight}
-    )
     return figures(setting, rules, hindsight, run, steady_flips, fixed), run
+
+
+def best_of(setting: Setting, traffic: Workload, progress: Progress) -> Split:
+    splits = setting.splits(LIKELY[traffic.name])
+    task = progress.add_task(f"splits, {traffic.name}", total=len(splits))
+    return best_split(setting, traffic, splits, lambda: progress.advance(task))
 
 
 def measure_steady(
@@ -164,30 +98,33 @@ def measure_steady(
     for rate in rates:
         for number, kind in enumerate((PROMPT_HEAVY, OUTPUT_HEAVY)):
             first = replace(setting, rate=rate)
-            _, prefill = best_split(first, first.phase(kind, number), progress)
+            split = best_of(first, first.phase(kind, number), progress)
             task = progress.add_task(f"with the planner, {kind}", total=STEADY_SEEDS)
             flips = 0
             for seed in range(STEADY_SEEDS):
                 phase = replace(first, seed=setting.seed + 10 * seed).phase(kind, number)
-                flips += len(Simulation(setting.fleet(prefill, rules), phase).run().flips)
+                flips += len(Simulation(setting.fleet(split.prefill, rules), phase).run().flips)
                 progress.advance(task)
-            split = f"{prefill}:{setting.workers - prefill}"
-            name = f"role changes, {kind} at {rate:g} times the rate, {split}, {STEADY_SEEDS} seeds"
+            name = f"role changes, {kind} at {rate:g} times the rate, {ratio(setting, split)}, {STEADY_SEEDS} seeds"
             result.append(Row(name=name, value=flips, unit="flips", target=0))
     return result
+
+
+def ratio(setting: Setting, split: Split) -> str:
+    return f"{split.prefill}:{setting.workers - split.prefill}"
 
 
 def figures(
     setting: Setting,
     rules: PlannerRules,
-    hindsight: list[tuple[int, int]],
+    hindsight: list[Split],
     run: Run,
     steady_flips: int,
-    fixed: int,
+    fixed: Split,
 ) -> list[Row]:
     duration_s = 3 * setting.phase_s
-    best = sum(count for count, _ in hindsight)
-    splits = ", ".join(f"{prefill}:{setting.workers - prefill}" for _, prefill in hindsight)
+    best = sum(split.good for split in hindsight)
+    splits = ", ".join(ratio(setting, split) for split in hindsight)
     name = f"goodput over three phases, {setting.workers} workers"
     return [
         Row(
@@ -203,9 +140,9 @@ def figures(
             name=name,
             value=good(run) / duration_s,
             unit="requests/s",
-            peer="the better of these splits, all the time",
-            peer_value=fixed / duration_s,
-            ratio=good(run) / max(1, fixed),
+            peer=f"the best split all the time ({ratio(setting, fixed)})",
+            peer_value=fixed.good / duration_s,
+            ratio=good(run) / max(1, fixed.good),
         ),
         Row(name="role changes", value=len(run.flips), unit="flips", target=rules.flips_per_hour),
         Row(

@@ -50,3 +50,4 @@ class Courier:
             self._on_failed(error)
         finally:
             self._group.dissolve()
+            del self._on_failed  # refers to the end that refers to this courier

@@ -20,6 +20,7 @@ from baton.kvtransfer.errors import MalformedFrame
 _PREFIX = struct.Struct("<II16s")
 _COUNTED = struct.Struct("<QII")
 _MAC_BYTES = 16
+_EMPTY = memoryview(b"")
 
 MAX_HEADER_BYTES = 256 << 10
 MAX_GREETING_BYTES = 1 << 10
@@ -61,20 +62,25 @@ class Frame:
 
 
 class FrameReader:
-    """Puts frames together from whatever pieces a stream arrives in; allocates nothing a frame."""
+    """Puts frames together from whatever pieces a stream arrives in. Its buffers grow to what the largest frame
+    needs; beyond that it allocates nothing a frame."""
 
     def __init__(self) -> None:
         self.signer = FrameSigner()
+        self._max_header_bytes, self._max_payload_bytes = MAX_GREETING_BYTES, 0
         self._prefix = memoryview(bytearray(_PREFIX.size))
-        self._header_buffer = memoryview(bytearray(MAX_GREETING_BYTES))
-        self._payload_buffer = memoryview(b"")
-        self._header = self._payload = memoryview(b"")
+        self._header_buffer = self._payload_buffer = _EMPTY
+        self._header = self._payload = _EMPTY
         self._target, self._got = self._prefix, 0
 
     def allow(self, payload_bytes: int) -> None:
         """From now on headers of full size and payloads of up to `payload_bytes` are taken."""
-        self._header_buffer = memoryview(bytearray(MAX_HEADER_BYTES))
-        self._payload_buffer = memoryview(bytearray(payload_bytes))
+        self._max_header_bytes, self._max_payload_bytes = MAX_HEADER_BYTES, payload_bytes
+
+    def release(self) -> None:
+        """After the last `read`: gives the buffers back, whoever still refers to the reader."""
+        self._header_buffer = self._payload_buffer = _EMPTY
+        self._header = self._payload = self._target = _EMPTY
 
     def read(self, receive_into: ReceiveInto) -> Frame | None:
         """The next whole frame, or None at the end of the stream.
@@ -108,13 +114,15 @@ class FrameReader:
 
     def _size_up(self) -> None:
         header_bytes, payload_bytes, _ = _PREFIX.unpack(self._prefix)
-        if not 0 < header_bytes <= len(self._header_buffer):
-            limit = len(self._header_buffer)
+        if not 0 < header_bytes <= self._max_header_bytes:
+            limit = self._max_header_bytes
             raise MalformedFrame(f"a header of {header_bytes} bytes: 1 to {limit} are allowed here")
-        if payload_bytes > len(self._payload_buffer):
+        if payload_bytes > self._max_payload_bytes:
             raise MalformedFrame(
-                f"a payload of {payload_bytes} bytes: at most {len(self._payload_buffer)} are allowed here"
+                f"a payload of {payload_bytes} bytes: at most {self._max_payload_bytes} are allowed here"
             )
+        self._header_buffer = _with_room(self._header_buffer, header_bytes, self._max_header_bytes)
+        self._payload_buffer = _with_room(self._payload_buffer, payload_bytes, self._max_payload_bytes)
         self._header = self._header_buffer[:header_bytes]
         self._payload = self._payload_buffer[:payload_bytes]
 
@@ -122,3 +130,10 @@ class FrameReader:
         _, payload_bytes, mac = _PREFIX.unpack(self._prefix)
         if not hmac.compare_digest(mac, self.signer.mac(self._header, payload_bytes)):
             raise MalformedFrame("a frame's signature is wrong: forged, altered, repeated or out of order")
+
+
+def _with_room(buffer: memoryview, needed_bytes: int, limit_bytes: int) -> memoryview:
+    """`buffer`, or where that is too small a new one, of a power of two bytes or of the limit."""
+    if needed_bytes <= len(buffer):
+        return buffer
+    return memoryview(bytearray(min(limit_bytes, 1 << (needed_bytes - 1).bit_length())))

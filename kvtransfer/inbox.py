@@ -30,15 +30,15 @@ from baton.kvtransfer.errors import (
     ChecksumMismatch,
     MalformedFrame,
     StaleGeneration,
-    TooManyTransfers,
     TransferAborted,
     TransferError,
     TransferTimeout,
 )
-from baton.kvtransfer.incoming import Incoming, Sender, Slot, require_sane
+from baton.kvtransfer.incoming import Incoming, Sender, require_sane
 from baton.kvtransfer.landing import Landing, Landings
 from baton.kvtransfer.layout import KVLayout
 from baton.kvtransfer.rows import Digests
+from baton.kvtransfer.slots import Slots
 from baton.kvtransfer.stats import Tally
 
 ALL_HEADS = range(0)
@@ -63,14 +63,11 @@ class Inbox:
         self._blocks = blocks
         self._checksum = checksum
         self._landings = Landings(blocks, layout)
-        self._max_open = max_open
         self._set_alarm = set_alarm
         self._lock = threading.Lock()
-        self._slots: list[Slot] = []
-        self._vacant: list[Slot] = []
+        self._slots = Slots(max_open)
         self._open: dict[bytes, Incoming] = {}
         self._promised = np.zeros(len(blocks), np.bool_)
-        self._generation = 0
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -91,10 +88,11 @@ class Inbox:
         with self._lock:
             self._require_open()  # again, for `close` may have come between
             self._require_free(targets)
+            slot, generation = self._slots.take()
             incoming = Incoming(
                 transfer_id=secrets.token_bytes(TRANSFER_ID_BYTES),
-                generation=self._next_generation(),
-                slot=self._take_slot(),
+                generation=generation,
+                slot=slot,
                 positions=wanted[order],
                 block_ids=targets[order],
                 landed=np.zeros((len(wanted), self._landings.parts), np.bool_),
@@ -104,16 +102,16 @@ class Inbox:
             )
             self._open[incoming.transfer_id] = incoming
             self._promised[targets] = True
-            incoming.slot.tenant = incoming
+            slot.tenant = incoming
         self._set_alarm(incoming.expires_at_s)
         return incoming
 
     def attach(self, slot: int, generation: int, sender: Sender, heads: range = ALL_HEADS) -> None:
         """Binds a transfer, or these KV heads of it, to the one sender that may write them. Raises
         StaleGeneration, and BadTicket where another one came first or the heads are not this pool's."""
-        place = self._place(slot)
+        place = self._slots.at(slot)
         with place.lock:
-            _current(place, generation).bind(sender, self._landings.of(heads))
+            place.tenant_of(generation).bind(sender, self._landings.of(heads))
 
     def write(self, slot: int, generation: int, arrival: Arrival, sender: Sender, tally: Tally) -> None:
         """Verifies blocks that came as bytes, writes them where they were promised, and counts them in `tally`.
@@ -122,16 +120,16 @@ class Inbox:
         BadTicket (not attached), BlockOutOfRange (a position not wanted), MalformedFrame (rows of a wrong size)
         and ChecksumMismatch; then nothing of the frame is written.
         """
-        place = self._place(slot)
+        place = self._slots.at(slot)
         with place.lock:
-            incoming = _current(place, generation)
+            incoming = place.tenant_of(generation)
             landing = incoming.landing_of(sender)
         index = incoming.index_of(arrival.positions)
         landing.require_fitting(arrival.rows.dtype.itemsize)
         if self._checksum:
             incoming.require_equal(index, arrival.digests, landing.digest(arrival.rows))
         with place.lock:
-            _current(place, generation)
+            place.tenant_of(generation)
             index, rows = self._leave_out_landed(incoming, landing, index, arrival.rows)
             incoming.begin()
             landing.scatter(incoming.block_ids[index], rows)
@@ -144,9 +142,9 @@ class Inbox:
         """Copies lent blocks to where they were promised; they count once `confirm` has seen their digests, or
         at once where nobody checks. Raises as `write` does, and TransferAborted where the sender took the loan
         back meanwhile."""
-        place = self._place(slot)
+        place = self._slots.at(slot)
         with place.lock:
-            incoming = _current(place, generation)
+            incoming = place.tenant_of(generation)
             landing = incoming.landing_of(sender)
             index = incoming.index_of(loan.positions)
             landing.require_fitting(loan.pool.block_bytes)
@@ -166,9 +164,9 @@ class Inbox:
         self, slot: int, generation: int, positions: Ids, digests: Digests, sender: Sender, tally: Tally
     ) -> None:
         """The sender's digests of lent blocks. Raises as `write` does, MalformedFrame where none were lent."""
-        place = self._place(slot)
+        place = self._slots.at(slot)
         with place.lock:
-            incoming = _current(place, generation)
+            incoming = place.tenant_of(generation)
             landing = incoming.landing_of(sender)
             index, copied = incoming.unconfirmed.pop(positions.tobytes(), (None, None))
             if index is None or copied is None:
@@ -185,10 +183,11 @@ class Inbox:
 
     def fail(self, slot: int, generation: int, error: TransferError, sender: Sender) -> bool:
         """Ends a transfer with `error`; False where it is gone already, or not this sender's."""
-        incoming = self._slots[slot].tenant if 0 <= slot < len(self._slots) else None
-        if incoming is None or incoming.generation != generation or sender not in incoming.landings:
+        try:
+            incoming = self._slots.at(slot).tenant_of(generation)
+        except StaleGeneration:
             return False
-        return self._end(incoming, error)
+        return sender in incoming.landings and self._end(incoming, error)
 
     def fence(self, transfer_id: bytes, reason: str) -> None:
         """Ends a transfer with TransferAborted; a copy in progress is waited for. After the return nothing of
@@ -267,7 +266,7 @@ class Inbox:
             with self._lock:
                 del self._open[incoming.transfer_id]
                 self._promised[incoming.block_ids] = False
-                self._vacant.append(incoming.slot)
+                self._slots.give_back(incoming.slot)
         for sender in list(incoming.landings):
             sender.tell_ended(incoming.generation, error)
         incoming.on_done(incoming.result(error, self._blocks.block_bytes))
@@ -277,23 +276,6 @@ class Inbox:
         with self._lock:
             return list(self._open.values())
 
-    def _place(self, slot: int) -> Slot:
-        if not 0 <= slot < len(self._slots):
-            raise StaleGeneration(f"slot {slot}: no transfer was ever expected there")
-        return self._slots[slot]
-
-    def _next_generation(self) -> int:
-        self._generation += 1
-        return self._generation
-
-    def _take_slot(self) -> Slot:
-        if self._vacant:
-            return self._vacant.pop()
-        if len(self._slots) >= self._max_open:
-            raise TooManyTransfers(f"{self._max_open} transfers are expected, the limit")
-        self._slots.append(Slot(len(self._slots)))
-        return self._slots[-1]
-
     def _require_open(self) -> None:
         if self._is_closed:
             raise TransferAborted("this agent is closed")
@@ -302,11 +284,3 @@ class Inbox:
         taken = self._promised[block_ids]
         if taken.any():
             raise BlockOutOfRange(f"block {block_ids[taken][0]} is promised to another transfer")
-
-
-def _current(place: Slot, generation: int) -> Incoming:
-    """The tenant that a write of `generation` is meant for; called under the slot's lock."""
-    tenant = place.tenant
-    if tenant is None or tenant.generation != generation:
-        raise StaleGeneration(f"slot {place.index}: generation {generation} is fenced off")
-    return tenant

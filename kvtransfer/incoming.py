@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from baton.kvtransfer.base import OnDone, TransferResult, TransferState
 from baton.kvtransfer.block_array import Ids
-from baton.kvtransfer.errors import BadTicket, BlockOutOfRange, ChecksumMismatch, TransferError
+from baton.kvtransfer.errors import (
+    BadTicket,
+    BlockOutOfRange,
+    ChecksumMismatch,
+    StaleGeneration,
+    TransferError,
+)
 from baton.kvtransfer.landing import Landing
 from baton.kvtransfer.rows import Digests
 
@@ -30,6 +36,13 @@ class Slot:
     index: int
     tenant: Incoming | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tenant_of(self, generation: int) -> Incoming:
+        """Whom a write of `generation` is meant for; under the lock it stays. Raises StaleGeneration."""
+        tenant = self.tenant
+        if tenant is None or tenant.generation != generation:
+            raise StaleGeneration(f"slot {self.index}: generation {generation} is fenced off")
+        return tenant
 
 
 @dataclass(slots=True, eq=False)

@@ -21,6 +21,9 @@ _TRANSPORTS = {
     "cuda-ipc": "baton.kvtransfer.cuda_ipc:CudaIpcTransport",
 }
 
+BETWEEN_PROCESSES = tuple(scheme for scheme in _TRANSPORTS if scheme != "loopback")
+"""All but the one within a process."""
+
 SAME_HOST_SCHEMES = frozenset({"cuda-ipc", "shm"})
 """Between processes of one host and of one network namespace only."""
 

@@ -193,7 +193,10 @@ class StreamLink(Link):
             self._control.clear()
             self._unsent.clear()
         self.drop_fds()
-        self.owner.on_closed(error)
+        self.reader.release()
+        owner = self.owner
+        del self.owner  # each refers to the other, and a peer's channel is not left to the garbage collector
+        owner.on_closed(error)
 
     def drop_fds(self) -> None:
         """Closes the descriptors that came from the peer."""

@@ -158,15 +158,15 @@ class StreamTransport(Transport):
 
     async def _shake_hands(self, link: StreamLink, epoch: bytes) -> SendChannel:
         worker = self.worker
-        outcome: asyncio.Future[SendChannel] = worker.io.loop.create_future()
+        outcome: asyncio.Future[tuple[SendChannel, LinkOwner]] = worker.io.loop.create_future()
 
         def ready(frame_bytes: int) -> None:
             link.reader.allow(payload_bytes=0)
             packer = self._packer()
             channel = SendChannel(self.scheme, link, packer, self.sent, lambda: self._links.discard(link))
-            link.owner = self._sending_end(link, channel, packer, frame_bytes)
+            link.owner = end = self._sending_end(link, channel, packer, frame_bytes)
             if not outcome.done():
-                outcome.set_result(channel)
+                outcome.set_result((channel, end))
 
         def failed(error: TransferError) -> None:
             self._links.discard(link)
@@ -179,7 +179,7 @@ class StreamTransport(Transport):
             link, self.scheme, worker.secret, epoch, pool, self._offered_fds(), ready, failed
         ).begin()
         try:
-            return await self._opened(await outcome, link.owner)
+            return await self._opened(*await outcome)
         except asyncio.CancelledError:
             link.close(PeerLost("nobody waits for this connection any more"))
             raise

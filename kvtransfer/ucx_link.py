@@ -254,6 +254,7 @@ class UcxReceiver:
         if self._ring is not None:
             self._ring.close()
         self._worker.close()
+        del self._then  # refers to this end, which would be left to the garbage collector
         self._channel.on_closed(error)
 
 

@@ -68,3 +68,4 @@ class UcxWorker:
         self.disconnect()
         self._io.loop.remove_reader(self._fd)
         self._worker = None
+        del self._on_progress  # refers to the end that refers to this worker

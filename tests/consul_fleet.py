@@ -6,32 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
+from announced_worker import SECRET
 from consul_agent import ConsulAgent
 
 from baton.discovery.base import Registry, RegistryAccess, RegistryAddress
 from baton.discovery.consul import ConsulRegistry
 from baton.discovery.consul_api import ConsulApi
 from baton.discovery.steady import follow
-from baton.fleet import Fleet, ModelInfo, Role, WorkerInfo, WorkerLoad, WorkerProfile
+from baton.fleet import Fleet, WorkerInfo, WorkerLoad
 from baton.worker.membership import Membership
 
-SECRET = b"a secret of the test's own"
 LEASE_S = 1.0
 REJOIN_S = 1.5
 CONVERGENCE_S = 5.0
-WORKER = WorkerInfo(
-    worker_id="decode-0",
-    epoch=b"12345678",
-    role=Role.DECODE,
-    address="127.0.0.1:1",
-    pid=7,
-    model=ModelInfo("m", "fingerprint", 2048, 320, (1, 2)),
-    kv_layout=bytes(range(256)) * 3,
-    block_size=16,
-    profile=WorkerProfile(1000.0, 0.01, 1e9),
-    version="0",
-    max_running=64,
-)
 
 
 def registry(agent: ConsulAgent, prefix: str = "fleet", secret: bytes = SECRET, token: str = "") -> Registry:

@@ -123,6 +123,7 @@ class Script:
     may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
     prefills: int = 0
     has_prefill_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    waited_s: list[float] = field(default_factory=list)
     generated_tokens: list[int] = field(default_factory=list)
     reserved: list[str] = field(default_factory=list)
     released: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
@@ -134,6 +135,14 @@ class Script:
                 await self.may_go_on.wait()
             if self.error is not None:
                 raise self.error
+
+    async def until_told(self, has_prefill: bool = True) -> None:
+        """Until the workers know that what they had is over."""
+        async with asyncio.timeout(WAIT_S):
+            if has_prefill:
+                await self.has_prefill_ended.wait()
+            for request_id in self.reserved:
+                assert await self.released.get() == request_id
 
 
 class ScriptedPrefill(prefill_pb2_grpc.PrefillServicer):
@@ -151,6 +160,7 @@ class ScriptedPrefill(prefill_pb2_grpc.PrefillServicer):
         self._script.prefills += 1
         try:
             start = await anext(request_iterator)
+            self._script.waited_s.append(start.start.waited_s)
             await self._script.reach("scheduled")
             yield prefill_pb2.PrefillEvent(scheduled=prefill_pb2.PrefillScheduled())
             await self._script.reach("attach")

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from baton.engine.attention import choose_backend
+from baton.engine.device_name import require_device_name
 from baton.engine.gpu import Gpu
 from baton.engine.kv_pool import KVPool
 from baton.engine.memory import available_bytes
@@ -86,9 +87,8 @@ def make_pool(config: EngineConfig, model: ModelConfig, device: str) -> KVPool:
 
 def _check_device(device: str) -> None:
     """Raises ConfigError for a device that is not there, before anything is loaded."""
+    require_device_name(device)
     kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise ConfigError(f"device {device!r} is unknown (choices: cpu, cuda, cuda:N)", field="device")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} of CUDA",

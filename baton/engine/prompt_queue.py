@@ -20,6 +20,7 @@ over; after that nobody is, until what they hold has come back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
 
 from baton.engine.step_room import ChunkLimit, StepRoom
@@ -35,8 +36,12 @@ PASSING_TOKENS = 4
 
 
 class Queued(Protocol):
-    """A prompt, compared by identity. remaining_tokens: not computed yet, at least 1; before it is admitted, a
-    guess. computed_tokens: whose KV is there."""
+    """A prompt, compared by identity. queued_at_s: when it came, here or to the worker that had it before, on any
+    clock. remaining_tokens: not computed yet, at least 1; before it is admitted, a guess. computed_tokens: whose KV
+    is there."""
+
+    @property
+    def queued_at_s(self) -> float: ...
 
     @property
     def priority(self) -> int: ...
@@ -77,7 +82,14 @@ class PromptQueue(Generic[P]):
         return [prompt for prompt, is_admitted in self._is_admitted.items() if is_admitted]
 
     def add(self, prompt: P) -> None:
+        """Behind all that came before it; one that comes back from elsewhere, before whom it was before."""
+        later = takewhile(lambda one: one.queued_at_s > prompt.queued_at_s, reversed(self._is_admitted))
+        overtaken = list(later)
+        if overtaken and overtaken[-1] is self._eldest:
+            self._left_out_steps = self._passed_tokens = 0
         self._is_admitted[prompt] = False
+        for one in reversed(overtaken):
+            self._is_admitted[one] = self._is_admitted.pop(one)
 
     def remove(self, prompt: P) -> None:
         """It is computed, or nobody wants it any more; one that is not here is left alone."""

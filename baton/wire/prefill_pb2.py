@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from baton.wire import types_pb2 as baton_dot_wire_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62\x61ton/wire/prefill.proto\x12\x08\x62\x61ton.v1\x1a\x16\x62\x61ton/wire/types.proto\"o\n\x0ePrefillCommand\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.baton.v1.PrefillStartH\x00\x12)\n\x06\x61ttach\x18\x02 \x01(\x0b\x32\x17.baton.v1.PrefillAttachH\x00\x42\t\n\x07\x63ommand\"2\n\x0cPrefillStart\x12\"\n\x07request\x18\x01 \x01(\x0b\x32\x11.baton.v1.Request\"\x1f\n\rPrefillAttach\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"\xb0\x01\n\x0cPrefillEvent\x12/\n\tscheduled\x18\x01 \x01(\x0b\x32\x1a.baton.v1.PrefillScheduledH\x00\x12\x34\n\x0c\x66irst_tokens\x18\x02 \x01(\x0b\x32\x1c.baton.v1.PrefillFirstTokensH\x00\x12\x30\n\nhanded_off\x18\x03 \x01(\x0b\x32\x1a.baton.v1.PrefillHandedOffH\x00\x42\x07\n\x05\x65vent\")\n\x10PrefillScheduled\x12\x15\n\rcached_tokens\x18\x01 \x01(\r\"<\n\x12PrefillFirstTokens\x12&\n\x07outputs\x18\x01 \x03(\x0b\x32\x15.baton.v1.TokenOutput\"\xa9\x01\n\x10PrefillHandedOff\x12\x0e\n\x06\x62locks\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x10\n\x08queued_s\x18\x03 \x01(\x01\x12\x11\n\tcompute_s\x18\x04 \x01(\x01\x12\x14\n\x0c\x66irst_byte_s\x18\x05 \x01(\x01\x12\x13\n\x0blast_byte_s\x18\x06 \x01(\x01\x12\x16\n\x0e\x61\x63knowledged_s\x18\x07 \x01(\x01\x12\x0e\n\x06scheme\x18\x08 \x01(\t2F\n\x07Prefill\x12;\n\x03Run\x12\x18.baton.v1.PrefillCommand\x1a\x16.baton.v1.PrefillEvent(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62\x61ton/wire/prefill.proto\x12\x08\x62\x61ton.v1\x1a\x16\x62\x61ton/wire/types.proto\"o\n\x0ePrefillCommand\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.baton.v1.PrefillStartH\x00\x12)\n\x06\x61ttach\x18\x02 \x01(\x0b\x32\x17.baton.v1.PrefillAttachH\x00\x42\t\n\x07\x63ommand\"D\n\x0cPrefillStart\x12\"\n\x07request\x18\x01 \x01(\x0b\x32\x11.baton.v1.Request\x12\x10\n\x08waited_s\x18\x02 \x01(\x01\"\x1f\n\rPrefillAttach\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"\xb0\x01\n\x0cPrefillEvent\x12/\n\tscheduled\x18\x01 \x01(\x0b\x32\x1a.baton.v1.PrefillScheduledH\x00\x12\x34\n\x0c\x66irst_tokens\x18\x02 \x01(\x0b\x32\x1c.baton.v1.PrefillFirstTokensH\x00\x12\x30\n\nhanded_off\x18\x03 \x01(\x0b\x32\x1a.baton.v1.PrefillHandedOffH\x00\x42\x07\n\x05\x65vent\")\n\x10PrefillScheduled\x12\x15\n\rcached_tokens\x18\x01 \x01(\r\"<\n\x12PrefillFirstTokens\x12&\n\x07outputs\x18\x01 \x03(\x0b\x32\x15.baton.v1.TokenOutput\"\xa9\x01\n\x10PrefillHandedOff\x12\x0e\n\x06\x62locks\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x10\n\x08queued_s\x18\x03 \x01(\x01\x12\x11\n\tcompute_s\x18\x04 \x01(\x01\x12\x14\n\x0c\x66irst_byte_s\x18\x05 \x01(\x01\x12\x13\n\x0blast_byte_s\x18\x06 \x01(\x01\x12\x16\n\x0e\x61\x63knowledged_s\x18\x07 \x01(\x01\x12\x0e\n\x06scheme\x18\x08 \x01(\t2F\n\x07Prefill\x12;\n\x03Run\x12\x18.baton.v1.PrefillCommand\x1a\x16.baton.v1.PrefillEvent(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,17 +35,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREFILLCOMMAND']._serialized_start=62
   _globals['_PREFILLCOMMAND']._serialized_end=173
   _globals['_PREFILLSTART']._serialized_start=175
-  _globals['_PREFILLSTART']._serialized_end=225
-  _globals['_PREFILLATTACH']._serialized_start=227
-  _globals['_PREFILLATTACH']._serialized_end=258
-  _globals['_PREFILLEVENT']._serialized_start=261
-  _globals['_PREFILLEVENT']._serialized_end=437
-  _globals['_PREFILLSCHEDULED']._serialized_start=439
-  _globals['_PREFILLSCHEDULED']._serialized_end=480
-  _globals['_PREFILLFIRSTTOKENS']._serialized_start=482
-  _globals['_PREFILLFIRSTTOKENS']._serialized_end=542
-  _globals['_PREFILLHANDEDOFF']._serialized_start=545
-  _globals['_PREFILLHANDEDOFF']._serialized_end=714
-  _globals['_PREFILL']._serialized_start=716
-  _globals['_PREFILL']._serialized_end=786
+  _globals['_PREFILLSTART']._serialized_end=243
+  _globals['_PREFILLATTACH']._serialized_start=245
+  _globals['_PREFILLATTACH']._serialized_end=276
+  _globals['_PREFILLEVENT']._serialized_start=279
+  _globals['_PREFILLEVENT']._serialized_end=455
+  _globals['_PREFILLSCHEDULED']._serialized_start=457
+  _globals['_PREFILLSCHEDULED']._serialized_end=498
+  _globals['_PREFILLFIRSTTOKENS']._serialized_start=500
+  _globals['_PREFILLFIRSTTOKENS']._serialized_end=560
+  _globals['_PREFILLHANDEDOFF']._serialized_start=563
+  _globals['_PREFILLHANDEDOFF']._serialized_end=732
+  _globals['_PREFILL']._serialized_start=734
+  _globals['_PREFILL']._serialized_end=804
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from baton.cli.option_groups import OptionGroup
-from baton.cli.options import Dtype, option
+from baton.cli.options import Attention, Dtype, option
+from baton.engine.device_name import require_device_name
 
 if TYPE_CHECKING:
     from baton.engine.engine_config import EngineConfig
@@ -20,11 +21,12 @@ class EngineOptions(OptionGroup):
     ] = Dtype.AUTO
     device: Annotated[str, option(help="cpu, cuda or cuda:N.", envvar="BATON_DEVICE")] = "cpu"
     attention: Annotated[
-        str,
+        Attention,
         option(
-            help="Attention backend: auto, cpu, triton, reference or flashinfer.", envvar="BATON_ATTENTION"
+            help="Attention backend; auto is the first of these that runs, but never flashinfer.",
+            envvar="BATON_ATTENTION",
         ),
-    ] = "auto"
+    ] = Attention.AUTO
     max_model_len: Annotated[
         int | None,
         option(
@@ -41,6 +43,10 @@ class EngineOptions(OptionGroup):
         16
     )
 
+    def arguments(self) -> dict[str, object]:
+        require_device_name(self.device)
+        return OptionGroup.arguments(self)
+
     def config(self, folder: Path, threads: int | None, tp: int = 1) -> EngineConfig:
         from baton.engine.engine_config import EngineConfig
 
@@ -51,7 +57,7 @@ class EngineOptions(OptionGroup):
             block_size=self.block_size,
             kv_blocks=self.kv_blocks,
             max_model_tokens=self.max_model_len,
-            attention=self.attention,
+            attention=self.attention.value,
             threads=threads,
             tp=tp,
         )

@@ -24,6 +24,14 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Attention(StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    TRITON = "triton"
+    REFERENCE = "reference"
+    FLASHINFER = "flashinfer"
+
+
 class LogLevel(StrEnum):
     DEBUG = "debug"
     INFO = "info"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import random
 import socket
 
@@ -11,6 +11,7 @@ from baton.errors import Unavailable
 _UNPRIVILEGED_PORTS = range(10_000, 32_768)  # below what Linux takes for outgoing connections
 _LAST_PORT = 65_535
 _PORT_ATTEMPTS = 100
+_OTHER_PORTS_MAY_DO = (errno.EADDRINUSE, errno.EACCES)
 
 
 def free_ports(host: str, count: int, first: int = 0) -> list[int]:
@@ -31,8 +32,12 @@ def free_ports(host: str, count: int, first: int = 0) -> list[int]:
         return list(wanted)
     found: list[int] = []
     for port in random.sample(_UNPRIVILEGED_PORTS, count * _PORT_ATTEMPTS):
-        with contextlib.suppress(Unavailable):
+        try:
             _probe(host, port)
+        except Unavailable as error:
+            if error.field != "port":
+                raise
+        else:
             found.append(port)
         if len(found) == count:
             return found
@@ -47,4 +52,5 @@ def _probe(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}", field="port") from error
+            at_fault = "port" if error.errno in _OTHER_PORTS_MAY_DO else "host"
+            raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}", field=at_fault) from error

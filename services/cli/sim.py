@@ -138,7 +138,7 @@ def _simulate(
 
     with _progress() as progress:
         task = progress.add_task("requests", total=len(sent.requests))
-        run = Simulation(spec, sent, policy, seed, lambda: progress.advance(task)).run()
+        run = Simulation(spec, sent, policy, seed, lambda ride: progress.advance(task)).run()
     report = report_of(run)
     _print(render(report))
     if json is not None:

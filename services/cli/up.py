@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import os
-
 from baton.cli import options as opt
-from baton.cli.cores import available_cores, share_out
 from baton.cli.engine_options import EngineOptions
+from baton.cli.fleet_options import FleetOptions
 from baton.cli.planner_options import LOCAL, PlannerOptions
 from baton.cli.process_setup import model_folder, served_names
 from baton.cli.serving_options import ServingOptions
 from baton.cli.worker_options import WorkerOptions
+from baton.fleet import Role
 
 
 def up(
     *,
     model: opt.Model = None,
-    routers: opt.Routers = 1,
-    prefill: opt.PrefillWorkers = 1,
-    decode: opt.DecodeWorkers = 1,
+    fleet: FleetOptions,
     host: opt.Host = "127.0.0.1",
     port: opt.HttpPort = 8000,
     served_model_name: opt.ServedModelName = None,
-    tp: opt.Tp = 1,
-    prefill_tp: opt.PrefillTp = None,
-    decode_tp: opt.DecodeTp = None,
-    threads: opt.Threads = None,
-    pin: opt.Pin = True,
     engine: EngineOptions,
     workers: WorkerOptions,
     serving: ServingOptions,
@@ -52,28 +44,26 @@ def up(
         **planner.arguments(),
         "log-level": log_level.value,
     }
-    ranks = {f"prefill-{number}": prefill_tp or tp for number in range(prefill)}
-    ranks |= {f"decode-{number}": decode_tp or tp for number in range(decode)}
     worker_args = {
         "model": folder,
         **engine.arguments(),
         **workers.arguments(),
-        "threads": threads or max(1, (os.cpu_count() or 1) // sum(ranks.values())),
+        "threads": fleet.threads_each(),
         "log-level": log_level.value,
     }
     config = ClusterConfig(
-        routers=routers,
-        prefill_workers=prefill,
-        decode_workers=decode,
+        routers=fleet.routers,
+        prefill_workers=fleet.prefill,
+        decode_workers=fleet.decode,
         host=host,
         port=port,
         api_key=(serving.api_key or [""])[0],
         restarts=RestartLimits(max_restarts, restart_window),
         router_args=router_args,
         worker_args=worker_args,
-        prefill_args={"tp": prefill_tp or tp},
-        decode_args={"tp": decode_tp or tp},
-        cores=share_out(available_cores(), ranks) if pin else {},
+        prefill_args={"tp": fleet.tp_of(Role.PREFILL)},
+        decode_args={"tp": fleet.tp_of(Role.DECODE)},
+        cores=fleet.cores(),
         router_secrets={**serving.secrets(), **planner.secrets()},
         is_scaled=planner.scaler == LOCAL,
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from baton.cli.option_groups import OptionGroup
 from baton.cli.options import CostPerHour, Switch, option
+from baton.errors import ConfigError
+from baton.kvtransfer.schemes import BETWEEN_PROCESSES
 
 if TYPE_CHECKING:
     from baton.decode.limits import DecodeLimits
@@ -67,17 +69,20 @@ class WorkerOptions(OptionGroup):
         ),
     ] = None
 
+    def arguments(self) -> dict[str, object]:
+        checked_schemes(self.transport)
+        checked_notices(self.spot_notice)
+        return OptionGroup.arguments(self)
+
     @property
     def schemes(self) -> tuple[str, ...]:
-        """Transports in order of preference; empty: whatever a pair has."""
-        return () if self.transport == "auto" else tuple(self.transport.split(","))
+        """Transports in order of preference; empty: whatever a pair has. Raises ConfigError listing the choices."""
+        return checked_schemes(self.transport)
 
     @property
     def notices(self) -> NoticeSource | None:
         """Raises ConfigError for what is no source of notices."""
-        from baton.worker.notices import NoticeSource
-
-        return NoticeSource.parse(self.spot_notice) if self.spot_notice else None
+        return checked_notices(self.spot_notice)
 
     def prefill(self) -> PrefillLimits:
         from baton.prefill.scheduler import PrefillLimits
@@ -94,3 +99,22 @@ class WorkerOptions(OptionGroup):
     @property
     def _chunk_s(self) -> float | None:
         return None if self.chunk_ms is None else self.chunk_ms / 1000 or math.inf
+
+
+def checked_schemes(transport: str) -> tuple[str, ...]:
+    """None for `auto`. Raises ConfigError listing the choices."""
+    schemes = () if transport == "auto" else tuple(transport.split(","))
+    for scheme in schemes:
+        if scheme not in BETWEEN_PROCESSES:
+            raise ConfigError(
+                f"KV transport {scheme!r} is unknown (choices: auto alone; {', '.join(BETWEEN_PROCESSES)})",
+                field="transport",
+            )
+    return schemes
+
+
+def checked_notices(source: str | None) -> NoticeSource | None:
+    """Raises ConfigError for what is no source of notices."""
+    from baton.worker.notices import NoticeSource  # brings in an HTTP client
+
+    return NoticeSource.parse(source) if source else None

@@ -63,12 +63,14 @@ class PromptListener(Protocol):
 @dataclass(slots=True, eq=False)
 class Prompt:
     """choices[0] is the sequence that is computed; the others draw their first token from its last logits.
-    expected_cached_tokens: found in the prefix cache on arrival; what holds is found out with the first chunk.
+    waited_s: at other workers, before it came here. expected_cached_tokens: found in the prefix cache on arrival;
+    what holds is found out with the first chunk.
     tail: the blocks that were left to push when the prompt was computed."""
 
     request: GenerationRequest
     choices: list[Sequence]
     listener: PromptListener
+    waited_s: float = 0.0
     expected_cached_tokens: int = 0
     arrived_at_s: float = field(default_factory=time.monotonic)
     scheduled_at_s: float = 0.0
@@ -92,6 +94,10 @@ class Prompt:
     @property
     def priority(self) -> int:
         return self.request.priority
+
+    @property
+    def queued_at_s(self) -> float:
+        return self.arrived_at_s - self.waited_s
 
     @property
     def remaining_tokens(self) -> int:

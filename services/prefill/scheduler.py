@@ -226,6 +226,7 @@ class PrefillScheduler:
 
     def _forget(self, prompt: Prompt) -> None:
         del self._prompts[prompt.request.request_id]
+        prompt.session = None  # it tells the prompt of its end: both would wait for the garbage collector
         self._engine.free(prompt.sequence)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -74,8 +75,10 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServicer):
 
     def _new_prompt(self, start: prefill_pb2.PrefillStart, progress: _Progress) -> Prompt:
         request = request_from_wire(start.request)
+        if not 0 <= start.waited_s < math.inf:
+            raise InvalidRequest(f"waited_s is {start.waited_s}; seconds, 0 or more", field="waited_s")
         choices = [self._engine.new_sequence(request, choice) for choice in range(request.n)]
-        return Prompt(request, choices, progress)
+        return Prompt(request, choices, progress, start.waited_s)
 
     def _open(self, scheduler: PrefillScheduler, prompt: Prompt, ticket: bytes) -> None:
         def ended(result: TransferResult) -> None:

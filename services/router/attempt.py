@@ -32,9 +32,13 @@ class Attempt:
     _leg: DecodeLeg | None = field(default=None, init=False)
 
     @property
-    def serving(self) -> Placement:
-        """Where the tokens come from: its own workers, or those of a rival that was faster."""
-        return self.placement if self.rival is None or self.rival.is_rival else self.rival.placement
+    def suspects(self) -> frozenset[str]:
+        """Whom the next attempt avoids once this one has failed: its workers, or those of a rival that was faster;
+        where the decode worker gave no memory, that one alone."""
+        if self.rival is not None and not self.rival.is_rival:
+            return self.rival.suspects
+        has_refused = self._leg is not None and self._leg.has_refused
+        return frozenset({self.placement.decode}) if has_refused else self.placement.workers
 
     def decodes_at(self, leg: DecodeLeg) -> None:
         self._leg = leg

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from hashlib import blake2s
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -51,16 +52,15 @@ class Candidate:
     host: str = ""
     profile: WorkerProfile = field(default_factory=WorkerProfile)
 
+    @property
+    def host_key(self) -> float:
+        """A whole number that a double holds; 0 for no host."""
+        digest = blake2s(self.host.encode(), digest_size=6).digest()
+        return float(int.from_bytes(digest)) if self.host else 0.0
+
     def load(self) -> tuple[float, ...]:
         """What changes while the worker is there, in the order of `Candidates.LOAD`."""
-        return (
-            self.queued_tokens,
-            self.queued_s,
-            self.sequences,
-            self.context_tokens,
-            self.available_blocks,
-            self.queued_sequences,
-        )
+        return _load_of(self)
 
 
 class _Speeds(WorkerProfile):
@@ -95,61 +95,37 @@ class Candidates:
     in place of columns.
     """
 
+    # In the order in which they lie in `figures`, which native code reads, too (`enum Figure` of prediction.h).
+    queued_tokens: Column
+    queued_s: Column
+    sequences: Column
+    context_tokens: Column
+    available_blocks: Column
+    queued_sequences: Column
+    cached_tokens: Column
+    local_prefill_s: Column
+    kv_bytes_per_token: Column
+    block_tokens: Column
+    max_running: Column
+    host_key: Column
+
     LOAD = slice(0, 6)
 
     def __init__(self, worker_ids: Sequence[str], figures: Column, keys: npt.NDArray[np.uint64]) -> None:
-        """figures: (fields, n), contiguous, in the order below and then of `WorkerProfile`, as native code reads
-        them too."""
+        """figures: (fields, n), contiguous: the columns above, and then those of `WorkerProfile`."""
         self.worker_ids = worker_ids
         self.keys = keys
         self.figures = figures
-        self.queued_tokens: Column
-        self.queued_s: Column
-        self.sequences: Column
-        self.context_tokens: Column
-        self.available_blocks: Column
-        self.queued_sequences: Column
-        self.cached_tokens: Column
-        self.local_prefill_s: Column
-        self.kv_bytes_per_token: Column
-        self.block_tokens: Column
-        self.max_running: Column
-        self.host_key: Column
-        (
-            self.queued_tokens,
-            self.queued_s,
-            self.sequences,
-            self.context_tokens,
-            self.available_blocks,
-            self.queued_sequences,
-            self.cached_tokens,
-            self.local_prefill_s,
-            self.kv_bytes_per_token,
-            self.block_tokens,
-            self.max_running,
-            self.host_key,
-            *speeds,
-        ) = figures
-        self.profile: WorkerProfile = _Speeds(*speeds)
+        rows = iter(figures)
+        vars(self).update(zip(_COLUMNS, rows, strict=False))  # as many as there are names
+        self.profile: WorkerProfile = _Speeds(*rows)
 
     @classmethod
     def of(cls, workers: Iterable[Candidate]) -> Candidates:
         in_order = sorted(workers, key=lambda worker: worker.worker_id)
         ids = [worker.worker_id for worker in in_order]
-        figures = [
-            (
-                *worker.load(),
-                worker.cached_tokens,
-                worker.local_prefill_s,
-                worker.kv_bytes_per_token,
-                worker.block_tokens,
-                worker.max_running,
-                _host_key(worker.host),
-                *_speeds(worker.profile),
-            )
-            for worker in in_order
-        ]
-        width = len(fields(Candidate)) - 2 + len(_PROFILE_FIELDS)
+        figures = [(*_figures_of(worker), *_speeds(worker.profile)) for worker in in_order]
+        width = len(_COLUMNS) + len(_PROFILE_FIELDS)
         columns = np.array(figures, np.float64).reshape(len(ids), width).T.copy()
         return cls(ids, columns, worker_keys(ids))
 
@@ -189,11 +165,6 @@ class Candidates:
         return Candidates(ids, self.figures.take(kept, axis=1), self.keys[kept])
 
 
-def _host_key(host: str) -> float:
-    """A whole number that a double holds; 0 for no host."""
-    return float(int.from_bytes(blake2s(host.encode(), digest_size=6).digest())) if host else 0.0
-
-
 def _speeds(profile: WorkerProfile) -> tuple[float, ...]:
     same_host_latency_s, same_host_bytes_per_s = profile.same_host_link
     known = {
@@ -211,4 +182,7 @@ def _speeds(profile: WorkerProfile) -> tuple[float, ...]:
     )
 
 
-_PROFILE_FIELDS = [field.name for field in fields(WorkerProfile)]
+_COLUMNS = tuple(Candidates.__annotations__)
+_PROFILE_FIELDS = tuple(field.name for field in fields(WorkerProfile))
+_figures_of = attrgetter(*_COLUMNS)
+_load_of = attrgetter(*_COLUMNS[Candidates.LOAD])

@@ -182,11 +182,12 @@ class _MovedOn:
 
 
 class DecodeLeg:
-    """The tokens of one request from a decode worker. Bounded by the request's own max_tokens. has_moved_on: these
-    were all that come from there, and another worker has the KV."""
+    """The tokens of one request from a decode worker. Bounded by the request's own max_tokens. has_refused: it gave
+    no memory. has_moved_on: these were all that come from there, and another worker has the KV."""
 
     def __init__(self, peer: DecodePeer, request: GenerationRequest) -> None:
         self.is_on_worker = False
+        self.has_refused = False
         self.has_moved_on = False
         self._peer = peer
         self._request = request
@@ -211,9 +212,13 @@ class DecodeLeg:
             self._reserving = asyncio.create_task(call)
             try:
                 return await self._reserving
+            except BatonError:
+                self.has_refused = True
+                raise
             except asyncio.CancelledError:
                 if self._given_up is None or is_task_cancelled():
                     raise
+                self.has_refused = True
                 raise self._given_up from None
 
     async def start(self, first_outputs: list[TokenOutput]) -> None:

@@ -47,9 +47,12 @@ class PrefillPeer:
         return self.channel.is_reachable
 
     @asynccontextmanager
-    async def run(self, request: GenerationRequest, remaining_s: float) -> AsyncIterator[PrefillLeg]:
-        """The first leg of `request`; leaving the context early cancels it on the worker."""
-        start = prefill_pb2.PrefillStart(request=request_to_wire(request, remaining_s))
+    async def run(
+        self, request: GenerationRequest, remaining_s: float, waited_s: float
+    ) -> AsyncIterator[PrefillLeg]:
+        """The first leg of `request`; leaving the context early cancels it on the worker. waited_s: since workers
+        first had the request."""
+        start = prefill_pb2.PrefillStart(request=request_to_wire(request, remaining_s), waited_s=waited_s)
         async with self.channel.errors_translated():
             call = self._stub.Run(timeout=remaining_s, metadata=self.channel.metadata)
             self.breaker.begin()

@@ -125,7 +125,7 @@ class RequestFlow:
                     return
                 raise WorkerFailed("the workers stopped before every choice had an ending")
             except BatonError as error:
-                tries.failed(part, attempt.serving, error)
+                tries.failed(part, attempt.suspects, error)
                 if not part.has_begun:
                     run.life.move(Transition.RETRY, code=error.code, reason=error.message)
             if part.has_begun and not part.is_single:
@@ -228,7 +228,8 @@ class RequestFlow:
     async def _disaggregated(self, attempt: Attempt, lease: Lease) -> AsyncGenerator[TokenOutput, None]:
         run, part, request, prefill = attempt.run, attempt.part, attempt.request, lease.prefill
         assert prefill is not None, "a placement with a prefill worker leases one"
-        async with lease.decode.attach(request) as decode, prefill.run(request, run.remaining_s()) as prompt:
+        first_leg = prefill.run(request, run.remaining_s(), run.waited_s)
+        async with lease.decode.attach(request) as decode, first_leg as prompt:
             attempt.decodes_at(decode)
             async with run.turn(part, self._limits.queue_timeout_s):
                 scheduled = await prompt.scheduled()

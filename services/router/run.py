@@ -38,6 +38,7 @@ class Run:
         self._output_tokens = 0
         self._prediction: Prediction | None = None
         self._placed_at_s = 0.0
+        self._first_placed_at_s = 0.0
 
     def placed(
         self, part: Part, request: GenerationRequest, placement: Placement, failure: BatonError | None
@@ -47,6 +48,7 @@ class Run:
         failure: what ended the attempt before.
         """
         where = _where(placement)
+        self._first_placed_at_s = self._first_placed_at_s or time.monotonic()
         if part.has_begun:
             assert failure is not None, "who goes on has been interrupted"
             self.route.decode_worker = placement.decode
@@ -136,6 +138,11 @@ class Run:
     def age_s(self) -> float:
         """Seconds since the request arrived."""
         return time.monotonic() - self._arrived_at_s
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds since workers first had the request."""
+        return time.monotonic() - self._first_placed_at_s
 
     def remaining_s(self) -> float:
         """Seconds until the request's deadline; raises DeadlineExceeded where none are left."""

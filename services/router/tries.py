@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from baton.errors import BatonError, HandoffFailed, Overloaded, Unavailable, WorkerFailed
 from baton.router.part import Part
-from baton.router.placement import Placement
 from baton.router.retry_budget import RetryBudget
 
 _ELSEWHERE = (HandoffFailed, WorkerFailed, Unavailable)
@@ -33,9 +32,9 @@ class Tries:
             return 0.0
         return min(_FIRST_PAUSE_S * 2.0 ** (self._failures - 2), _MAX_PAUSE_S)
 
-    def failed(self, part: Part, placement: Placement, error: BatonError) -> None:
-        """Notes that the attempt has failed; raises `error` where there is to be no other. A client that has seen
-        tokens already is not told that a worker is full."""
+    def failed(self, part: Part, suspects: frozenset[str], error: BatonError) -> None:
+        """Notes that the attempt has failed, by one of `suspects`; raises `error` where there is to be no other. A
+        client that has seen tokens already is not told that a worker is full."""
         if part.output_tokens > self._output_tokens:
             self.excluded, self._failures = frozenset(), 0
         self._output_tokens = part.output_tokens
@@ -44,7 +43,7 @@ class Tries:
         if not is_retryable or self._failures >= self._attempts or not self._budget.spend():
             raise error
         self.last = error
-        self.excluded |= placement.workers
+        self.excluded |= suspects
 
     def of_each_choice(self) -> Tries:
         """For a part that is one choice of this one."""

@@ -47,9 +47,8 @@ class DecodeWorker(SimWorker):
         gaps: Gaps,
         listener: DecodeListener,
     ) -> None:
-        super().__init__(worker_id, pool, block_tokens, clock, limit, seed)
+        super().__init__(worker_id, pool, block_tokens, clock, max_running, limit, seed)
         self.preemptions = 0
-        self.max_running = max_running
         self._limit = limit
         self._gaps = gaps
         self._listener = listener

@@ -45,14 +45,12 @@ class Elastic:
         self,
         spec: ElasticSpec,
         clock: Clock,
-        max_running: int,
         workers: Callable[[], Iterable[SimWorker]],
         join: Callable[[SimWorker, Role], None],
         is_over: Callable[[], bool],
     ) -> None:
         self._spec = spec
         self._clock = clock
-        self._max_running = max_running
         self._workers = workers
         self._join = join
         self._is_over = is_over
@@ -64,7 +62,7 @@ class Elastic:
         if self._is_over():
             return
         now_s = self._clock.now_s
-        statuses = tuple(status_of(worker, self._max_running) for worker in self._workers())
+        statuses = tuple(status_of(worker) for worker in self._workers())
         self._history.observe(Observation(now_s, statuses, now_s % DAY_S))
         plan = decide(self._history, self._spec.rules, now_s)
         self.plans.append((now_s, plan))
@@ -93,7 +91,7 @@ class Elastic:
         self._clock.at(serves_at_s, partial(self._join, worker, role))
 
 
-def status_of(worker: SimWorker, max_running: int) -> WorkerStatus:
+def status_of(worker: SimWorker) -> WorkerStatus:
     """As `baton.router.elastic.status_of` has it of a live one."""
     kv = worker.blocks.usage()
     decode = worker if isinstance(worker, DecodeWorker) else None
@@ -110,5 +108,5 @@ def status_of(worker: SimWorker, max_running: int) -> WorkerStatus:
         held_tokens=(kv.used + kv.reserved) * worker.block_tokens,
         cached_tokens=kv.cached * worker.block_tokens,
         kv_tokens=kv.total * worker.block_tokens,
-        max_running=max_running,
+        max_running=worker.max_running,
     )

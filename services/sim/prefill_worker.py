@@ -27,16 +27,18 @@ class PrefillWorker(SimWorker):
         pool: Pool,
         block_tokens: int,
         clock: Clock,
+        max_running: int,
         limit: ChunkLimit,
         seed: int,
         listener: PrefillListener,
     ) -> None:
-        super().__init__(worker_id, pool, block_tokens, clock, limit, seed)
+        super().__init__(worker_id, pool, block_tokens, clock, max_running, limit, seed)
         self.link_free_at_s = 0.0
         self._listener = listener
         self._queue = PromptQueue[Ride](limit)
 
     def submit(self, ride: Ride) -> None:
+        ride.queued_at_s = self.clock.now_s
         ride.expected_cached_tokens = self.blocks.match(self._reusable(ride)) * self.block_tokens
         self._queue.add(ride)
         self._wake()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from baton.sim.fleet_file import Objectives
 from baton.sim.ride import Outcome, Ride
 from baton.sim.sim_worker import SimWorker
 from baton.sim.simulation import Run
@@ -79,7 +80,7 @@ class Report(msgspec.Struct, frozen=True):
 def report_of(run: Run) -> Report:
     finished = [ride for ride in run.rides if ride.outcome is Outcome.FINISHED]
     duration_s = run.duration_s or 1.0
-    good = sum(meets_objectives(run, ride) for ride in finished)
+    good = sum(meets_objectives(run.spec.objectives, ride) for ride in finished)
     prompt_tokens = sum(ride.request.prompt_tokens for ride in finished)
     output_tokens = sum(ride.output_tokens for ride in finished)
     cached_tokens = sum(ride.cached_tokens for ride in finished)
@@ -117,9 +118,8 @@ def report_of(run: Run) -> Report:
     )
 
 
-def meets_objectives(run: Run, ride: Ride) -> bool:
+def meets_objectives(objectives: Objectives, ride: Ride) -> bool:
     """A request of one token has no TPOT to miss."""
-    objectives = run.spec.objectives
     return (
         ride.ttft_s is not None and ride.ttft_s <= objectives.ttft and (ride.tpot_s or 0.0) <= objectives.tpot
     )

@@ -24,10 +24,10 @@ class Outcome(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Ride:
-    """Times are seconds on the virtual clock. prefill is None for a local prefill. expected_cached_tokens: found in
-    the prefill worker's cache on arrival there. computed_tokens: whose KV the worker has that computes now.
-    output_tokens: out already. prefill_blocks, decode_blocks: held on either side.
-    reserved_blocks: of the latter those that a hand-off under way is to fill."""
+    """Times are seconds on the virtual clock. prefill is None for a local prefill. queued_at_s: at the prefill
+    worker. expected_cached_tokens: found in its cache then. computed_tokens: whose KV the worker has that computes
+    now. output_tokens: out already. prefill_blocks, decode_blocks: held on either side. reserved_blocks: of the
+    latter those that a hand-off under way is to fill."""
 
     request: SimRequest
     arrived_at_s: float
@@ -46,7 +46,7 @@ class Ride:
     reserved_blocks: list[int] = field(default_factory=list)
     is_scheduled: bool = False
     is_granted: bool = False
-    placed_at_s: float = 0.0
+    queued_at_s: float = 0.0
     first_token_at_s: float | None = None
     last_token_at_s: float = 0.0
     joined_at_step: int = 0

@@ -3,7 +3,6 @@ it sent here, and busy time."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from random import Random
 
@@ -20,10 +19,17 @@ from baton.sim.ride import Ride
 class SimWorker(ABC):
     """queued_tokens, queued_s, leased_sequences, queued_sequences, leased_context_tokens: as
     `baton.router.lease.Tracked` counts them. is_open: False once it is to leave its pool; it gets nothing new then.
-    max_running: sequences in its batch at most. random: what its steps draw from."""
+    max_running: sequences in its batch at most where it decodes. random: what its steps draw from."""
 
     def __init__(
-        self, worker_id: str, pool: Pool, block_tokens: int, clock: Clock, limit: ChunkLimit, seed: int
+        self,
+        worker_id: str,
+        pool: Pool,
+        block_tokens: int,
+        clock: Clock,
+        max_running: int,
+        limit: ChunkLimit,
+        seed: int,
     ) -> None:
         self.worker_id = worker_id
         self.pool = pool
@@ -42,7 +48,7 @@ class SimWorker(ABC):
         self.busy_s = 0.0
         self.served_requests = 0
         self.is_open = True
-        self.max_running = math.inf
+        self.max_running = max_running
         self._is_stepping = False
         self.random = Random(f"{seed} {worker_id}")  # noqa: S311
 

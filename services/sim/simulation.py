@@ -73,7 +73,7 @@ class Simulation:
         workload: Workload,
         policy: str = DEFAULT_POLICY,
         seed: int = 0,
-        on_ended: Callable[[], None] = lambda: None,
+        on_ended: Callable[[Ride], None] = lambda ride: None,
     ) -> None:
         self._spec = spec
         self._on_ended = on_ended
@@ -96,14 +96,7 @@ class Simulation:
         for request in self._run.workload.requests:
             self._clock.at(request.arrival_s, lambda request=request: self._arrive(request))  # type: ignore[misc]
         if self._spec.elastic is not None:
-            elastic = Elastic(
-                self._spec.elastic,
-                self._clock,
-                self._spec.max_running,
-                self._workers,
-                self._join,
-                self._is_over,
-            )
+            elastic = Elastic(self._spec.elastic, self._clock, self._workers, self._join, self._is_over)
             self._run.flips = elastic.flips
             elastic.tick()
         self._clock.run()
@@ -119,13 +112,13 @@ class Simulation:
 
     def _make_worker(self, worker_id: str, pool: Pool, role: Role) -> SimWorker:
         spec, run = self._spec, self._run
-        common = worker_id, pool, self._block_tokens, self._clock
         limit = self._chunk_limit(pool)
+        common = worker_id, pool, self._block_tokens, self._clock, spec.max_running, limit, run.seed
         if role is Role.PREFILL:
-            prefill = self._prefill[worker_id] = PrefillWorker(*common, limit, run.seed, self)
+            prefill = self._prefill[worker_id] = PrefillWorker(*common, self)
             run.prefill.append(prefill)
             return prefill
-        decode = DecodeWorker(*common, spec.max_running, limit, run.seed, run.gaps, self)
+        decode = DecodeWorker(*common, run.gaps, self)
         self._decode[worker_id] = decode
         run.decode.append(decode)
         return decode
@@ -230,7 +223,7 @@ class Simulation:
         ride.outcome = Outcome.FINISHED
         ride.decode.end_sequence(ride)
         self._entrance.end(ride)
-        self._on_ended()
+        self._on_ended(ride)
 
     def _push(self, ride: Ride) -> None:
         """Sends what is computed in full blocks, or with the prompt computed all of it."""
@@ -270,7 +263,7 @@ class Simulation:
 
     def _refuse(self, ride: Ride, outcome: Outcome) -> None:
         ride.outcome = outcome
-        self._on_ended()
+        self._on_ended(ride)
 
     def _settle(self, ride: Ride) -> None:
         assert ride.router is not None

@@ -18,7 +18,7 @@ import pytest
 from campaign.node import Node
 from campaign.wire import QueuedLink
 
-from baton.kvtransfer import inbox
+from baton.kvtransfer import slots
 from baton.kvtransfer.block_array import Ids
 from baton.kvtransfer.carrier import Lease, Loan, Packer
 from baton.kvtransfer.errors import StaleGeneration, TransferAborted, TransferError
@@ -52,13 +52,13 @@ def without_the_generation_check(patch: pytest.MonkeyPatch) -> None:
             raise StaleGeneration(f"slot {place.index} is empty")
         return place.tenant
 
-    patch.setattr(inbox, "_current", anybody)
+    patch.setattr(Slot, "tenant_of", anybody)
 
 
 def without_the_check_after_verifying(patch: pytest.MonkeyPatch) -> None:
     """A frame that was let in is written, whatever happened to its transfer while its bytes were digested."""
     begun: list[Incoming | None] = []
-    check, write = inbox._current, Inbox.write
+    check, write = Slot.tenant_of, Inbox.write
 
     def check_once(place: Slot, generation: int) -> Incoming:
         tenant = begun[-1] if begun else None
@@ -67,19 +67,19 @@ def without_the_check_after_verifying(patch: pytest.MonkeyPatch) -> None:
         return check(place, generation)
 
     def write_on(table: Inbox, slot: int, *arguments: Any) -> None:
-        begun.append(table._place(slot).tenant)
+        begun.append(table._slots.at(slot).tenant)
         try:
             write(table, slot, *arguments)
         finally:
             begun.pop()
 
-    patch.setattr(inbox, "_current", check_once)
+    patch.setattr(Slot, "tenant_of", check_once)
     patch.setattr(Inbox, "write", write_on)
 
 
 def without_the_slots_lock(patch: pytest.MonkeyPatch) -> None:
     """A fence no longer waits for the copy in progress."""
-    patch.setattr(inbox, "Slot", lambda index: Slot(index, lock=NoLock()))  # type: ignore[arg-type]
+    patch.setattr(slots, "Slot", lambda index: Slot(index, lock=NoLock()))  # type: ignore[arg-type]
 
 
 def with_blocks_handed_back_before_the_slot_is_cleared(patch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ from functools import partial
 
 import httpx
 import pytest
+from announced_worker import SECRET, WORKER
 from consul_agent import ConsulAgent
-from consul_fleet import CONVERGENCE_S, LEASE_S, SECRET, WORKER, following, joined, registry
+from consul_fleet import CONVERGENCE_S, LEASE_S, following, joined, registry
 
 from baton.discovery import open_registry
 from baton.discovery.base import RegistryAccess

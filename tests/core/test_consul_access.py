@@ -12,8 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from announced_worker import SECRET, WORKER
 from consul_agent import ConsulAgent, consul_binary
-from consul_fleet import SECRET, WORKER, registry
+from consul_fleet import registry
 
 from baton.discovery import open_registry
 from baton.discovery.base import RegistryAccess

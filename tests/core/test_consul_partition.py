@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
+from announced_worker import WORKER
 from consul_agent import ConsulAgent
-from consul_fleet import LEASE_S, WORKER, following, joined
+from consul_fleet import LEASE_S, following, joined
 
 HEALS_WITHIN_S = 5.0
 OTHER = replace(WORKER, worker_id="decode-1")

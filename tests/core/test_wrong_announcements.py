@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
-from consul_fleet import WORKER
+from announced_worker import SECRET, WORKER
 
 from baton.discovery.embedded import SERVICE, SUSPECTED_SHARE, EmbeddedRegistry, RegistryServicer
 from baton.discovery.embedded_client import EmbeddedRegistryClient
@@ -17,7 +17,6 @@ from baton.errors import BatonError, DuplicateWorker, InvalidRequest
 from baton.fleet import KVBlocks, WorkerInfo, WorkerLoad, WorkerState
 from baton.rpc import Server
 
-SECRET = b"a secret of the test's own"
 LOAD = WorkerLoad()
 OTHER = replace(WORKER, epoch=b"87654321", address="127.0.0.1:2", pid=8)
 LEASE_S = 9.0

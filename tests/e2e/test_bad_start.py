@@ -203,6 +203,14 @@ def test_a_back_end_that_there_is_not_is_named(
     assert name in stderr
 
 
+@pytest.mark.parametrize("options", [{"transport": "pigeon"}, {"spot_notice": "pigeon"}], ids=str)
+def test_up_refuses_what_its_workers_would_refuse_once_and_in_their_place(options: dict[str, object]) -> None:
+    status, stderr = run_baton("up", None, port=0, **options)
+    assert status == CONFIGURATION_ERROR
+    [line] = stderr.splitlines()
+    assert "pigeon" in line
+
+
 def test_a_port_in_use_is_named(llama: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

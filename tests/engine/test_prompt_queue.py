@@ -21,6 +21,7 @@ class Prompt:
     priority: int = 0
     blocks: int = 0
     computed_tokens: int = 0
+    queued_at_s: float = 0.0
 
 
 @dataclass
@@ -88,6 +89,25 @@ def test_among_equals_the_one_that_came_first_is_computed_to_its_end() -> None:
     assert second.remaining_tokens == 3 * BUDGET
 
 
+def test_one_that_comes_back_from_elsewhere_stands_where_it_would_have_stood() -> None:
+    worker = Worker()
+    first, last = (Prompt(3 * BUDGET, queued_at_s=float(second)) for second in (1, 3))
+    worker.add(first, last)
+    worker.step()
+    worker.add(back := Prompt(3 * BUDGET, queued_at_s=2.0))
+    assert [worker.steps_until_ended(prompt) for prompt in (first, back, last)] == [2, 3, 3]
+
+
+def test_an_eldest_that_comes_back_has_patience_of_its_own() -> None:
+    worker = Worker()
+    worker.add(Prompt(5 * BUDGET, 1, queued_at_s=2.0), Prompt(100 * BUDGET))
+    for _ in range(PATIENCE_STEPS):
+        worker.step()
+    worker.add(back := Prompt(5 * BUDGET, 2, queued_at_s=-1.0))
+    assert all(back not in worker.step() for _ in range(PATIENCE_STEPS))
+    assert worker.step()[back] == SHARE
+
+
 def test_a_long_prompt_goes_on_however_many_short_ones_come() -> None:
     worker = Worker()
     long = Prompt(10 * BUDGET)
@@ -137,7 +157,9 @@ def test_a_prompt_that_leaves_while_it_waits_for_memory_lets_the_others_in() -> 
     assert worker.queue.admitted == []
 
 
-prompts = st.builds(Prompt, st.integers(1, 5 * BUDGET), st.integers(-2, 2))
+prompts = st.builds(
+    Prompt, st.integers(1, 5 * BUDGET), st.integers(-2, 2), queued_at_s=st.sampled_from([0.0, -1.0, -2.0])
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -152,7 +174,10 @@ def test_every_prompt_ends_and_every_step_keeps_the_rules(arrivals: list[list[Pr
     sent = sum(len(batch) for batch in arrivals)
     for batch in itertools.chain(arrivals, itertools.repeat([])):
         worker.add(*batch)
-        here = [prompt for prompt in [*here, *batch] if prompt in worker.queue]
+        here = sorted(
+            (one for one in [*here, *batch] if one in worker.queue), key=lambda one: one.queued_at_s
+        )
+        assert here == list(worker.queue)
         if len(worker.ended) == sent:
             break
         if not here:

@@ -21,6 +21,7 @@ class Prompt:
     remaining_tokens: int
     computed_tokens: int = 0
     priority: int = 0
+    queued_at_s: float = 0.0
 
 
 def limit(seconds: float | None, speeds: WorkerProfile = SPEEDS) -> ChunkLimit:

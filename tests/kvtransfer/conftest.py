@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from receive_table import Table
 from transfer_ends import End, RemoteEnd, resources, start_process_server
 
 SCHEMES = ("loopback", "shm", "ucx", "tcp", "gloo")
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def table() -> Table:
+    return Table()
 
 
 @pytest.fixture(params=SCHEMES)

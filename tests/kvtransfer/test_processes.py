@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 from transfer_ends import WAIT_S, End, RemoteEnd, resources, stamp
+from transfer_steps import wait_until
 
 from baton.kvtransfer.errors import ChecksumMismatch, PeerLost, TransferAborted, TransferTimeout
 
@@ -72,6 +75,40 @@ def test_a_receiver_that_is_killed_is_noticed_and_leaves_nothing_behind(
     assert isinstance(opened.outcome.wait().error, PeerLost)
     settle(sender)
     wait_until_resources_are(baseline)
+
+
+def test_peers_that_have_gone_leave_nothing_to_the_garbage_collector(
+    make_end: MakeEnd, make_remote: MakeRemote, process_scheme: str
+) -> None:
+    stays = make_end(process_scheme, owner=1)
+    visit(stays, make_remote(process_scheme, owner=2))
+    gc.collect()
+    gc.disable()
+    try:
+        after_the_first = transfer_objects()
+        for owner in (3, 4):
+            visit(stays, make_remote(process_scheme, owner=owner))
+        wait_until(lambda: transfer_objects() <= after_the_first)
+    finally:
+        gc.enable()
+
+
+def visit(stays: End, guest: RemoteEnd) -> None:
+    """A hand-off each way; then the guest is killed."""
+    expected = stays.expect([0], [0])
+    guest.push(guest.open(expected.ticket), [0], [1])
+    assert expected.outcome.wait().error is None
+    _, ticket = guest.expect([0], [0])
+    opened = stays.open(ticket)
+    opened.session.push([0], [1])
+    assert opened.outcome.wait().error is None
+    guest.kill()
+
+
+def transfer_objects() -> Counter[str]:
+    """By type, those of the package that exist."""
+    types = (type(thing) for thing in gc.get_objects())
+    return Counter(t.__qualname__ for t in types if str(t.__module__).startswith("baton.kvtransfer"))
 
 
 def test_a_process_that_lost_its_peer_serves_the_next_one(

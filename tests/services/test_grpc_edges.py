@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -46,9 +47,9 @@ async def _serve(engine: Engine, role: Role) -> AsyncIterator[tuple[Engine, Chan
     engine.blocks.clear_cache()
 
 
-def _start(tokens: int = 20) -> prefill_pb2.PrefillCommand:
+def _start(tokens: int = 20, waited_s: float = 0.0) -> prefill_pb2.PrefillCommand:
     wire = request_to_wire(request(prompt_ids(tokens)), 60.0)
-    return prefill_pb2.PrefillCommand(start=prefill_pb2.PrefillStart(request=wire))
+    return prefill_pb2.PrefillCommand(start=prefill_pb2.PrefillStart(request=wire, waited_s=waited_s))
 
 
 async def _run(channel: Channel, *commands: prefill_pb2.PrefillCommand) -> list[str | None]:
@@ -76,6 +77,12 @@ async def test_a_call_that_says_nothing_may_be_made_elsewhere(
 async def test_a_prefill_call_without_a_message_is_refused(prefill: tuple[Engine, Channel]) -> None:
     with pytest.raises(InvalidRequest, match="start"):
         await _run(prefill[1])
+
+
+@pytest.mark.parametrize("waited_s", [-1.0, math.nan, math.inf])
+async def test_a_wait_that_is_no_time_is_refused(prefill: tuple[Engine, Channel], waited_s: float) -> None:
+    with pytest.raises(InvalidRequest, match="waited_s"):
+        await _run(prefill[1], _start(waited_s=waited_s))
 
 
 async def test_a_caller_that_closes_its_side_before_attach_gets_its_blocks_freed(

@@ -46,6 +46,17 @@ def test_both_workers_sum_up_their_own_stages_of_every_hand_off(make_pair: MakeP
     assert received.reserve_s == pytest.approx(sum(ride.grant.waited_s for ride in rides if ride.grant))
 
 
+def test_a_prompt_that_has_queued_elsewhere_goes_before_its_equals_that_came_since(
+    make_pair: MakePair,
+) -> None:
+    pair = make_pair(prefill=PrefillLimits(chunk_tokens=8))
+    rides = [pair.ride(prompt_ids(24, seed=seed), deadline_s=30.0) for seed in range(3)]
+    rides[2].prompt.waited_s = 60.0
+    pair.finish(*rides)
+    assert sorted(rides, key=lambda ride: ride.prompt.scheduled_at_s) == [rides[2], rides[0], rides[1]]
+    assert not any(ride.failures for ride in rides), "a deadline counts from the arrival here"
+
+
 def test_full_blocks_leave_while_later_chunks_are_computed_and_the_rest_at_the_end(
     make_pair: MakePair,
 ) -> None:

@@ -78,7 +78,7 @@ def test_every_request_ends_well_and_every_block_comes_back_though_workers_chang
 
 def test_more_requests_are_good_than_with_either_split_for_good(elastic_run: Run) -> None:
     def good(of: Run) -> int:
-        return sum(meets_objectives(of, ride) for ride in of.rides)
+        return sum(meets_objectives(of.spec.objectives, ride) for ride in of.rides)
 
     assert good(elastic_run) > 1.2 * max(good(run(fleet(6, 2, None))), good(run(fleet(3, 5, None))))
 

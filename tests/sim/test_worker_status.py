@@ -77,9 +77,9 @@ def live(worker: DecodeWorker) -> Member:
 def test_kv_that_runs_is_told_apart_from_what_is_promised_though_prompts_share_a_prefix() -> None:
     clock, handoffs = Clock(), Handoffs()
     pools = (Pool(name, role, 1, HARDWARE, 1.0) for name, role in (("p", Role.PREFILL), ("d", Role.DECODE)))
-    of_prefill, of_decode = ((f"{pool.name}0", pool, BLOCK, clock) for pool in pools)
-    prefill = PrefillWorker(*of_prefill, LIMIT, 0, handoffs)
-    worker = DecodeWorker(*of_decode, MOST_RUNNING, LIMIT, 0, Gaps(), handoffs)
+    of_prefill, of_decode = ((f"{pool.name}0", pool, BLOCK, clock, MOST_RUNNING, LIMIT, 0) for pool in pools)
+    prefill = PrefillWorker(*of_prefill, handoffs)
+    worker = DecodeWorker(*of_decode, Gaps(), handoffs)
     rides = [sharing(number, prefill) for number in range(12)]
     worker.ask(rides[0])
     worker.land(rides[0])
@@ -90,7 +90,7 @@ def test_kv_that_runs_is_told_apart_from_what_is_promised_though_prompts_share_a
     statuses = []
 
     def look() -> None:
-        status = status_of(worker, MOST_RUNNING)
+        status = status_of(worker)
         assert status == live_status_of(live(worker), 0.0, 0.0)
         statuses.append(status)
 

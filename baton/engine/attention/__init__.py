@@ -37,12 +37,12 @@ def choose_backend(
     if name not in BACKENDS:
         raise ConfigError(
             f"attention backend {name!r} is unknown (choices: {', '.join((AUTO, *BACKENDS))})",
-            field="attention_backend",
+            field="attention",
         )
     kind = _load(name)
     hindrance = kind.hindrance(device, head_dim, dtype)
     if hindrance is not None:
-        raise ConfigError(f"attention backend {name!r} {hindrance}", field="attention_backend")
+        raise ConfigError(f"attention backend {name!r} {hindrance}", field="attention")
     return kind
 
 

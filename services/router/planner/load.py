@@ -34,6 +34,9 @@ _CHANGES = 5
 """From look to look, the newest, by which a rise that goes on is told."""
 _RISE_ERRORS = 2.0
 """Standard errors that a rise is taken to be less, for it is counted on for many times as long as it was seen."""
+_RISEN, _FALLEN = 2.0, 0.75
+"""Of what is asked now, the most and the least that is foreseen. A fall slows down, since the sequences that are
+left are the long ones: who counts on more takes workers from a pool that is full yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +70,14 @@ class Demand:
     def pressure(
         self, role: Role, pool: Iterable[Capacity], errors: float = 0.0, ahead_s: float = 0.0
     ) -> float:
-        """On `pool` in `role`. errors: how many standard errors above the estimate; ahead_s: so much later, by
-        no more than a factor of two, and where errors are below 0 counting on nothing but a certain rise."""
+        """On `pool` in `role`. errors: how many standard errors above the estimate; ahead_s: so much later,
+        from `_FALLEN` to `_RISEN` times as much, and where errors are below 0 counting on nothing but a certain
+        rise."""
 
         def asked(estimate: Estimate) -> float:
             growth_per_s = estimate.rise_per_s if errors < 0 else estimate.growth_per_s
             grown = estimate.value + ahead_s * growth_per_s
-            later = min(2 * estimate.value, max(estimate.value / 2, grown))
+            later = min(_RISEN * estimate.value, max(_FALLEN * estimate.value, grown))
             return max(0.0, later + errors * estimate.error)
 
         workers = list(pool)
@@ -218,11 +222,13 @@ def _estimate(at_s: Sequence[float], values: Sequence[float]) -> Estimate:
     start = _level_start(values)
     recent, earlier = values[start:], values[:start]
     mean = fmean(recent)
-    error = math.sqrt(_squares(recent)) / len(recent)
+    variance = _squares(recent) / len(recent)
     if not earlier:
-        return Estimate(mean, error)
+        return Estimate(mean, math.sqrt(variance / len(recent)))
+    # A few values may be alike by chance: a level is no surer than the scatter on both of its sides has it.
+    variance = max(variance, _common_variance(earlier, recent))
     between_s = fmean(at_s[start:]) - fmean(at_s[:start])
-    return Estimate(mean, error, (mean - fmean(earlier)) / between_s)
+    return Estimate(mean, math.sqrt(variance / len(recent)), (mean - fmean(earlier)) / between_s)
 
 
 def _level_start(values: Sequence[float]) -> int:
@@ -254,10 +260,14 @@ def _certain_rise_per_s(at_s: Sequence[float], values: Sequence[float]) -> float
 def _change(values: Sequence[float], start: int) -> tuple[int, float]:
     """How far, in standard errors, the mean of what begins at `start` is from that of what was before."""
     earlier, recent = values[:start], values[start:]
-    variance = (_squares(earlier) + _squares(recent)) / (len(values) - 2)
-    error = math.sqrt(variance * (1 / len(earlier) + 1 / len(recent)))
+    error = math.sqrt(_common_variance(earlier, recent) * (1 / len(earlier) + 1 / len(recent)))
     difference = abs(fmean(recent) - fmean(earlier))
     return start, difference / error if error else math.inf if difference else 0.0
+
+
+def _common_variance(earlier: Sequence[float], recent: Sequence[float]) -> float:
+    """Of both, each about its own mean; three values at least."""
+    return (_squares(earlier) + _squares(recent)) / (len(earlier) + len(recent) - 2)
 
 
 def _squares(values: Sequence[float]) -> float:
