@@ -53,7 +53,7 @@ _USUAL_TTFT_S = 2.0
 
 _TTFT_SHARE, _TPOT_SHARE, _PLACES_SHARE = 0.5, 0.8, 0.8
 """Of the objectives, and of the places in a batch, at which a pool counts as fully pressed: the rest is for what
-cannot be foreseen, prompts that come at once, answers that are shorter or longer than others and batches that grow."""
+cannot be foreseen, prompts that come at once, answers of other lengths and batches that grow."""
 
 _MOST_SHARE = 0.95
 """Of a decode worker's time on local prefills, beyond which a step's length has no meaning."""
@@ -128,8 +128,8 @@ def _local_cost(decode: Candidates, demand: Demand) -> Column:
 
 
 def _local_pressure(decode: Candidates, demand: Demand, objective_s: float) -> Column:
-    """(n,), inf where streams would not keep within their objective, or their batch not within its places, and where
-    a place or memory is lacking already: there decoding is what prompts wait for, and computing one would make it
+    """(n,), inf where streams would not keep within their objective or the batch within its places, and where a
+    place or memory is lacking already: there decoding is what prompts wait for, and computing one would make it
     slower."""
     prompt_s = prefill_s(decode, demand)
     tpot_s, fullness = _tpot_s(decode, demand, prompt_s), _fullness(decode, prompt_s)
@@ -167,7 +167,8 @@ def _tpot_s(decode: Candidates, demand: Demand, prompt_s: Column | float) -> Col
 def _fullness(decode: Candidates, prompt_s: Column) -> Column:
     """(n,), how pressed the places of each batch are, 1 fully, where this worker is to compute so much of prompts
     more: sequences that take longer hold theirs for longer."""
-    return _slower(decode, prompt_s) * decode.sequences / (_PLACES_SHARE * np.maximum(1.0, decode.max_running))
+    places = _PLACES_SHARE * np.maximum(1.0, decode.max_running)
+    return _slower(decode, prompt_s) * decode.sequences / places
 
 
 def _slower(decode: Candidates, prompt_s: Column | float) -> Column:
