@@ -85,7 +85,8 @@ Planner = Annotated[
     bool,
     typer.Option(
         "--planner",
-        help="Let workers change roles as traffic does, also where the fleet's file has no table \\[planner].",
+        help="Let workers change roles as traffic does, also where the fleet's file has no table \\[planner]. With "
+        "max-workers in that table they come and leave as well.",
         envvar="BATON_PLANNER",
         show_envvar=False,
     ),

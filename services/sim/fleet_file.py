@@ -13,6 +13,7 @@
 
     [planner]  # if the workers are to change roles
     flips-per-hour = 60
+    max-workers = 32  # if they are to come and leave as well
 
 Keys have the names, meanings and defaults of `baton up`. A profile is one of Baton's own by name, or a file of the
 same form by its path from the fleet's file.
@@ -91,7 +92,8 @@ class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
 
 
 class _PlannerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """As the options of `baton router` that begin with --planner; flip: seconds that a worker takes to change."""
+    """As the options of `baton router` that begin with --planner; min_workers and max_workers as --planner-workers.
+    flip, start: seconds that a worker takes to change its role, and to come once it is ordered."""
 
     min_prefill: Annotated[int, msgspec.Meta(ge=0)] = 1
     max_prefill: _Count | None = None
@@ -102,6 +104,26 @@ class _PlannerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     window: _Positive = _RULES.window_s
     interval: _Positive = 2.0
     flip: _Positive = 1.0
+    min_workers: _Count | None = None
+    max_workers: _Count | None = None
+    start: _Positive = 60.0
+    scale_in_after: Annotated[float, msgspec.Meta(ge=10)] = _RULES.scale_in_after_s
+    scales_per_hour: Annotated[int, msgspec.Meta(ge=0)] = _RULES.scales_per_hour
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for bounds that nobody can keep to; `read_toml` says where."""
+        for what, least, most in (
+            ("prefill", self.min_prefill, self.max_prefill),
+            ("decode", self.min_decode, self.max_decode),
+            ("workers", self.min_workers or 1, self.max_workers),
+        ):
+            if most is not None and most < least:
+                raise ValueError(f"max-{what} is {most}, and min-{what} is {least}")
+        if self.min_workers is not None and self.max_workers is None:
+            raise ValueError("workers cost money: min-workers needs max-workers")
+
+    def workers(self) -> Bounds | None:
+        return None if self.max_workers is None else Bounds(self.min_workers or 1, self.max_workers)
 
 
 class _FleetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -131,11 +153,12 @@ class Pool(msgspec.Struct, frozen=True):
 
 class ElasticSpec(msgspec.Struct, frozen=True):
     """interval_s: between two decisions of the planner. flip_s: that a worker takes to change roles, after what it
-    had is finished."""
+    had is finished. start_s: from the order until a new worker is there."""
 
     rules: PlannerRules
     interval_s: float = 2.0
     flip_s: float = 1.0
+    start_s: float = 60.0
 
 
 class FleetSpec(msgspec.Struct, frozen=True):
@@ -196,8 +219,11 @@ def _elastic(table: _PlannerTable, objectives: Objectives) -> ElasticSpec:
         window_s=table.window,
         cooldown_s=table.cooldown,
         flips_per_hour=table.flips_per_hour,
+        workers=table.workers(),
+        scale_in_after_s=table.scale_in_after,
+        scales_per_hour=table.scales_per_hour,
     )
-    return ElasticSpec(rules, table.interval, table.flip)
+    return ElasticSpec(rules, table.interval, table.flip, table.start)
 
 
 def with_planner(spec: FleetSpec) -> FleetSpec:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 
-from baton.sim.fleet_file import Objectives
+from baton.sim.fleet_file import Objectives, Pool
 from baton.sim.ride import Outcome, Ride
 from baton.sim.sim_worker import SimWorker
 from baton.sim.simulation import Run
@@ -27,12 +27,13 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class PoolReport(msgspec.Struct, frozen=True):
-    """role: at the beginning. utilisation: busy seconds over all seconds. hottest: the busiest worker's over the
-    mean."""
+    """role, workers: at the beginning. mean_workers: that were paid for, those included that came later.
+    utilisation: busy seconds over all that were paid. hottest: the busiest worker's over the mean."""
 
     name: str
     role: str
     workers: int
+    mean_workers: float
     utilisation: float
     hottest: float
     cost: float
@@ -64,9 +65,12 @@ class Report(msgspec.Struct, frozen=True):
     local_prefills: int
     preemptions: int
     flips: int
+    workers_started: int
+    workers_stopped: int
     handoff_bytes: float
     pools: list[PoolReport]
     cost: float
+    cost_per_hour: float
     cost_per_million_output_tokens: float
     cost_per_million_tokens: float
     ttft_error_median_s: float
@@ -108,9 +112,12 @@ def report_of(run: Run) -> Report:
         local_prefills=sum(ride.prefill is None for ride in finished),
         preemptions=sum(worker.preemptions for worker in run.decode),
         flips=len(run.flips),
+        workers_started=len(run.stays) - sum(pool.workers for pool in run.spec.pools),
+        workers_stopped=sum(stay.until_s is not None for stay in run.stays.values()),
         handoff_bytes=run.handoff_bytes,
         pools=pools,
         cost=cost,
+        cost_per_hour=3600 * cost / duration_s,
         cost_per_million_output_tokens=1e6 * cost / max(1, output_tokens),
         cost_per_million_tokens=1e6 * cost / max(1, prompt_tokens + output_tokens),
         ttft_error_median_s=float(np.median(errors_s)),
@@ -140,23 +147,25 @@ def _latency(values_s: Sequence[float | None]) -> Latency:
 
 
 def _pools(run: Run, duration_s: float) -> list[PoolReport]:
-    reports = []
-    for pool in run.spec.pools:
-        busy_by_id: dict[str, float] = defaultdict(float)
-        workers: list[SimWorker] = [*run.prefill, *run.decode]
-        for worker in workers:
-            if worker.pool is pool:
-                busy_by_id[worker.worker_id] += worker.busy_s
-        busy_s = list(busy_by_id.values())
-        mean_s = sum(busy_s) / len(busy_s)
-        reports.append(
-            PoolReport(
-                name=pool.name,
-                role=pool.role.value,
-                workers=pool.workers,
-                utilisation=mean_s / duration_s,
-                hottest=max(busy_s) / mean_s if mean_s else 1.0,
-                cost=pool.workers * pool.cost_per_hour * run.duration_s / 3600,
-            )
-        )
-    return reports
+    busy_by_id: dict[str, float] = defaultdict(float)
+    workers: list[SimWorker] = [*run.prefill, *run.decode]
+    for worker in workers:
+        busy_by_id[worker.worker_id] += worker.busy_s
+    return [_pool(run, pool, busy_by_id, duration_s) for pool in run.spec.pools]
+
+
+def _pool(run: Run, pool: Pool, busy_by_id: Mapping[str, float], duration_s: float) -> PoolReport:
+    """busy_by_id: seconds that each worker computed."""
+    paid = {w: stay.paid_s(duration_s) for w, stay in run.stays.items() if stay.pool is pool}
+    paid_s = sum(paid.values())
+    utilisation = sum(busy_by_id[worker_id] for worker_id in paid) / paid_s
+    shares = [busy_by_id[worker_id] / own_s for worker_id, own_s in paid.items() if own_s]
+    return PoolReport(
+        name=pool.name,
+        role=pool.role.value,
+        workers=pool.workers,
+        mean_workers=paid_s / duration_s,
+        utilisation=utilisation,
+        hottest=max(shares) / utilisation if utilisation else 1.0,
+        cost=paid_s * pool.cost_per_hour / 3600,
+    )

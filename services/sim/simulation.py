@@ -4,8 +4,8 @@
            -> prefill runs and pushes -> decode runs -> ended
 
 Production code decides: admission, `place` with its policies and predictions, the prefix index, the block managers
-of both sides, and where workers change roles the planner (`elastic.py`). Simulated are clock and compute. Left out:
-failures and retries, and the delay of heartbeats: the router knows its workers' pools as they are.
+of both sides, and the planner where workers change roles, come and leave (`elastic.py`). Simulated are clock and
+compute. Left out: failures and retries.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from baton.engine.step_room import ChunkLimit
-from baton.fleet import Role
 from baton.router.admission import Capacity, capacity_of
 from baton.router.policies import DEFAULT_POLICY
 from baton.sim.clock import Clock
 from baton.sim.decode_worker import DecodeWorker
 from baton.sim.elastic import Elastic, Flipped
-from baton.sim.fleet_file import FleetSpec, Pool
+from baton.sim.fleet_file import FleetSpec
 from baton.sim.gaps import Gaps
 from baton.sim.prefill_worker import PrefillWorker
 from baton.sim.ride import Outcome, Ride
 from baton.sim.sim_entrance import SimEntrance
+from baton.sim.sim_fleet import SimFleet, Stay
 from baton.sim.sim_router import SimRouter
 from baton.sim.sim_worker import SimWorker
 from baton.sim.workload import SimRequest, Workload
@@ -45,7 +44,8 @@ class Sample:
 
 @dataclass(slots=True)
 class Run:
-    """All that a simulation leaves behind. A worker that changed roles stands under each that it had."""
+    """All that a simulation leaves behind. A worker that changed roles stands under each that it had. stays: by its
+    id, for how long each worker was there."""
 
     spec: FleetSpec
     workload: Workload
@@ -56,6 +56,7 @@ class Run:
     prefill: list[PrefillWorker] = field(default_factory=list)
     decode: list[DecodeWorker] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    stays: dict[str, Stay] = field(default_factory=dict)
     flips: list[Flipped] = field(default_factory=list)
     handoff_bytes: float = 0.0
     duration_s: float = 0.0
@@ -80,23 +81,23 @@ class Simulation:
         self._clock = Clock()
         self._run = Run(spec, workload, policy, seed)
         self._block_tokens = workload.block_tokens
-        self._prefill: dict[str, PrefillWorker] = {}  # who has the role now, by id
-        self._decode: dict[str, DecodeWorker] = {}
+        run, clock = self._run, self._clock
+        fleet = self._fleet = SimFleet(spec, clock, self._block_tokens, seed, run.gaps, self)
+        run.prefill, run.decode, run.stays = fleet.all_prefill, fleet.all_decode, fleet.stays
         self._routers = [
-            SimRouter(spec, self._prefill, self._decode, self._block_tokens, policy, seed + number)
+            SimRouter(spec, fleet.prefill, fleet.decode, self._block_tokens, policy, seed + number)
             for number in range(spec.routers)
         ]
         self._next_sample_s = 0.0
         self._sample_every_s = workload.requests[-1].arrival_s / _SAMPLES
-        self._make_workers()
-        self._entrance = SimEntrance(spec, self._clock, self._capacity, self._place, self._refuse)
-        self._max_tokens = min(worker.blocks.num_blocks for worker in self._workers()) * self._block_tokens
+        self._entrance = SimEntrance(spec, clock, self._capacity, self._place, self._refuse)
+        self._max_tokens = min(worker.blocks.num_blocks for worker in fleet.workers()) * self._block_tokens
 
     def run(self) -> Run:
         for request in self._run.workload.requests:
             self._clock.at(request.arrival_s, lambda request=request: self._arrive(request))  # type: ignore[misc]
         if self._spec.elastic is not None:
-            elastic = Elastic(self._spec.elastic, self._clock, self._workers, self._join, self._is_over)
+            elastic = Elastic(self._spec.elastic, self._clock, self._fleet, self._is_over)
             self._run.flips = elastic.flips
             elastic.tick()
         self._clock.run()
@@ -105,41 +106,11 @@ class Simulation:
         )
         return self._run
 
-    def _make_workers(self) -> None:
-        for pool in self._spec.pools:
-            for number in range(pool.workers):
-                self._make_worker(f"{pool.name}-{number}", pool, pool.role)
-
-    def _make_worker(self, worker_id: str, pool: Pool, role: Role) -> SimWorker:
-        spec, run = self._spec, self._run
-        limit = self._chunk_limit(pool)
-        common = worker_id, pool, self._block_tokens, self._clock, spec.max_running, limit, run.seed
-        if role is Role.PREFILL:
-            prefill = self._prefill[worker_id] = PrefillWorker(*common, self)
-            run.prefill.append(prefill)
-            return prefill
-        decode = DecodeWorker(*common, run.gaps, self)
-        self._decode[worker_id] = decode
-        run.decode.append(decode)
-        return decode
-
-    def _chunk_limit(self, pool: Pool) -> ChunkLimit:
-        speeds = pool.hardware.speeds()
-        return ChunkLimit(self._spec.chunk_tokens, self._spec.chunk_s, lambda: speeds)
-
-    def _workers(self) -> list[SimWorker]:
-        return [*self._prefill.values(), *self._decode.values()]
-
-    def _join(self, worker: SimWorker, role: Role) -> None:
-        """`worker`, which has finished, goes on in `role` with the KV pool that it has."""
-        del (self._decode if role is Role.PREFILL else self._prefill)[worker.worker_id]
-        self._make_worker(worker.worker_id, worker.pool, role).go_on_from(worker)
-
     def _is_over(self) -> bool:
         return len(self._run.rides) == len(self._run.workload.requests) and self._entrance.is_empty
 
     def _capacity(self) -> Capacity:
-        pools: tuple[Mapping[str, SimWorker], ...] = self._prefill, self._decode
+        pools: tuple[Mapping[str, SimWorker], ...] = self._fleet.prefill, self._fleet.decode
         prefill, decode = ([worker for worker in pool.values() if worker.is_open] for pool in pools)
         return capacity_of([worker.speeds for worker in prefill or decode])
 
@@ -156,8 +127,8 @@ class Simulation:
         ride.router = self._routers[ride.number % len(self._routers)]
         placement = ride.router.place(ride.request, self._clock.now_s)
         ride.placement = placement
-        ride.decode = self._decode[placement.decode]
-        ride.prefill = None if placement.prefill is None else self._prefill[placement.prefill]
+        ride.decode = self._fleet.decode[placement.decode]
+        ride.prefill = None if placement.prefill is None else self._fleet.prefill[placement.prefill]
         self._lease(ride)
 
     def _lease(self, ride: Ride) -> None:
@@ -278,16 +249,16 @@ class Simulation:
         if self._clock.now_s < self._next_sample_s:
             return
         self._next_sample_s += self._sample_every_s
-        decode = self._decode.values()
+        prefill, decode = self._fleet.prefill.values(), self._fleet.decode.values()
         blocks = sum(worker.blocks.num_blocks for worker in decode)
         available = sum(worker.blocks.available for worker in decode)
         self._run.samples.append(
             Sample(
                 self._clock.now_s,
-                sum(worker.queued_tokens for worker in self._prefill.values()),
+                sum(worker.queued_tokens for worker in prefill),
                 sum(worker.num_running for worker in decode),
                 1 - available / blocks,
-                sum(worker.is_open for worker in self._prefill.values()),
-                sum(worker.is_open for worker in self._decode.values()),
+                sum(worker.is_open for worker in prefill),
+                sum(worker.is_open for worker in decode),
             )
         )

@@ -56,7 +56,7 @@ def _pools(pools: list[PoolReport]) -> Table:
         table.add_column(name, justify="right")
     for pool in pools:
         busy, hottest, cost = f"{pool.utilisation:.1%}", f"{pool.hottest:.2f}", f"{pool.cost:,.2f}"
-        table.add_row(pool.name, pool.role, str(pool.workers), busy, hottest, cost)
+        table.add_row(pool.name, pool.role, f"{pool.mean_workers:,.4g}", busy, hottest, cost)
     return table
 
 
@@ -74,8 +74,9 @@ def _figures(report: Report) -> Table:
         "local prefills": str(report.local_prefills),
         "preemptions": str(report.preemptions),
         "role changes": str(report.flips),
+        "workers": f"{report.workers_started} started, {report.workers_stopped} stopped",
         "handed off": f"{report.handoff_bytes / 1e9:,.1f} GB",
-        "cost": f"{report.cost:,.2f}",
+        "cost": f"{report.cost:,.2f}, {report.cost_per_hour:,.2f} an hour",
         "cost per million tokens": (
             f"{report.cost_per_million_tokens:.3f}, of output alone {report.cost_per_million_output_tokens:.2f}"
         ),

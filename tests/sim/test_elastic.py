@@ -6,51 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stepped_traffic import RULES, fleet, steps
 
 from baton.errors import ConfigError
 from baton.fleet import Role
-from baton.router.planner.rules import Bounds, PlannerRules
-from baton.router.snapshot import Disaggregation
-from baton.sim.fleet_file import ElasticSpec, FleetSpec, HardwareProfile, Objectives, Pool, read_fleet
+from baton.router.planner.rules import Bounds
+from baton.sim.fleet_file import FleetSpec, read_fleet
 from baton.sim.report import meets_objectives, report_of
 from baton.sim.ride import Outcome
 from baton.sim.simulation import Run, Simulation
-from baton.sim.workload import SimRequest, Workload, hash_of
-
-BLOCK = 16
-HARDWARE = HardwareProfile(
-    prefill_tokens_per_s=4000.0,
-    decode_step_s=0.02,
-    copy_bytes_per_s=1e8,
-    kv_bytes_per_token=1000.0,
-    kv_tokens=100_000,
-    decode_s_per_sequence=0.001,
-)
-RULES = PlannerRules(ttft_s=2.0, tpot_s=0.06, cooldown_s=30.0)
-PHASE_S = 60.0
-
-
-def fleet(prefill: int, decode: int, rules: PlannerRules | None = RULES) -> FleetSpec:
-    pools = (
-        Pool("p", Role.PREFILL, prefill, HARDWARE, 1.0),
-        Pool("d", Role.DECODE, decode, HARDWARE, 1.0),
-    )
-    elastic = None if rules is None else ElasticSpec(rules)
-    limits = Objectives(2.0, 0.06), 1024, 64, 10_000, 60.0, 0
-    return FleetSpec(pools, *limits, elastic, disaggregation=Disaggregation.ALWAYS)
-
-
-def steps(*phases: tuple[float, int, int]) -> Workload:
-    """Requests at an even pace: for each phase requests/s, prompt tokens and output tokens."""
-    requests: list[SimRequest] = []
-    for number, (rate_rps, prompt, output) in enumerate(phases):
-        for nth in range(int(rate_rps * PHASE_S)):
-            stream = len(requests)
-            hashes = tuple(hash_of(stream, block) for block in range((prompt + output - 1) // BLOCK))
-            at_s = number * PHASE_S + nth / rate_rps
-            requests.append(SimRequest(stream, at_s, prompt, output, hashes))
-    return Workload("steps", BLOCK, requests)
-
+from baton.sim.workload import Workload
 
 PROMPTS, OUTPUTS = (7.0, 2000, 20), (10.0, 100, 200)
 THERE_AND_BACK = steps(PROMPTS, OUTPUTS, PROMPTS)
@@ -163,3 +128,19 @@ def test_a_wrong_key_or_value_of_the_planner_s_table_is_named(tmp_path: Path, li
     with pytest.raises(ConfigError) as caught:
         read_fleet(path)
     assert caught.value.field == f"planner.{named}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("min-workers = 5\nmax-workers = 4", "max-workers is 4, and min-workers is 5"),
+        ("min-prefill = 3\nmax-prefill = 2", "max-prefill is 2, and min-prefill is 3"),
+        ("min-workers = 2", "min-workers needs max-workers"),
+    ],
+)
+def test_bounds_that_nobody_can_keep_to_are_refused(tmp_path: Path, lines: str, told: str) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(FLEET_FILE + lines)
+    with pytest.raises(ConfigError, match=told) as caught:
+        read_fleet(path)
+    assert caught.value.field == "planner"
