@@ -164,9 +164,7 @@ def main() -> None:
     console.print("native index" if is_native_built() else "index in plain Python: nothing native was built")
     with Progress(console=console) as progress:
         figures = measure(options.pairs, options.churn, progress)
-    Console().print(rows.table(figures, "Index of who holds which block"))
-    if options.json:
-        rows.write_json(figures, options.json)
+    rows.publish(figures, "Index of who holds which block", options.json)
 
 
 if __name__ == "__main__":

@@ -171,9 +171,7 @@ def main() -> None:
     options = parser.parse_args()
     draws = 3 if options.quick else options.seeds
     shown = figures([requests(options, seed) for seed in range(draws)])
-    Console().print(rows.table(shown, "OPT-13B on A100, TTFT 200 ms, TPOT 100 ms, 90 %"))
-    if options.json is not None:
-        rows.write_json(shown, options.json)
+    rows.publish(shown, "OPT-13B on A100, TTFT 200 ms, TPOT 100 ms, 90 %", options.json)
 
 
 if __name__ == "__main__":

@@ -96,9 +96,7 @@ def main() -> None:
             contenders.append(Process(name, folder, options.threads))
             stack.callback(contenders[-1].close)
         found = list(run(contenders, works, options, console))
-    console.print(rows.table(found, f"one engine, {options.threads} threads, 135M parameters in bfloat16"))
-    if options.json is not None:
-        rows.write_json(found, options.json)
+    rows.publish(found, f"one engine, {options.threads} threads, 135M parameters in bfloat16", options.json)
     if options.plot is not None:
         engine_plot.draw(found, options.plot)
 

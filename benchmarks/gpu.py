@@ -276,9 +276,7 @@ def main() -> None:
     console = Console()
     with TemporaryDirectory(prefix="baton-gpu-") as folder:
         found = list(figures(SHAPES[options.shape], Path(folder), options.device, console))
-    console.print(rows.table(found, f"engine on {options.device}, shape {options.shape}"))
-    if options.json is not None:
-        rows.write_json(found, options.json)
+    rows.publish(found, f"engine on {options.device}, shape {options.shape}", options.json)
 
 
 def parser() -> argparse.ArgumentParser:

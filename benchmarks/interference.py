@@ -17,7 +17,6 @@ import numpy as np
 import rows
 from live_cluster import running
 from random_model import make_servable, vocabulary
-from rich.console import Console
 from rows import Row
 from token_stream import TokenTimes, stream_tokens
 
@@ -229,9 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.phase = QUICK_PHASE_S
     observed = measure(options)
     result = figures(observed)
-    Console().print(rows.table(result, f"{STREAMS} streams beside prompts of {options.long_tokens} tokens"))
-    if options.json is not None:
-        rows.write_json(result, options.json)
+    rows.publish(result, f"{STREAMS} streams beside prompts of {options.long_tokens} tokens", options.json)
     if options.plot is not None:
         plot(observed, options.plot)
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rows
-from rich.console import Console
 from rich.progress import Progress
 from rows import Row
 
@@ -45,13 +44,10 @@ class Held:
 
 def main() -> None:
     options = parser().parse_args()
-    console = Console()
     lengths = read_trace(options.trace)[: 400 if options.quick else None]
     held = replay(lengths, options.block_size, options.running)
     found = list(figures(held))
-    console.print(rows.table(found, f"{len(lengths)} requests, blocks of {options.block_size} tokens"))
-    if options.json is not None:
-        rows.write_json(found, options.json)
+    rows.publish(found, f"{len(lengths)} requests, blocks of {options.block_size} tokens", options.json)
 
 
 def read_trace(path: Path) -> list[tuple[int, int]]:

@@ -122,9 +122,7 @@ def main() -> None:
                     medians[name, case] = seconds
                     progress.advance(task, rounds)
     found = list(figures(chosen, cases, medians))
-    console.print(rows.table(found, "KV hand-off between two processes"))
-    if options.json is not None:
-        rows.write_json(found, options.json)
+    rows.publish(found, "KV hand-off between two processes", options.json)
 
 
 def measure(

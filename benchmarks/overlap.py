@@ -162,9 +162,7 @@ def main() -> None:
     if options.quick:
         options.prompts = QUICK_PROMPTS
     result = figures(*measure(options))
-    Console().print(rows.table(result, f"{options.prompt_tokens} tokens in chunks of {options.chunk_tokens}"))
-    if options.json is not None:
-        rows.write_json(result, options.json)
+    rows.publish(result, f"{options.prompt_tokens} tokens in chunks of {options.chunk_tokens}", options.json)
 
 
 if __name__ == "__main__":

@@ -70,9 +70,7 @@ def main() -> None:
         found += quality(traffic, levels, step, goodputs)
         found += routers(traffic.at_rate(levels[0]), step)
         found += compared_modes(mixes, seeds, step)
-    console.print(rows.table(found, "placement"))
-    if options.json is not None:
-        rows.write_json(found, options.json)
+    rows.publish(found, "placement", options.json)
     if options.plot is not None:
         plot(goodputs, options.plot)
 

@@ -217,9 +217,7 @@ def main() -> None:
             result = measure_steady(setting, rules, options.steady, progress)
         else:
             result, run = measure(setting, rules, progress)
-    Console().print(rows.table(result, f"traffic turns every {options.phase_s:g} s"))
-    if options.json is not None:
-        rows.write_json(result, options.json)
+    rows.publish(result, f"traffic turns every {options.phase_s:g} s", options.json)
     if options.plots is not None and not options.steady:
         write_plot(run, setting, options.plots)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from rich.console import Console
 from rich.table import Table
 
 
@@ -23,6 +24,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     peer_value: float | None = None
     ratio: float | None = None
     target: float | None = None
+
+
+def publish(rows: Sequence[Row], title: str, json: Path | None) -> None:
+    """As a table on stdout and, where there is a `json`, in that file."""
+    Console().print(table(rows, title))
+    if json is not None:
+        write_json(rows, json)
 
 
 def write_json(rows: Sequence[Row], path: Path) -> None:

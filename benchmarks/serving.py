@@ -227,14 +227,12 @@ def main(arguments: Sequence[str]) -> int:
         tpot_s=options.slo_tpot_ms and options.slo_tpot_ms / 1000,
     )
     result = summarize(outcomes, objectives)
-    Console().print(rows.table(result, f"{options.url}, {len(outcomes)} requests"))
+    rows.publish(result, f"{options.url}, {len(outcomes)} requests", options.json)
     without_usage = sum(outcome.error is None and not outcome.has_usage for outcome in outcomes)
     if without_usage:
         console.print(
             f"{without_usage} answers came without usage: their pieces of text were counted as tokens"
         )
-    if options.json is not None:
-        rows.write_json(result, options.json)
     return 0 if any(outcome.error is None for outcome in outcomes) else 1
 
 

@@ -64,9 +64,7 @@ def main() -> None:
         folder = Path(name)
         make_servable(folder)
         found = list(figures(folder, rounds, console))
-    console.print(rows.table(found, f"start of a worker, 135M parameters in bfloat16, median of {rounds}"))
-    if options.json is not None:
-        rows.write_json(found, options.json)
+    rows.publish(found, f"start of a worker, 135M parameters in bfloat16, median of {rounds}", options.json)
 
 
 def make_servable(folder: Path) -> None:

@@ -12,12 +12,10 @@ from collections import deque
 from typing import Protocol
 
 from baton.engine.block_manager import OutOfBlocks
-from baton.engine.step_room import ChunkLimit
-from baton.sim.clock import Clock
-from baton.sim.fleet_file import Pool
 from baton.sim.gaps import Gaps
 from baton.sim.ride import Ride
-from baton.sim.sim_worker import SimWorker
+from baton.sim.sim_worker import Setup, SimWorker
+from baton.sim.spread import drawn_s
 
 
 class DecodeListener(Protocol):
@@ -35,21 +33,10 @@ _Milestones = list[tuple[int, int, int, Ride]]
 class DecodeWorker(SimWorker):
     """A ride's stay begins anew each time that it joins the batch."""
 
-    def __init__(
-        self,
-        worker_id: str,
-        pool: Pool,
-        block_tokens: int,
-        clock: Clock,
-        max_running: int,
-        limit: ChunkLimit,
-        seed: int,
-        gaps: Gaps,
-        listener: DecodeListener,
-    ) -> None:
-        super().__init__(worker_id, pool, block_tokens, clock, max_running, limit, seed)
+    def __init__(self, setup: Setup, gaps: Gaps, listener: DecodeListener) -> None:
+        super().__init__(setup)
         self.preemptions = 0
-        self._limit = limit
+        self._limit = setup.limit
         self._gaps = gaps
         self._listener = listener
         self._asking: deque[Ride] = deque()
@@ -125,7 +112,7 @@ class DecodeWorker(SimWorker):
         usual_s = sum(speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks)
         running = len(self._decoding)
         usual_s += speeds.step_s(running, self._context_tokens) if running else speeds.prefill_pass_s
-        duration_s = self._spread(usual_s, speeds.step_spread)
+        duration_s = drawn_s(usual_s, speeds.step_spread, self.random)
         self.busy_s += duration_s
         self.clock.after(duration_s, lambda: self._computed(duration_s, chunks))
 

@@ -7,11 +7,9 @@ from typing import Protocol
 
 from baton.engine.block_manager import OutOfBlocks
 from baton.engine.prompt_queue import PromptQueue
-from baton.engine.step_room import ChunkLimit
-from baton.sim.clock import Clock
-from baton.sim.fleet_file import Pool
 from baton.sim.ride import Ride
-from baton.sim.sim_worker import SimWorker
+from baton.sim.sim_worker import Setup, SimWorker
+from baton.sim.spread import drawn_s
 
 
 class PrefillListener(Protocol):
@@ -21,21 +19,11 @@ class PrefillListener(Protocol):
 
 
 class PrefillWorker(SimWorker):
-    def __init__(
-        self,
-        worker_id: str,
-        pool: Pool,
-        block_tokens: int,
-        clock: Clock,
-        max_running: int,
-        limit: ChunkLimit,
-        seed: int,
-        listener: PrefillListener,
-    ) -> None:
-        super().__init__(worker_id, pool, block_tokens, clock, max_running, limit, seed)
+    def __init__(self, setup: Setup, listener: PrefillListener) -> None:
+        super().__init__(setup)
         self.link_free_at_s = 0.0
         self._listener = listener
-        self._queue = PromptQueue[Ride](limit)
+        self._queue = PromptQueue[Ride](setup.limit)
 
     def submit(self, ride: Ride) -> None:
         ride.queued_at_s = self.clock.now_s
@@ -54,7 +42,7 @@ class PrefillWorker(SimWorker):
 
     def acknowledge_at_s(self) -> float:
         """When all that has been pushed by now will be known to have arrived."""
-        latency_s = self._spread(self.speeds.handoff_latency_s, self.speeds.handoff_spread)
+        latency_s = drawn_s(self.speeds.handoff_latency_s, self.speeds.handoff_spread, self.random)
         return max(self.clock.now_s, self.link_free_at_s) + latency_s
 
     def release(self, ride: Ride) -> None:
@@ -71,7 +59,8 @@ class PrefillWorker(SimWorker):
             self._is_stepping = False
             return
         computed_s = sum(self.speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks)
-        duration_s = self._spread(self.speeds.prefill_pass_s + computed_s, self.speeds.step_spread)
+        usual_s = self.speeds.prefill_pass_s + computed_s
+        duration_s = drawn_s(usual_s, self.speeds.step_spread, self.random)
         self.busy_s += duration_s
         self.clock.after(duration_s, lambda: self._computed(chunks))
 

@@ -15,7 +15,7 @@ from baton.sim.decode_worker import DecodeListener, DecodeWorker
 from baton.sim.fleet_file import FleetSpec, Pool
 from baton.sim.gaps import Gaps
 from baton.sim.prefill_worker import PrefillListener, PrefillWorker
-from baton.sim.sim_worker import SimWorker
+from baton.sim.sim_worker import Setup, SimWorker
 
 
 class WorkListener(PrefillListener, DecodeListener, Protocol):
@@ -102,7 +102,7 @@ class SimFleet:
         del (self._decode if isinstance(worker, DecodeWorker) else self._prefill)[worker.worker_id]
 
     def _make(self, worker_id: str, pool: Pool, role: Role) -> SimWorker:
-        common = (
+        setup = Setup(
             worker_id,
             pool,
             self._block_tokens,
@@ -112,10 +112,10 @@ class SimFleet:
             self._seed,
         )
         if role is Role.PREFILL:
-            prefill = self._prefill[worker_id] = PrefillWorker(*common, self._listener)
+            prefill = self._prefill[worker_id] = PrefillWorker(setup, self._listener)
             self.all_prefill.append(prefill)
             return prefill
-        decode = self._decode[worker_id] = DecodeWorker(*common, self._gaps, self._listener)
+        decode = self._decode[worker_id] = DecodeWorker(setup, self._gaps, self._listener)
         self.all_decode.append(decode)
         return decode
 

@@ -4,6 +4,7 @@ it sent here, and busy time."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from random import Random
 
 from baton.engine.block_manager import BlockManager
@@ -16,29 +17,35 @@ from baton.sim.pool_events import PoolEvents
 from baton.sim.ride import Ride
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a simulated worker is made from, in either role. block_tokens: of its blocks. max_running: sequences in
+    its batch at most where it decodes. limit: of a step's prompts."""
+
+    worker_id: str
+    pool: Pool
+    block_tokens: int
+    clock: Clock
+    max_running: int
+    limit: ChunkLimit
+    seed: int
+
+
 class SimWorker(ABC):
     """queued_tokens, queued_s, leased_sequences, queued_sequences, leased_context_tokens: as
     `baton.router.lease.Tracked` counts them. is_open: False once it is to leave its pool; it gets nothing new then.
-    max_running: sequences in its batch at most where it decodes. random: what its steps draw from."""
+    random: what its steps draw from."""
 
-    def __init__(
-        self,
-        worker_id: str,
-        pool: Pool,
-        block_tokens: int,
-        clock: Clock,
-        max_running: int,
-        limit: ChunkLimit,
-        seed: int,
-    ) -> None:
-        self.worker_id = worker_id
-        self.pool = pool
-        self.clock = clock
-        self.block_tokens = block_tokens
-        self.speeds = limit.told_with(pool.hardware.speeds())
-        self.events = PoolEvents(worker_id)
-        num_blocks = max(1, pool.hardware.kv_tokens // block_tokens)
-        self.blocks = BlockManager(num_blocks, block_tokens)
+    def __init__(self, setup: Setup) -> None:
+        self.worker_id = setup.worker_id
+        self.pool = setup.pool
+        self.clock = setup.clock
+        self.block_tokens = setup.block_tokens
+        self.max_running = setup.max_running
+        self.speeds = setup.limit.told_with(setup.pool.hardware.speeds())
+        self.events = PoolEvents(setup.worker_id)
+        num_blocks = max(1, setup.pool.hardware.kv_tokens // setup.block_tokens)
+        self.blocks = BlockManager(num_blocks, setup.block_tokens)
         self.blocks.listen(self.events)
         self.queued_tokens = 0
         self.queued_s = 0.0
@@ -48,9 +55,8 @@ class SimWorker(ABC):
         self.busy_s = 0.0
         self.served_requests = 0
         self.is_open = True
-        self.max_running = max_running
         self._is_stepping = False
-        self.random = Random(f"{seed} {worker_id}")  # noqa: S311
+        self.random = Random(f"{setup.seed} {setup.worker_id}")  # noqa: S311
 
     @abstractmethod
     def _step(self) -> None:
@@ -64,10 +70,6 @@ class SimWorker(ABC):
         """There may be work."""
         if not self._is_stepping:
             self._step()
-
-    def _spread(self, usual_s: float, sigma: float) -> float:
-        """What takes `usual_s` as a rule, this time; sigma: standard deviation of the logarithm."""
-        return usual_s * self.random.lognormvariate(0.0, sigma) if sigma else usual_s
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_tokens)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,15 +184,16 @@ class Cluster:
 
     def post(self, prompt: Prompt, headers: Mapping[str, str] | None = None, **fields: Any) -> httpx.Response:
         """A greedy completion of 64 tokens, unless `fields` say otherwise."""
-        body = {
-            "prompt": prompt,
-            "max_tokens": 64,
-            "temperature": 0,
-            "ignore_eos": True,
-            "return_token_ids": True,
-            "return_tokens_as_token_ids": True,
-        }
-        return self.client.post("/v1/completions", json=body | fields, headers=headers)
+        return self.client.post("/v1/completions", json=_completion(prompt, fields), headers=headers)
+
+    def stream(self, prompt: Prompt, **fields: Any) -> Iterator[dict[str, Any]]:
+        """The events of such a completion, as they come."""
+        body = _completion(prompt, fields | {"stream": True})
+        with self.client.stream("POST", "/v1/completions", json=body) as response:
+            assert response.status_code == httpx.codes.OK
+            for line in response.iter_lines():
+                if line and line != "data: [DONE]":
+                    yield json.loads(line.removeprefix("data: "))
 
     def complete(self, prompt: Prompt, **fields: Any) -> Answer:
         response = self.post(prompt, **fields)
@@ -222,6 +223,18 @@ class Cluster:
         return [process.command for process in self.processes if process.is_alive] + sorted(
             self.new_shared_memory()
         )
+
+
+def _completion(prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
+    body = {
+        "prompt": prompt,
+        "max_tokens": 64,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+    }
+    return body | dict(fields)
 
 
 def start_baton(

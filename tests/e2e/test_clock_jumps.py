@@ -28,6 +28,7 @@ JUMPS_S = (HOURS_S, -HOURS_S, 0)
 
 WORKERS = ("prefill-0", "decode-0")
 MAX_REQUESTS = 4
+MAX_QUEUE = 4
 QUEUE_TIMEOUT_S = 3.0
 START_S = 90.0
 LEAVES_WITHIN_S = 10.0
@@ -54,6 +55,7 @@ class Fleet:
                 registry_port=registry_port,
                 disaggregation="always",
                 max_requests=MAX_REQUESTS,
+                max_queue=MAX_QUEUE,
                 queue_timeout=QUEUE_TIMEOUT_S,
             )
         }
@@ -153,20 +155,25 @@ def test_a_session_is_finished_on_all_workers(fleet: Fleet, shift_s: int) -> Non
     assert finished["unconfirmed"] == []
 
 
-def test_who_waits_is_told_so_neither_at_once_nor_hours_later(fleet: Fleet) -> None:
+def test_who_finds_no_place_is_told_at_once_and_who_waits_neither_at_once_nor_hours_later(
+    fleet: Fleet,
+) -> None:
     long = {"prompt": [5, 6, 7], "max_tokens": 1900, "n": 4, "ignore_eos": True, "stream": True}
-    with ExitStack() as streams, ThreadPoolExecutor(1) as client:
+    with ExitStack() as streams, ThreadPoolExecutor(MAX_QUEUE + 1) as clients:
         for _ in range(MAX_REQUESTS):
             stream = httpx.stream("POST", f"{fleet.url}/v1/completions", json=long, trust_env=False)
             assert streams.enter_context(stream).is_success
+        fleet.clocks["router"].jump_to(-HOURS_S)
         asked_at_s = time.monotonic()
-        late = client.submit(fleet.complete, max_tokens=2)
+        asked = [clients.submit(fleet.complete, max_tokens=2) for _ in range(MAX_QUEUE + 1)]
         for shift_s in (HOURS_S, -HOURS_S):
             time.sleep(QUEUE_TIMEOUT_S / 4)
             fleet.clocks["router"].jump_to(shift_s)
-        answer = late.result()
-        assert answer.status_code == httpx.codes.REQUEST_TIMEOUT, answer.text
+        *late, turned_away = sorted((one.result() for one in asked), key=lambda answer: answer.status_code)
         assert time.monotonic() >= asked_at_s + QUEUE_TIMEOUT_S
+        assert {answer.status_code for answer in late} == {httpx.codes.REQUEST_TIMEOUT}
+        assert turned_away.status_code == httpx.codes.TOO_MANY_REQUESTS
+        assert 1 <= int(turned_away.headers["retry-after"]) <= QUEUE_TIMEOUT_S
 
 
 @pytest.mark.parametrize("shift_s", [HOURS_S, -HOURS_S])

@@ -7,16 +7,16 @@ import os
 import signal
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any
 
 import httpx
 from cluster import BASELINE_S, start_baton, wait_until
 from consul_agent import ConsulAgent
-from kill_campaign.network import Network
+from kill_campaign.network import Network, networked
 from process_tree import descendants, shared_memory
 
 ROUTERS = ("router-0", "router-1")
@@ -29,44 +29,53 @@ _STOP_S = 30.0
 _KEPT_STDERR = 4000
 
 
-class Hosts:
-    """From entering to leaving the context. `urls`: of the routers. `pids`: of every process of the fleet by its
-    name, now. KV blocks go over tcp, as between hosts: shm would go past the cables."""
+@contextmanager
+def fleet_on_hosts(model: Path) -> Iterator[Hosts]:
+    """Every process has to end well when the context is left in peace, and ends anyway."""
+    with (
+        tempfile.TemporaryDirectory() as events,
+        tempfile.TemporaryFile("w+") as stderr,
+        ThreadPoolExecutor(1) as keeper,
+        networked(*ROUTERS, *WORKERS, CONSUL) as network,
+        ConsulAgent(host=network.address(CONSUL), network=network.namespace(CONSUL)) as consul,
+    ):
+        hosts = Hosts(model, network, consul, keeper, Path(events), stderr)
+        try:
+            hosts.start()
+            yield hosts
+            hosts.stop()
+        finally:
+            hosts.kill_all()
 
-    def __init__(self, model: Path) -> None:
-        self._cleanup = ExitStack()
-        self._events = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
-        self._network = Network((*ROUTERS, *WORKERS, CONSUL))
-        self.consul = ConsulAgent(host=self._network.address(CONSUL), network=self._network.namespace(CONSUL))
-        self.urls = [f"http://{self._network.address(name)}:{_HTTP_PORT}" for name in ROUTERS]
+
+class Hosts:
+    """`urls`: of the routers. `pids`: of every process of the fleet by its name, now. KV blocks go over tcp, as
+    between hosts: shm would go past the cables."""
+
+    def __init__(
+        self,
+        model: Path,
+        network: Network,
+        consul: ConsulAgent,
+        keeper: Executor,
+        events: Path,
+        stderr: IO[str],
+    ) -> None:
+        """keeper: of one thread, in which Consul is started again, for an agent dies with its thread. events: a
+        folder for the routers' event logs. stderr: of all processes."""
+        self.consul = consul
+        self.urls = [f"http://{network.address(name)}:{_HTTP_PORT}" for name in ROUTERS]
         self._model = model
+        self._network = network
+        self._keeper = keeper
+        self._events = events
+        self._stderr = stderr
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._shared_memory = shared_memory()
-        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `__exit__`
-        self._keeper = ThreadPoolExecutor(1)  # the agent dies with the thread that has started it
 
-    def __enter__(self) -> Self:
-        self._cleanup.callback(self._stderr.close)
-        self._cleanup.callback(self._keeper.shutdown)
-        try:
-            self._cleanup.enter_context(self._network)
-            self._cleanup.enter_context(self.consul)
-            self._cleanup.callback(self._kill_all)
-            for name in (*ROUTERS, *WORKERS):
-                self._start(name)
-        except BaseException:
-            self._cleanup.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self._stop()
-        finally:
-            self._cleanup.close()
+    def start(self) -> None:
+        for name in (*ROUTERS, *WORKERS):
+            self._start(name)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -132,7 +141,7 @@ class Hosts:
         secret = {"BATON_SECRET": _SECRET}
         self._processes[name] = start_baton(command, options, secret, stderr=self._stderr, within=within)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         """Every process is told to end, has to end well, and has to leave nothing."""
         children = [child for pid in self.pids.values() for child in descendants(pid)]
         for process in self._processes.values():
@@ -145,7 +154,7 @@ class Hosts:
 
         wait_until(lambda: not left(), BASELINE_S, left)
 
-    def _kill_all(self) -> None:
+    def kill_all(self) -> None:
         for name, process in self._processes.items():
             process.kill()
             self._reap(name)

@@ -6,40 +6,31 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
-from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 _SUBNET = "198.18.79"  # RFC 2544: set aside for tests of networks
 
 
+@contextmanager
+def networked(*hosts: str) -> Iterator[Network]:
+    """hosts: names that do for a network namespace. Skips the test where namespaces cannot be made."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("making network namespaces needs root and iproute2")
+    with ExitStack() as cleanup:
+        yield Network(hosts, cleanup)
+
+
 class Network:
-    """From entering to leaving the context; skips the test where namespaces cannot be made."""
-
-    def __init__(self, hosts: Sequence[str]) -> None:
-        """hosts: names that do for a network namespace."""
+    def __init__(self, hosts: Sequence[str], cleanup: ExitStack) -> None:
+        """cleanup: undoes what is made here."""
         self._hosts = tuple(hosts)
-        self._cleanup = ExitStack()
-
-    def __enter__(self) -> Self:
-        if os.geteuid() != 0 or shutil.which("ip") is None:
-            pytest.skip("making network namespaces needs root and iproute2")
-        try:
-            self._make_switch()
-            for number, host in enumerate(self._hosts):
-                self._connect(host, self._port(number))
-        except BaseException:
-            self._cleanup.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._cleanup.close()
+        self._cleanup = cleanup
+        self._make_switch()
+        for number, host in enumerate(self._hosts):
+            self._connect(host, self._port(number))
 
     def address(self, host: str) -> str:
         return f"{_SUBNET}.{2 + self._hosts.index(host)}"

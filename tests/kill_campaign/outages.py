@@ -6,7 +6,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,13 +21,15 @@ START_S = 180.0
 """Far more than it takes: a process that starts needs three seconds of a core, which a busy machine may be slow to
 give."""
 
-_LENGTHS_S = (0.3, 12.0)
+LENGTHS_S = (0.3, 12.0)
 """Shorter and longer than a lease, and than the silence after which a connection counts as dead."""
 
 _FREE_WITHIN_S = 2 * START_S
 """The longest outage is a start, after which its kind is free."""
 
 _POLL_S = 0.05
+
+Outage = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass
@@ -40,16 +42,16 @@ class Outages:
     views: Views
     rng: random.Random
     on_router_end: Callable[[int], None]
+    lengths_s: tuple[float, float] = LENGTHS_S
     schedule: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     _began_at_s: float = field(default_factory=time.monotonic)
     _away: set[str] = field(default_factory=set)
 
-    async def make(self, outages: int, pause_s: tuple[float, float]) -> None:
-        """Each kind as often as any other, give or take one; returns when all is well again."""
-        kinds: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        running: set[asyncio.Task[None]] = set()
-        for _ in range(outages):
+    def of_all_kinds(self, count: int) -> Iterator[Outage]:
+        """Each kind as often as any other, give or take one."""
+        kinds: list[Outage] = []
+        for _ in range(count):
             if not kinds:
                 kinds = [
                     self._cut,
@@ -60,8 +62,18 @@ class Outages:
                     self._empty_consul,
                 ]
                 self.rng.shuffle(kinds)
+            yield kinds.pop()
+
+    def of_the_network(self) -> list[Outage]:
+        """A worker behind a cut cable, and a Consul that remembers nobody: what no fleet on one host bears."""
+        return [self._cut, self._empty_consul]
+
+    async def make(self, outages: Iterable[Outage], pause_s: tuple[float, float]) -> None:
+        """Returns when all is well again."""
+        running: set[asyncio.Task[None]] = set()
+        for outage in outages:
             await asyncio.sleep(self.rng.uniform(*pause_s))
-            running.add(asyncio.create_task(kinds.pop()()))
+            running.add(asyncio.create_task(outage()))
             if len(running) > 1:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 await asyncio.gather(*done)
@@ -72,12 +84,12 @@ class Outages:
         return self._know(set(WORKERS))
 
     async def _cut(self) -> None:
-        seconds = self.rng.uniform(*_LENGTHS_S)
+        seconds = self.rng.uniform(*self.lengths_s)
         async with self._one_of(WORKERS, f"cut off for {seconds:.1f} s") as name:
             await self._cut_for(name, seconds)
 
     async def _stop(self) -> None:
-        seconds = self.rng.uniform(*_LENGTHS_S)
+        seconds = self.rng.uniform(*self.lengths_s)
         async with self._one_of(WORKERS, f"stopped for {seconds:.1f} s") as name:
             self.hosts.signal(name, signal.SIGSTOP)
             await asyncio.sleep(seconds)
@@ -96,13 +108,13 @@ class Outages:
             await self._until(lambda: bool(self.views.workers()[number]), START_S, f"{name} to be back")
 
     async def _cut_consul(self) -> None:
-        seconds = self.rng.uniform(*_LENGTHS_S)
+        seconds = self.rng.uniform(*self.lengths_s)
         async with self._one_of((CONSUL,), f"cut off for {seconds:.1f} s"):
             await self._cut_for(CONSUL, seconds)
             await self._meet_again()
 
     async def _empty_consul(self) -> None:
-        seconds = self.rng.uniform(*_LENGTHS_S)
+        seconds = self.rng.uniform(*self.lengths_s)
         async with self._one_of((CONSUL,), f"killed, and back empty after {seconds:.1f} s"):
             await asyncio.to_thread(self.hosts.consul.kill)
             await asyncio.sleep(seconds)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from mini_fleet import WAIT_S, FleetOfTest, Script, until
@@ -18,21 +20,28 @@ from baton.router.request_flow import FlowLimits
 from baton.router.retry_budget import RetryBudget
 
 
+@asynccontextmanager
+async def two_pairs(first: tuple[Script, Script], second: tuple[Script, Script]) -> AsyncIterator[Router]:
+    """A prefill and a decode worker that follow `first`, and get the first request; and two for whoever retries."""
+    fleet = FleetOfTest()
+    async with (
+        fleet.scripted_worker("p0", Role.PREFILL, first[0]),
+        fleet.scripted_worker("d0", Role.DECODE, first[1]),
+        fleet.scripted_worker("p1", Role.PREFILL, second[0]),
+        fleet.scripted_worker("d1", Role.DECODE, second[1]),
+        routed(fleet) as router,
+    ):
+        await until(lambda: all(tracked.peer.is_connected for tracked in router.workers._tracked.values()))
+        yield router
+
+
 @pytest.mark.parametrize("station", ["scheduled", "first_tokens", "grant"])
 @pytest.mark.parametrize("error", [HandoffFailed("lost"), Unavailable("stopping"), WorkerFailed("broken")])
 async def test_a_leg_that_fails_before_the_first_token_is_tried_elsewhere(
     station: str, error: BatonError
 ) -> None:
-    fleet = FleetOfTest()
     bad, good = Script(station, error), Script()
-    async with (
-        fleet.scripted_worker("a-bad-p", Role.PREFILL, bad),
-        fleet.scripted_worker("a-bad-d", Role.DECODE, bad),
-        fleet.scripted_worker("good-p", Role.PREFILL, good),
-        fleet.scripted_worker("good-d", Role.DECODE, good),
-        routed(fleet) as router,
-    ):
-        await until(lambda: all(t.peer.is_connected for t in router.workers._tracked.values()))
+    async with two_pairs((bad, bad), (good, good)) as router:
         assert await router.collect(request(prompt_ids(9))) == [[0, 1, 2]]
         assert router.transitions.count("retry") == 1
         assert router.transitions[-1] == "finish"
@@ -84,16 +93,8 @@ async def test_a_dead_prefill_worker_is_passed_over_while_its_lease_runs() -> No
 
 
 async def test_a_prefill_worker_that_dies_while_decode_memory_is_awaited_is_replaced_at_once() -> None:
-    fleet = FleetOfTest()
     dying, full, good = Script("attach", WorkerFailed("died")), Script("grant"), Script()
-    async with (
-        fleet.scripted_worker("a-dying-p", Role.PREFILL, dying),
-        fleet.scripted_worker("a-full-d", Role.DECODE, full),
-        fleet.scripted_worker("good-p", Role.PREFILL, good),
-        fleet.scripted_worker("good-d", Role.DECODE, good),
-        routed(fleet) as router,
-    ):
-        await until(lambda: all(t.peer.is_connected for t in router.workers._tracked.values()))
+    async with two_pairs((dying, full), (good, good)) as router:
         async with asyncio.timeout(WAIT_S):
             assert await router.collect(request(prompt_ids(9))) == [[0, 1, 2]]
         assert router.transitions.count("retry") == 1
@@ -115,16 +116,8 @@ async def test_a_prefill_worker_that_dies_before_its_report_costs_nothing_where_
 async def test_what_is_lost_after_the_first_token_goes_on_elsewhere_choice_by_choice(
     station: str, error: BatonError, choices: int
 ) -> None:
-    fleet = FleetOfTest()
     bad, good = Script(station, error), Script()
-    async with (
-        fleet.scripted_worker("a-bad-p", Role.PREFILL, bad),
-        fleet.scripted_worker("a-bad-d", Role.DECODE, bad),
-        fleet.scripted_worker("good-p", Role.PREFILL, good),
-        fleet.scripted_worker("good-d", Role.DECODE, good),
-        routed(fleet) as router,
-    ):
-        await until(lambda: all(t.peer.is_connected for t in router.workers._tracked.values()))
+    async with two_pairs((bad, bad), (good, good)) as router:
         assert await router.collect(request(prompt_ids(9), n=choices)) == [[0, 1, 2]] * choices
         assert router.transitions.count("resume") == choices
         assert "retry" not in router.transitions

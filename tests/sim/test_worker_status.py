@@ -16,6 +16,7 @@ from baton.sim.fleet_file import HardwareProfile, Pool
 from baton.sim.gaps import Gaps
 from baton.sim.prefill_worker import PrefillWorker
 from baton.sim.ride import Ride
+from baton.sim.sim_worker import Setup
 from baton.sim.workload import SimRequest
 
 BLOCK, PREFIX_TOKENS, PROMPT_TOKENS, MOST_RUNNING = 16, 8000, 8016, 64
@@ -77,9 +78,10 @@ def live(worker: DecodeWorker) -> Member:
 def test_kv_that_runs_is_told_apart_from_what_is_promised_though_prompts_share_a_prefix() -> None:
     clock, handoffs = Clock(), Handoffs()
     pools = (Pool(name, role, 1, HARDWARE, 1.0) for name, role in (("p", Role.PREFILL), ("d", Role.DECODE)))
-    of_prefill, of_decode = ((f"{pool.name}0", pool, BLOCK, clock, MOST_RUNNING, LIMIT, 0) for pool in pools)
-    prefill = PrefillWorker(*of_prefill, handoffs)
-    worker = DecodeWorker(*of_decode, Gaps(), handoffs)
+    setups = (Setup(f"{pool.name}0", pool, BLOCK, clock, MOST_RUNNING, LIMIT, seed=0) for pool in pools)
+    of_prefill, of_decode = setups
+    prefill = PrefillWorker(of_prefill, handoffs)
+    worker = DecodeWorker(of_decode, Gaps(), handoffs)
     rides = [sharing(number, prefill) for number in range(12)]
     worker.ask(rides[0])
     worker.land(rides[0])
