@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baton.fleet import WorkerProfile
@@ -56,6 +56,7 @@ def test_an_empty_batch_however_small_has_places_to_spare(max_running: float) ->
     assert site(0, max_running) is PrefillSite.LOCAL_PREDICTED
 
 
+@settings(deadline=None, max_examples=60)
 @given(sequences=st.integers(0, 300), places=st.integers(1, 400), more=st.integers(0, 400))
 def test_a_prompt_that_is_computed_beside_a_batch_would_be_with_more_places_too(
     sequences: int, places: int, more: int

@@ -74,9 +74,7 @@ def test_prompts_are_computed_beside_decoding_where_prefill_workers_alone_are_to
     assert auto >= 1.1 * always, (auto, always)
 
 
-def test_of_chats_beyond_what_decode_has_places_for_as_many_are_served_in_time_as_by_always_handing_off() -> (
-    None
-):
+def test_of_chats_beyond_the_places_of_decode_as_many_are_served_in_time_as_by_always_handing_off() -> None:
     pools = (Pool("prefill", Role.PREFILL, 4, H100, 1.0), Pool("decode", Role.DECODE, 4, H200, 1.0))
     auto, always = (
         simulated(deciding(mode, pools=pools), "chat", 3000, 40.0, speed=20.0).attainment
