@@ -14,9 +14,9 @@ Conditional disaggregation: a decode worker computes the prompt itself where tha
 it would press the two workers, each measured by the objective that it serves: the time to the first token against
 the TTFT objective, that of later ones against the TPOT objective, and the worse of both counts. A decode worker is
 pressed for places in its batch as well: where they run out, all who come after wait for the time that decoding
-loses. Both ways are compared on the same decode worker: that another one decodes less is no reason to compute there.
-So idle prefill workers are not relieved at the expense of streams, and busy ones are while streams have slack.
-Without a TPOT objective prompts are handed off.
+loses. Both ways are compared on the same decode worker: that another one decodes less is no reason to compute
+there. So idle prefill workers are not relieved at the expense of streams, and busy ones are while streams have
+slack. Without a TPOT objective prompts are handed off.
 """
 
 from __future__ import annotations
