@@ -41,10 +41,11 @@ what is compared:
   what the workers measured of themselves at rest, the others at that of the test. What the latters' first
   tokens took beside the workers' own time is what client, HTTP, router and RPC take. Then both are frozen,
   the requests of the test are sent, and simulated with what is known by then: nothing is fitted to the
-  answer. The earlier requests are simulated as well, for caches hold what these left there. Lengths are
-  scaled down, so that two cores can serve them; prefixes that the workload shares are shared tokens. The
-  rate is such that the busier worker is expected to be busy for --load of the time. "meanwhile" is what the
-  workers reported of their speed during the test: a machine that has become slower is no fault of the model.
+  answer. The earlier requests are simulated as well, for caches hold what these left there, and all of it
+  several times, for steps and hand-offs spread. Lengths are scaled down, so that two cores can serve them;
+  prefixes that the workload shares are shared tokens. The rate is such that the busier worker is expected to
+  be busy for --load of the time. "meanwhile" is what the workers reported of their speed during the test: a
+  machine that has become slower is no fault of the model.
 """
 MS = 1000.0
 CHUNK_TOKENS = 256
@@ -56,6 +57,9 @@ LEARNING = 3
 QUICK = {"requests": 60, "calibration": 40}
 OBJECTIVES = Objectives(tpot=1e-9)
 """`baton up` has none, and hands off every prompt that is not almost cached; so it does where none can be kept."""
+
+DRAWS = 16
+"""Simulations of the same requests, each with a seed of its own."""
 
 PROFILES = ("corrected", "meanwhile", "at start")
 TARGETS = {50: 10.0, 90: 20.0}
@@ -83,7 +87,8 @@ def _unscaled(options: argparse.Namespace, skip: int, count: int) -> Workload:
 
 def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig, kv_tokens: int) -> Latencies:
     """What `baton sim` makes of `test` after `before`, both on one clock, with what is beside the workers added to
-    each first token: one of those that were seen, drawn with a seed."""
+    each first token: one of those that were seen. Of all draws together: one draw's percentiles are chance where
+    few requests lie near them."""
     pools = tuple(
         Pool(role.value, role, 1, _hardware(profile, model, kv_tokens), 0.0)
         for role, profile in ((Role.PREFILL, known.prefill), (Role.DECODE, known.decode))
@@ -99,12 +104,16 @@ def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig,
         heartbeat_s=HEARTBEAT_S,
         kv_events=True,
     )
-    rides = Simulation(spec, followed_by(before, test)).run().rides
-    tested = [ride for ride in rides if ride.number >= len(before.requests)]
-    ended = [ride for ride in tested if ride.outcome is Outcome.FINISHED]
-    draw = Random(0)
-    ttfts_s = [ride.ttft_s + draw.choice(known.fronts_s) for ride in ended if ride.ttft_s is not None]
-    return Latencies(ttfts_s, [ride.tpot_s for ride in ended if ride.tpot_s is not None])
+    ttfts_s: list[float] = []
+    tpots_s: list[float] = []
+    for seed in range(DRAWS):
+        draw = Random(seed)
+        rides = Simulation(spec, followed_by(before, test), seed=seed).run().rides
+        tested = [ride for ride in rides if ride.number >= len(before.requests)]
+        ended = [ride for ride in tested if ride.outcome is Outcome.FINISHED]
+        ttfts_s += [r.ttft_s + draw.choice(known.fronts_s) for r in ended if r.ttft_s is not None]
+        tpots_s += [ride.tpot_s for ride in ended if ride.tpot_s is not None]
+    return Latencies(ttfts_s, tpots_s)
 
 
 def _hardware(profile: WorkerProfile, model: ModelConfig, kv_tokens: int) -> HardwareProfile:

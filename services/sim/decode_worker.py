@@ -15,6 +15,7 @@ from baton.engine.block_manager import OutOfBlocks
 from baton.sim.gaps import Gaps
 from baton.sim.ride import Ride
 from baton.sim.sim_worker import Setup, SimWorker
+from baton.sim.spread import drawn_s
 
 
 class DecodeListener(Protocol):
@@ -111,7 +112,7 @@ class DecodeWorker(SimWorker):
         usual_s = sum(speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks)
         running = len(self._decoding)
         usual_s += speeds.step_s(running, self._context_tokens) if running else speeds.prefill_pass_s
-        duration_s = self._spread(usual_s, speeds.step_spread)
+        duration_s = drawn_s(usual_s, speeds.step_spread, self.random)
         self.busy_s += duration_s
         self.clock.after(duration_s, lambda: self._computed(duration_s, chunks))
 

@@ -9,6 +9,7 @@ from baton.engine.block_manager import OutOfBlocks
 from baton.engine.prompt_queue import PromptQueue
 from baton.sim.ride import Ride
 from baton.sim.sim_worker import Setup, SimWorker
+from baton.sim.spread import drawn_s
 
 
 class PrefillListener(Protocol):
@@ -41,7 +42,7 @@ class PrefillWorker(SimWorker):
 
     def acknowledge_at_s(self) -> float:
         """When all that has been pushed by now will be known to have arrived."""
-        latency_s = self._spread(self.speeds.handoff_latency_s, self.speeds.handoff_spread)
+        latency_s = drawn_s(self.speeds.handoff_latency_s, self.speeds.handoff_spread, self.random)
         return max(self.clock.now_s, self.link_free_at_s) + latency_s
 
     def release(self, ride: Ride) -> None:
@@ -58,7 +59,8 @@ class PrefillWorker(SimWorker):
             self._is_stepping = False
             return
         computed_s = sum(self.speeds.chunk_s(length, ride.computed_tokens) for ride, length in chunks)
-        duration_s = self._spread(self.speeds.prefill_pass_s + computed_s, self.speeds.step_spread)
+        usual_s = self.speeds.prefill_pass_s + computed_s
+        duration_s = drawn_s(usual_s, self.speeds.step_spread, self.random)
         self.busy_s += duration_s
         self.clock.after(duration_s, lambda: self._computed(chunks))
 

@@ -71,10 +71,6 @@ class SimWorker(ABC):
         if not self._is_stepping:
             self._step()
 
-    def _spread(self, usual_s: float, sigma: float) -> float:
-        """What takes `usual_s` as a rule, this time; sigma: standard deviation of the logarithm."""
-        return usual_s * self.random.lognormvariate(0.0, sigma) if sigma else usual_s
-
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_tokens)
 
