@@ -122,7 +122,10 @@ async def _open_registry(config: RouterConfig, cleanup: AsyncExitStack) -> tuple
         cleanup.push_async_callback(client.close)
         return client, client
     registry = EmbeddedRegistry(config.lease_s)
-    server = Server(config.registry_host, config.registry_port, config.secret)
+    try:
+        server = Server(config.registry_host, config.registry_port, config.secret)
+    except Unavailable as error:
+        raise Unavailable(error.message, field="registry_port") from error
     server.add(SERVICE, RegistryServicer(registry, require_reachable).mount)
     await server.start()
     cleanup.push_async_callback(server.stop, _GRPC_GRACE_S)
