@@ -109,6 +109,9 @@ class Elastic:
         self._clock.at(serves_at_s, partial(self._fleet.change_role, worker, role))
 
     def _stop(self, worker: SimWorker) -> None:
+        if worker.blocks.available < worker.blocks.num_blocks:  # what moves is still on its way from here
+            self._clock.after(_POLL_S, partial(self._stop, worker))
+            return
         self._stopping.remove(worker.worker_id)
         self._fleet.stop(worker)
 
