@@ -49,7 +49,7 @@ what is measured:
 """
 RULES = PlannerRules(ttft_s=OBJECTIVES.ttft, tpot_s=OBJECTIVES.tpot)
 COOLDOWN_HELP = f"after a role change in which none goes the other way (default: {RULES.cooldown_s:g})"
-BUDGET_HELP = f"role changes in any hour at most (default: {RULES.flips_per_hour})"
+BUDGET_HELP = "role changes in any hour at most (default: 30, or two for each worker where that is more)"
 STEADY_SEEDS = 5
 TARGET = 0.95
 LIKELY = {PROMPT_HEAVY: 7 / 8, OUTPUT_HEAVY: 1 / 8, TURNING: 3 / 8}
@@ -144,7 +144,9 @@ def figures(
             peer_value=fixed.good / duration_s,
             ratio=good(run) / max(1, fixed.good),
         ),
-        Row(name="role changes", value=len(run.flips), unit="flips", target=rules.flips_per_hour),
+        Row(
+            name="role changes", value=len(run.flips), unit="flips", target=rules.flip_budget(setting.workers)
+        ),
         Row(
             name="soonest change the other way",
             value=soonest_return_s(run),
@@ -187,7 +189,7 @@ def parser() -> argparse.ArgumentParser:
     add("--phase-s", type=float, default=600.0, metavar="S", help="of each phase (default: 600)")
     add("--rate", type=positive, default=1.0, metavar="X", help="times the rates of both kinds (default: 1)")
     add("--cooldown-s", type=positive, default=RULES.cooldown_s, metavar="S", help=COOLDOWN_HELP)
-    add("--flips-per-hour", type=int, default=RULES.flips_per_hour, metavar="N", help=BUDGET_HELP)
+    add("--flips-per-hour", type=int, metavar="N", help=BUDGET_HELP)
     add("--seed", type=int, default=0, metavar="N", help="of the requests (default: 0)")
     add("--steady", type=rates, metavar="RATES", help="only steady traffic, at these multiples of the rates")
     add("--json", type=Path, metavar="FILE", help="writes the rows there as well")

@@ -67,6 +67,7 @@ async def run_router(config: RouterConfig) -> None:
         control = FleetControl(workers, config.secret)
         candidacy = Candidacy(offices, "planner", config.router_id)
         views = _Views()
+        flow = RequestFlow(workers, views.events, config.flow)
         elastic = Elastic(
             config.planner,
             lambda: workers.members,
@@ -74,9 +75,9 @@ async def run_router(config: RouterConfig) -> None:
             lambda: candidacy.is_leader,
             views.on_decision,
             open_scaler(config.planner.scaler),
+            lambda: flow.waiting_tokens,
         )
         sessions = Sessions(lambda: workers.channels, lambda: workers.members)
-        flow = RequestFlow(workers, views.events, config.flow)
         backend = FleetBackend(workers, flow, config, control, elastic, sessions)
         metrics = _metrics(config, workers, sessions)
         views.add(metrics)

@@ -99,7 +99,7 @@ class _PlannerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     max_prefill: _Count | None = None
     min_decode: _Count = 1
     max_decode: _Count | None = None
-    flips_per_hour: _Count = _RULES.flips_per_hour
+    flips_per_hour: _Count | None = None
     cooldown: _Positive = _RULES.cooldown_s
     window: _Positive = _RULES.window_s
     interval: _Positive = 2.0

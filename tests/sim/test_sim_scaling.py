@@ -52,6 +52,11 @@ def test_there_are_never_more_than_may_be(scaled: Run) -> None:
     assert max(sample.prefill + sample.decode for sample in alone.samples) == 4
 
 
+def test_prompts_that_go_on_from_the_router_s_queue_to_new_workers_are_not_taken_for_more_traffic() -> None:
+    backlogged = Simulation(scaling(2, 1, most=20), THERE_AND_BACK).run()
+    assert 4 < max(sample.prefill + sample.decode for sample in backlogged.samples) <= 6
+
+
 def test_who_is_ordered_serves_once_it_has_started_and_not_before(scaled: Run) -> None:
     late = [stay.from_s for stay in scaled.stays.values() if stay.from_s > 0]
     first_s = min(late)
