@@ -40,12 +40,12 @@ examples:
 
 what is measured:
   traffic turns from prompt-heavy to output-heavy and back. One fleet begins at the split that is best for the first
-  phase, and its planner changes roles; beside it, splits that do not change are tried on each phase alone, and the
-  best of each, chosen with hindsight, is added up. Good requests are those within both objectives. Steady
-  traffic of either kind is to change nobody's role: with --steady that alone is tried, at the given multiples of
-  the rates (1.5 takes nearly all that the best split bears) and with five seeds, beginning at the best split.
-  Workers are H100 with Llama 70B (see services/sim/profiles);
-  a decode worker that changes moves its sequences first.
+  phase, and its planner changes roles. Its peers are splits that do not change, chosen with hindsight: the best of
+  each phase, tried on that phase alone and their good requests added up; and the one that is best for all three.
+  Good requests are those within both objectives. Steady traffic of either kind is to change nobody's role: with
+  --steady that alone is tried, at the given multiples of the rates (1.5 takes nearly all that the best split bears)
+  and with five seeds, beginning at the best split. Workers are H100 with Llama 70B (see services/sim/profiles); a
+  decode worker that changes its role moves its sequences first.
 """
 RULES = PlannerRules(ttft_s=OBJECTIVES.ttft, tpot_s=OBJECTIVES.tpot)
 COOLDOWN_HELP = f"after a role change in which none goes the other way (default: {RULES.cooldown_s:g})"
