@@ -17,7 +17,6 @@ class BatonError(Exception):
 
     code: ClassVar[str] = "internal_error"
     http_status: ClassVar[int] = 500
-    is_server_fault: ClassVar[bool] = True
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
@@ -30,7 +29,6 @@ class InvalidRequest(BatonError):
 
     code = "invalid_request"
     http_status = 400
-    is_server_fault = False
 
 
 class Unauthorized(BatonError):
@@ -38,7 +36,6 @@ class Unauthorized(BatonError):
 
     code = "unauthorized"
     http_status = 401
-    is_server_fault = False
 
 
 class ModelNotFound(BatonError):
@@ -46,7 +43,6 @@ class ModelNotFound(BatonError):
 
     code = "model_not_found"
     http_status = 404
-    is_server_fault = False
 
 
 class QueueTimeout(BatonError):
@@ -54,7 +50,6 @@ class QueueTimeout(BatonError):
 
     code = "queue_timeout"
     http_status = 408
-    is_server_fault = False
 
 
 class RequestTooLarge(BatonError):
@@ -62,7 +57,6 @@ class RequestTooLarge(BatonError):
 
     code = "request_too_large"
     http_status = 413
-    is_server_fault = False
 
 
 class Overloaded(BatonError):
@@ -70,7 +64,6 @@ class Overloaded(BatonError):
 
     code = "overloaded"
     http_status = 429
-    is_server_fault = False
 
     def __init__(self, message: str, *, field: str | None = None, retry_after_s: float = 1.0) -> None:
         super().__init__(message, field=field)
@@ -88,7 +81,6 @@ class Cancelled(BatonError):
 
     code = "cancelled"
     http_status = 499
-    is_server_fault = False
 
 
 class Unavailable(BatonError):
@@ -124,7 +116,6 @@ class DuplicateWorker(BatonError):
 
     code = "duplicate_worker"
     http_status = 409
-    is_server_fault = False
 
 
 class ConfigError(BatonError):

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import rows
 from placement_cost import Fleet
-from placement_fleets import fleet, goodput_rps, pooled_hit_rate, simulate, with_mode, with_routers
+from placement_fleets import fleet, goodput_rps, pooled_hit_rate, simulate, with_routers
+from placement_mixes import MIXES, QUICK_MIXES, compared_modes
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rows import Row
@@ -26,7 +27,7 @@ from baton.sim.workload import Workload
 EXAMPLES = """
 examples:
   python benchmarks/placement.py --quick
-  python benchmarks/placement.py --trace requests.jsonl --json placement.json --plot goodput.png
+  python benchmarks/placement.py --trace requests.jsonl --seeds 3 --json placement.json --plot goodput.png
 
 what is measured:
   decision: one placement of an 8k-token prompt, the match of its 512 blocks and a changed load included, without
@@ -35,7 +36,8 @@ what is measured:
     a Llama of 8B; requests arrive N times as fast as the trace has them
   hit rate: share of prompt tokens not computed, beside one LRU cache as large as all prefill workers' together
   hottest: the busiest prefill worker's seconds over the mean
-  auto: disaggregation decided for each request, beside the better of always and never, on mixes
+  auto: disaggregation decided for each request, beside the better of always and never, on made traffic; of several
+    seeds the one where deciding comes off worst
   routers: hit rate of four routers that hear of each other's load every 250 ms, less that of one
 """
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -44,8 +46,6 @@ OBJECTIVES = {"": None, ", TPOT objective": 0.05}
 """Of the requests that are placed, in seconds: with one, computing on a decode worker is compared as well."""
 
 LEVELS = {"trace": (4.0, 6.0, 8.0, 10.0), "agent": (1.0, 1.5, 2.0, 2.5)}
-MIXES = {"prompt-heavy": 18.0, "agent": 80.0, "shared-prefix": 120.0, "chat": 60.0, "output-heavy": 20.0}
-MIX_FLEET = fleet(prefill_h100=4, decode_h200=4)
 PEERS = [name for name in POLICIES if name != "predicted"]
 Goodputs = dict[float, dict[str, float]]
 
@@ -58,7 +58,9 @@ def main() -> None:
     levels = LEVELS[name][-1:] if options.quick else LEVELS[name]
     goodputs: Goodputs = {}
     with Progress(*COLUMNS, console=console) as progress:
-        runs = len(levels) * len(POLICIES) + 2 + 3 * len(MIXES)
+        mixes = QUICK_MIXES if options.quick else MIXES
+        seeds = range(options.seed, options.seed + options.seeds)
+        runs = len(levels) * len(POLICIES) + 2 + len(Disaggregation) * len(mixes) * len(seeds)
         task = progress.add_task("measuring", total=runs + len(TARGET_S) * len(OBJECTIVES))
 
         def step(text: str) -> None:
@@ -67,7 +69,7 @@ def main() -> None:
         found = list(decisions(2000 if options.quick else 20_000, step))
         found += quality(traffic, levels, step, goodputs)
         found += routers(traffic.at_rate(levels[0]), step)
-        found += mixes(600 if options.quick else 2000, options.seed, step)
+        found += compared_modes(mixes, seeds, step)
     rows.publish(found, "placement", options.json)
     if options.plot is not None:
         plot(goodputs, options.plot)
@@ -122,18 +124,6 @@ def routers(sent: Workload, step: Callable[[str], None]) -> Iterator[Row]:
     yield Row(name="hit rate lost by four routers", value=rates[0] - rates[1], unit="", target=0.01)
 
 
-def mixes(requests: int, seed: int, step: Callable[[str], None]) -> Iterator[Row]:
-    for mix, rate_rps in MIXES.items():
-        sent = generate(mix, requests, rate_rps, seed)
-        reached = {}
-        for mode in Disaggregation:
-            step(f"{mix}, {mode.value}")
-            reached[mode] = goodput_rps(simulate(with_mode(MIX_FLEET, mode), sent), sent)
-        auto = reached.pop(Disaggregation.AUTO)
-        better = max(reached, key=lambda mode: reached[mode])
-        yield compared(f"auto, {mix}", "req/s", auto, better.value, reached[better], 0.98)
-
-
 def compared(name: str, unit: str, value: float, peer: str, peer_value: float, target: float) -> Row:
     ratio = value / peer_value if peer_value else None
     return Row(
@@ -172,6 +162,7 @@ def parser() -> argparse.ArgumentParser:
         help="of requests in Mooncake's form (default: made agent traffic)",
     )
     add("--seed", type=int, default=0, metavar="N", help="of made traffic (default: 0)")
+    add("--seeds", type=int, default=1, metavar="N", help="as many seeds, from that one on (default: 1)")
     add("--json", type=Path, metavar="FILE", help="writes the rows there as well")
     add("--plot", type=Path, metavar="FILE", help="writes goodput by load and policy there, as PNG")
     return result

@@ -102,8 +102,7 @@ def _max_model_tokens(rope: RopeConfig, wanted: int | None) -> int:
         return limit
     if not 1 <= wanted <= limit:
         raise ConfigError(
-            f"max_model_tokens {wanted} is outside 1 to {limit}, the model's context",
-            field="max_model_tokens",
+            f"max_model_len {wanted} is outside 1 to {limit}, the model's context", field="max_model_len"
         )
     return wanted
 

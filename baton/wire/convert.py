@@ -153,18 +153,11 @@ def failure_from_wire(wire: types_pb2.Failure) -> BatonError:
 
 
 def load_to_wire(load: WorkerLoad) -> types_pb2.WorkerLoad:
-    blocks = load.kv_blocks
     return types_pb2.WorkerLoad(
         running=load.running,
         waiting=load.waiting,
         queued_tokens=load.queued_tokens,
-        kv_blocks=types_pb2.KVBlocks(
-            total=blocks.total,
-            free=blocks.free,
-            cached=blocks.cached,
-            used=blocks.used,
-            reserved=blocks.reserved,
-        ),
+        kv_blocks=types_pb2.KVBlocks(**asdict(load.kv_blocks)),
         kv_bytes_sent=load.kv_bytes_sent,
         kv_bytes_received=load.kv_bytes_received,
         preemptions=load.preemptions,

@@ -25,7 +25,7 @@ def ask(
         with httpx.Client(base_url=url, timeout=timeout, headers=headers, trust_env=False) as client:
             answer = client.request(method, path, json=body)
     except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise Unavailable(f"{url}: {error}", field="url") from error
+        raise Unavailable(f"no router answers at {url}: {error}", field="url") from error
     try:
         said = answer.json()
         if answer.is_error:

@@ -26,7 +26,7 @@ class ChatSession:
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
         timeout = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
-        self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)
         self._console = Console()
         self._model = model
         self._opening = [{"role": "system", "content": system}] if system else []

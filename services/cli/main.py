@@ -78,10 +78,14 @@ def configure(
 app.command()(with_groups(up))
 app.command()(with_groups(router))
 app.command(
-    "prefill", help="Run one prefill worker: computes prompts, hands their KV blocks to decode workers."
+    "prefill",
+    help="Run one prefill worker: computes prompts, hands their KV blocks to decode workers.\n\n"
+    "Example: BATON_SECRET=... baton prefill --model ./model --registry 10.0.0.1:8100 --host 10.0.0.2",
 )(with_groups(worker_command("prefill")))
 app.command(
-    "decode", help="Run one decode worker: receives KV blocks, generates a token a sequence and step."
+    "decode",
+    help="Run one decode worker: receives KV blocks, generates a token a sequence and step.\n\n"
+    "Example: BATON_SECRET=... baton decode --model ./model --registry 10.0.0.1:8100 --host 10.0.0.3",
 )(with_groups(worker_command("decode")))
 
 app.command()(sim)

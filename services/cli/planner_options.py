@@ -56,8 +56,13 @@ class PlannerOptions(OptionGroup):
         str, option(help="Fewest and most decode workers, as 1-4 or 1-.", envvar="BATON_PLANNER_DECODE")
     ] = "1-"
     planner_flips_per_hour: Annotated[
-        int, option(help="Role changes in any hour at most.", envvar="BATON_PLANNER_FLIPS_PER_HOUR", min=0)
-    ] = 30
+        int | None,
+        option(
+            help="Role changes in any hour at most. Default: 30, or two for each worker where that is more.",
+            envvar="BATON_PLANNER_FLIPS_PER_HOUR",
+            min=0,
+        ),
+    ] = None
     planner_cooldown: Annotated[
         float,
         option(

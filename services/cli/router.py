@@ -28,8 +28,7 @@ def router(
     secret: opt.Secret = "",
     log_level: opt.LogLevelOption = opt.LogLevel.INFO,
 ) -> None:
-    """Run one router: HTTP API, request flow, and the embedded registry that workers join, unless --registry
-    names another where they meet.
+    """Run one router: HTTP API, request flow, and the registry that workers join, unless --registry is another.
 
     Example: BATON_SECRET=... baton router --model ./model --host 0.0.0.0 --port 8000 --registry-port 8100
     """

@@ -27,8 +27,7 @@ def up(
     restart_window: opt.RestartWindow = 300.0,
     log_level: opt.LogLevelOption = opt.LogLevel.WARNING,
 ) -> None:
-    """Serve a model on this machine: a router, N prefill and M decode workers, each a process of its own that is
-    started again when it dies.
+    """Serve a model on this machine: router and workers, each a process that is started again when it dies.
 
     Example: baton up --model ./Llama-3.2-1B-Instruct --prefill 1 --decode 2 --port 8001
     """

@@ -76,6 +76,11 @@ class Admission:
         return len(self._queue)
 
     @property
+    def waiting_tokens(self) -> int:
+        """Of the prompts of those that wait."""
+        return self._queue.prompt_tokens
+
+    @property
     def running(self) -> int:
         """At the workers, computed or not."""
         return len(self._running)

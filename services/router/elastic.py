@@ -102,7 +102,7 @@ _MAX_PRESSURE = 1e6
 
 class Elastic:
     """members: the fleet now. is_leader: read right before each act. publish: gets every decision. scaler: None
-    where the number of workers is not the planner's to change."""
+    where the number of workers is not the planner's to change. waiting_tokens: of prompts that queue here."""
 
     def __init__(
         self,
@@ -112,6 +112,7 @@ class Elastic:
         is_leader: Callable[[], bool],
         publish: Callable[[Decision], None],
         scaler: Scaler | None = None,
+        waiting_tokens: Callable[[], int] = lambda: 0,
     ) -> None:
         self._settings = settings
         self._members = members
@@ -119,6 +120,7 @@ class Elastic:
         self._is_leader = is_leader
         self._publish = publish
         self._scaler = scaler
+        self._waiting_tokens = waiting_tokens
         self._history = History(settings.rules.window_s, settings.rules.cooldown_s)
         self._acts: set[asyncio.Task[None]] = set()
         self._scaling: asyncio.Task[None] | None = None
@@ -139,7 +141,7 @@ class Elastic:
         """Looks, decides, tells, and begins what is to be done."""
         now_s, unix_s = time.monotonic(), time.time()
         statuses = tuple(status_of(member, now_s - unix_s, now_s) for member in self._members())
-        self._history.observe(Observation(now_s, statuses, unix_s % DAY_S))
+        self._history.observe(Observation(now_s, statuses, unix_s % DAY_S, self._waiting_tokens()))
         is_off = self._settings.mode is PlannerMode.OFF
         plan = (decide_unplanned if is_off else decide)(self._history, self._settings.rules, now_s)
         if is_off and not plan.actions:

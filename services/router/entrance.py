@@ -52,6 +52,10 @@ class Entrance:
     def waiting(self) -> int:
         return self._admission.waiting
 
+    @property
+    def waiting_tokens(self) -> int:
+        return self._admission.waiting_tokens
+
     @asynccontextmanager
     async def turn(self, run: Run) -> AsyncIterator[Meter]:
         """Entered when it is the request's turn; its place is taken until the context is left.

@@ -65,6 +65,10 @@ class FairQueue:
         return self._length
 
     @property
+    def prompt_tokens(self) -> int:
+        return sum(entry.prompt_tokens for tenant in self._waiting.values() for _, _, entry in tenant.waiting)
+
+    @property
     def waiting_tenants(self) -> int:
         return len(self._waiting)
 

@@ -92,6 +92,11 @@ class RequestFlow:
         return self._entrance.waiting
 
     @property
+    def waiting_tokens(self) -> int:
+        """Of their prompts."""
+        return self._entrance.waiting_tokens
+
+    @property
     def under_way(self) -> int:
         """Requests that have not ended, those in the queue included."""
         return self._under_way

@@ -67,6 +67,7 @@ async def run_router(config: RouterConfig) -> None:
         control = FleetControl(workers, config.secret)
         candidacy = Candidacy(offices, "planner", config.router_id)
         views = _Views()
+        flow = RequestFlow(workers, views.events, config.flow)
         elastic = Elastic(
             config.planner,
             lambda: workers.members,
@@ -74,9 +75,9 @@ async def run_router(config: RouterConfig) -> None:
             lambda: candidacy.is_leader,
             views.on_decision,
             open_scaler(config.planner.scaler),
+            lambda: flow.waiting_tokens,
         )
         sessions = Sessions(lambda: workers.channels, lambda: workers.members)
-        flow = RequestFlow(workers, views.events, config.flow)
         backend = FleetBackend(workers, flow, config, control, elastic, sessions)
         metrics = _metrics(config, workers, sessions)
         views.add(metrics)
@@ -121,7 +122,10 @@ async def _open_registry(config: RouterConfig, cleanup: AsyncExitStack) -> tuple
         cleanup.push_async_callback(client.close)
         return client, client
     registry = EmbeddedRegistry(config.lease_s)
-    server = Server(config.registry_host, config.registry_port, config.secret)
+    try:
+        server = Server(config.registry_host, config.registry_port, config.secret)
+    except Unavailable as error:
+        raise Unavailable(error.message, field="registry_port") from error
     server.add(SERVICE, RegistryServicer(registry, require_reachable).mount)
     await server.start()
     cleanup.push_async_callback(server.stop, _GRPC_GRACE_S)

@@ -39,12 +39,20 @@ class Flipped:
 
 
 class Elastic:
-    """is_over: whether nothing is left to plan for."""
+    """waiting_tokens: of prompts in the router's queue. is_over: whether nothing is left to plan for."""
 
-    def __init__(self, spec: ElasticSpec, clock: Clock, fleet: SimFleet, is_over: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        spec: ElasticSpec,
+        clock: Clock,
+        fleet: SimFleet,
+        waiting_tokens: Callable[[], int],
+        is_over: Callable[[], bool],
+    ) -> None:
         self._spec = spec
         self._clock = clock
         self._fleet = fleet
+        self._waiting_tokens = waiting_tokens
         self._is_over = is_over
         self._history = History(spec.rules.window_s, spec.rules.cooldown_s)
         self._stopping: set[str] = set()
@@ -56,7 +64,7 @@ class Elastic:
             return
         now_s, rules = self._clock.now_s, self._spec.rules
         statuses = tuple(status_of(worker) for worker in self._fleet.workers())
-        self._history.observe(Observation(now_s, statuses, now_s % DAY_S))
+        self._history.observe(Observation(now_s, statuses, now_s % DAY_S, self._waiting_tokens()))
         plan = decide(self._history, rules, now_s)
         self.plans.append((now_s, plan))
         if plan.needed_workers:
@@ -101,6 +109,9 @@ class Elastic:
         self._clock.at(serves_at_s, partial(self._fleet.change_role, worker, role))
 
     def _stop(self, worker: SimWorker) -> None:
+        if worker.blocks.available < worker.blocks.num_blocks:  # what moves is still on its way from here
+            self._clock.after(_POLL_S, partial(self._stop, worker))
+            return
         self._stopping.remove(worker.worker_id)
         self._fleet.stop(worker)
 

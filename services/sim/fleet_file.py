@@ -38,6 +38,7 @@ from baton.sim.toml_file import read_toml
 _PROFILES = Path(str(files("baton.sim"))) / "profiles"
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+_Spread = Annotated[float, msgspec.Meta(ge=0, le=10)]  # of a logarithm: e^10 is a factor of 22,026
 _RULES = PlannerRules()
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -56,8 +57,8 @@ class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     decode_s_per_context_token: _NotNegative = 0.0
     prefill_pass_s: _NotNegative = 0.0
     handoff_latency_s: _NotNegative = 0.0
-    step_spread: _NotNegative = 0.0
-    handoff_spread: _NotNegative = 0.0
+    step_spread: _Spread = 0.0
+    handoff_spread: _Spread = 0.0
     cost_per_hour: _NotNegative = 0.0
 
     def speeds(self) -> WorkerProfile:
@@ -92,14 +93,15 @@ class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
 
 
 class _PlannerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """As the options of `baton router` that begin with --planner; min_workers and max_workers as --planner-workers.
+    """Names and defaults as of the options of `baton router` that begin with --planner, without that; bounds, which
+    are one option there, are two keys. window: seconds that a decision looks back. interval: seconds between two.
     flip, start: seconds that a worker takes to change its role, and to come once it is ordered."""
 
     min_prefill: Annotated[int, msgspec.Meta(ge=0)] = 1
     max_prefill: _Count | None = None
     min_decode: _Count = 1
     max_decode: _Count | None = None
-    flips_per_hour: _Count = _RULES.flips_per_hour
+    flips_per_hour: _Count | None = None
     cooldown: _Positive = _RULES.cooldown_s
     window: _Positive = _RULES.window_s
     interval: _Positive = 2.0

@@ -25,7 +25,19 @@ def generate(name: str, requests: int, rate_rps: float, seed: int) -> Workload:
     choices."""
     if name not in WORKLOADS:
         raise ConfigError(f"workload {name!r} is unknown (choices: {', '.join(WORKLOADS)})", field="workload")
-    drawn = list(islice(WORKLOADS[name](Random(f"{name} {seed}"), rate_rps), requests))  # noqa: S311
+    return _drawn(name, WORKLOADS[name], requests, rate_rps, seed)
+
+
+def generate_single(
+    prompt_median: int, output_median: int, requests: int, rate_rps: float, seed: int
+) -> Workload:
+    """Requests that share nothing, with prompts and answers of these median lengths, in tokens."""
+    name = f"{prompt_median}:{output_median}"
+    return _drawn(name, _single(prompt_median, output_median), requests, rate_rps, seed)
+
+
+def _drawn(name: str, source: _Source, requests: int, rate_rps: float, seed: int) -> Workload:
+    drawn = list(islice(source(Random(f"{name} {seed}"), rate_rps), requests))  # noqa: S311
     drawn.sort(key=lambda request: (request.arrival_s, request.number))
     return Workload(name, BLOCK_TOKENS, drawn)
 

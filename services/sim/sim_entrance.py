@@ -36,6 +36,10 @@ class SimEntrance:
         """Nobody waits here, and nobody is on the way."""
         return not self._entries
 
+    @property
+    def waiting_tokens(self) -> int:
+        return self._admission.waiting_tokens
+
     def arrive(self, ride: Ride) -> None:
         request = ride.request
         entry = Entry(

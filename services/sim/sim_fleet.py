@@ -85,6 +85,7 @@ class SimFleet:
 
     def stop(self, worker: SimWorker) -> None:
         """`worker`, which has finished, is gone."""
+        assert worker.blocks.available == worker.blocks.num_blocks, f"{worker.worker_id} still holds KV"
         self._drop(worker)
         self.stays[worker.worker_id].until_s = self._clock.now_s
 

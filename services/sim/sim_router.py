@@ -37,6 +37,7 @@ class SimRouter:
         self._index = PrefixIndex()
         self._pools = {Role.PREFILL: prefill, Role.DECODE: decode}
         self._open: list[SimWorker] = []
+        self._known: set[str] = set()
         self._columns = FleetColumns({}, self._index.slot)
 
     def place(self, request: SimRequest, now_s: float) -> Placement:
@@ -85,12 +86,16 @@ class SimRouter:
         return request.hashes[: request.prompt_tokens // self._block_tokens]
 
     def _follow(self) -> None:
-        """Whoever joins or leaves a pool is known at once."""
+        """Whoever joins or leaves a pool is known at once, and what a worker had that is gone is forgotten."""
         pools = {role: [w for w in pool.values() if w.is_open] for role, pool in self._pools.items()}
         is_open = [worker for pool in pools.values() for worker in pool]
         if is_open != self._open:
             self._open = is_open
             self._listen()
+            there = {worker_id for pool in self._pools.values() for worker_id in pool}
+            for worker_id in self._known - there:
+                self._index.forget(worker_id)
+            self._known = there
             candidates = {role: [worker.candidate() for worker in pool] for role, pool in pools.items()}
             self._columns = FleetColumns(candidates, self._index.slot)
 

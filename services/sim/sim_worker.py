@@ -63,8 +63,9 @@ class SimWorker(ABC):
         """Takes the next step, if there is work; `_is_stepping` until it is over."""
 
     def go_on_from(self, former: SimWorker) -> None:
-        """The same worker in another role: with the KV pool that it has, and its luck where that stood."""
-        self.blocks, self.random = former.blocks, former.random
+        """The same worker in another role: with the KV pool that it has, those who follow what is cached there, and
+        its luck where that stood."""
+        self.blocks, self.events, self.random = former.blocks, former.events, former.random
 
     def _wake(self) -> None:
         """There may be work."""

@@ -97,7 +97,13 @@ class Simulation:
         for request in self._run.workload.requests:
             self._clock.at(request.arrival_s, lambda request=request: self._arrive(request))  # type: ignore[misc]
         if self._spec.elastic is not None:
-            elastic = Elastic(self._spec.elastic, self._clock, self._fleet, self._is_over)
+            elastic = Elastic(
+                self._spec.elastic,
+                self._clock,
+                self._fleet,
+                lambda: self._entrance.waiting_tokens,
+                self._is_over,
+            )
             self._run.flips = elastic.flips
             elastic.tick()
         self._clock.run()

@@ -43,6 +43,12 @@ def test_what_is_no_router_is_named(url: str, command: list[str]) -> None:
         CliRunner().invoke(app, [*command, "--url", url], catch_exceptions=False)
 
 
+@pytest.mark.parametrize("command", [["plan"], ["flip", "prefill-0", "decode"], ["chat"]], ids=" ".join)
+def test_a_port_where_nobody_listens_is_no_router_s(command: list[str]) -> None:
+    with pytest.raises(Unavailable, match=r"no router answers at http://127\.0\.0\.1:1"):
+        CliRunner().invoke(app, [*command, "--url", "http://127.0.0.1:1"], catch_exceptions=False)
+
+
 @pytest.mark.parametrize("command", [["plan"], ["flip", "prefill-0", "decode"]], ids=" ".join)
 def test_an_address_that_is_none_is_named(command: list[str]) -> None:
     with pytest.raises(Unavailable, match="nowhere"):

@@ -218,3 +218,12 @@ def test_a_port_in_use_is_named(llama: Path) -> None:
     assert status == CONFIGURATION_ERROR
     [line] = stderr.splitlines()
     assert f"127.0.0.1:{port}" in line
+
+
+def test_a_registry_s_port_in_use_is_named_as_its_own(llama: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, stderr = run_baton("router", SECRET, model=llama, port=0, registry_port=port)
+    assert status == CONFIGURATION_ERROR
+    assert f"127.0.0.1:{port}" in stderr
+    assert stderr.endswith("[registry_port]\n")

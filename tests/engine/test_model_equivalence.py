@@ -11,6 +11,7 @@ import pytest
 import torch
 from hand_driven import HandDriven
 from model_folders import prompt_ids
+from oracle import Reference, greedy
 from transformers import AutoModelForCausalLM
 
 from baton.engine.batch import Chunk
@@ -35,26 +36,9 @@ def oracle_logits(folder: Path, prompt: list[int], dtype: torch.dtype = torch.fl
     return logits.float()
 
 
-def oracle_greedy(folder: Path, prompt: list[int], tokens: int) -> tuple[list[int], torch.Tensor]:
-    """Token ids of a greedy continuation and their log distributions, float32 [tokens, vocab_size]."""
-    output = oracle(folder).generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-        max_new_tokens=tokens,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    logprobs = torch.cat(output.logits).log_softmax(-1)
-    return output.sequences[0, len(prompt) :].tolist(), logprobs
-
-
-def assert_same(tokens: list[Token], expected: tuple[list[int], torch.Tensor]) -> None:
-    token_ids, logprobs = expected
-    assert [token.token_id for token in tokens] == token_ids
-    for token, row in zip(tokens, logprobs, strict=True):
+def assert_same(tokens: list[Token], expected: Reference) -> None:
+    assert [token.token_id for token in tokens] == expected.token_ids
+    for token, row in zip(tokens, expected.logprobs, strict=True):
         assert token.logprob == pytest.approx(row[token.token_id].item(), abs=1e-4)
         for token_id, logprob in token.top_logprobs:
             assert logprob == pytest.approx(row[token_id].item(), abs=1e-4)
@@ -88,7 +72,7 @@ def test_greedy_tokens_of_a_mixed_batch_equal_those_of_transformers(model_folder
         for output, token in zip(outputs, engine.decode(sequences), strict=True):
             output.append(token)
     for prompt, output in zip(prompts, outputs, strict=True):
-        assert_same(output, oracle_greedy(model_folder(name), prompt, GENERATED))
+        assert_same(output, greedy(model_folder(name), tuple(prompt), GENERATED))
 
 
 def test_dynamic_rope_follows_a_sequence_that_grows_past_the_models_length(model_folder: Folders) -> None:
@@ -99,7 +83,7 @@ def test_dynamic_rope_follows_a_sequence_that_grows_past_the_models_length(model
     output = [engine.prefill(sequence, chunk_tokens=250)]
     output += [engine.decode([sequence])[0] for _ in range(31)]
     assert engine.config.rope.max_position_embeddings == 256
-    assert_same(output, oracle_greedy(folder, prompt, 32))
+    assert_same(output, greedy(folder, tuple(prompt), 32))
 
 
 def test_a_step_mixes_decode_and_prefill_in_any_order(model_folder: Folders) -> None:
@@ -118,7 +102,7 @@ def test_a_step_mixes_decode_and_prefill_in_any_order(model_folder: Folders) -> 
     ):
         output.append(token)
     for prompt, output in zip(prompts, outputs, strict=True):
-        assert_same(output, oracle_greedy(folder, prompt, len(output)))
+        assert_same(output, greedy(folder, tuple(prompt), len(output)))
 
 
 def test_samplers_that_share_a_prompt_share_its_logits(model_folder: Folders) -> None:
@@ -127,8 +111,8 @@ def test_samplers_that_share_a_prompt_share_its_logits(model_folder: Folders) ->
     parent, sibling, other = engine.sequence(prompt), engine.sequence(prompt), engine.sequence(prompt_ids(7))
     tokens = engine.step([Chunk(parent, 40, (parent, sibling)), Chunk(other, 7, (other,))])
     assert tokens[0] == tokens[1]
-    assert tokens[0].token_id == oracle_greedy(model_folder("llama"), prompt, 1)[0][0]
-    assert tokens[2].token_id == oracle_greedy(model_folder("llama"), prompt_ids(7), 1)[0][0]
+    assert tokens[0].token_id == greedy(model_folder("llama"), tuple(prompt), 1).token_ids[0]
+    assert tokens[2].token_id == greedy(model_folder("llama"), tuple(prompt_ids(7)), 1).token_ids[0]
 
 
 def test_a_step_without_samplers_draws_nothing(model_folder: Folders) -> None:

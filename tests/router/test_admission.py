@@ -52,6 +52,17 @@ def test_requests_wait_once_every_worker_has_several_prompts_and_seconds_of_work
     assert len(sent(admission)) == 1
 
 
+def test_the_prompts_of_those_that_wait_are_counted_and_no_longer_once_their_turn_has_come() -> None:
+    admission, ahead = saturated()
+    assert admission.waiting_tokens == 0
+    sent(admission, entry("a", 300), entry("b", 50))
+    assert admission.waiting_tokens == 350
+    for one in ahead:
+        admission.computed(one.request_id)
+    assert len(sent(admission)) == 2
+    assert admission.waiting_tokens == 0
+
+
 def test_many_prompts_that_are_little_work_do_not_make_others_wait() -> None:
     admission, ahead = saturated()
     for one in ahead:

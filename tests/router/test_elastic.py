@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -110,6 +112,30 @@ async def decisions_of(elastic: Elastic, count: int) -> None:
     for _ in range(count):
         elastic.decide()
         await asyncio.sleep(0.02)
+
+
+async def test_prompts_that_pile_up_in_the_router_press_on_prefill() -> None:
+    waiting_tokens, started_s = itertools.count(0, 100_000), time.monotonic()
+
+    def busy() -> tuple[Member, ...]:
+        load = WorkerLoad(busy_s=time.monotonic() - started_s)
+        return replace(member("p0", Role.PREFILL), load=load), member("d0", Role.DECODE)
+
+    settings = PlannerSettings(PlannerMode.ADVISE, RULES)
+    elastic = Elastic(
+        settings,
+        busy,
+        Refusing(lambda: None),
+        lambda: True,
+        lambda _: None,
+        None,
+        lambda: next(waiting_tokens),
+    )
+    await decisions_of(elastic, 3)
+    assert elastic.last is not None
+    assert elastic.last.plan.pools[Role.PREFILL].pressure > 2, (
+        "a worker that is merely busy is pressed by 1.2"
+    )
 
 
 async def next_act(acted: asyncio.Queue[int]) -> int:

@@ -34,8 +34,9 @@ def any_status(random: Random, worker_id: str, role: Role, busy_s: float) -> Wor
     )
 
 
+SMALL_BUDGET = 3
 SMALL_RULES = PlannerRules(
-    prefill=Bounds(1, 3), decode=Bounds(1, 3), window_s=6.0, cooldown_s=20.0, flips_per_hour=3
+    prefill=Bounds(1, 3), decode=Bounds(1, 3), window_s=6.0, cooldown_s=20.0, flips_per_hour=SMALL_BUDGET
 )
 
 
@@ -77,7 +78,7 @@ def test_no_load_whatever_makes_it_break_bounds_budget_or_cooldown(
             if not is_rescue:
                 assert members[donor] - 1 >= 1
                 assert members[action.role] + 1 <= 3
-                assert sum(at_s > now_s - HOUR_S for at_s, _ in flips) < SMALL_RULES.flips_per_hour
+                assert sum(at_s > now_s - HOUR_S for at_s, _ in flips) < SMALL_BUDGET
                 recent = [flip for at_s, flip in flips if at_s > now_s - SMALL_RULES.cooldown_s]
                 assert all(flip.role is action.role for flip in recent)
                 assert action.worker_id not in {flip.worker_id for flip in recent}
@@ -187,6 +188,15 @@ def test_decode_that_fills_is_helped_before_it_is_pressed() -> None:
     first = next(plan for _, plan in filling.plans if plan.actions)
     assert {flip.role for flip in flips_of(first)} == {D}
     assert first.pools[D].pressure < RULES.comfort
+
+
+def test_the_budget_of_a_large_fleet_takes_it_there_and_back() -> None:
+    fleet = Fluid(56, 8)
+    fleet.run(60.0, 40 * ONE_WORKER, 8 * 100.0)
+    assert len(fleet.run(300.0, 5 * ONE_WORKER, 40 * ONE_DECODE_WORKER)) > 30
+    fleet.run(300.0, 40 * ONE_WORKER, 8 * 100.0)
+    assert fleet.count(P) >= 40
+    assert len([flip for _, plan in fleet.plans for flip in flips_of(plan)]) <= 2 * 64
 
 
 def test_a_burst_that_is_over_is_not_taken_for_decode_that_fills() -> None:

@@ -73,13 +73,27 @@ def test_a_malformed_fleet_is_refused_by_line_and_field(
     assert re.search(named, f"{raised.value.message} [{raised.value.field}]")
 
 
+OWN = """\
+prefill-tokens-per-s = 1000
+decode-step-s = 0.02
+copy-bytes-per-s = 1e9
+kv-bytes-per-token = 1e5
+kv-tokens = 10000
+"""
+
+
 def test_a_profile_of_ones_own_lies_beside_the_fleet(tmp_path: Path) -> None:
-    (tmp_path / "own.toml").write_text(
-        "prefill-tokens-per-s = 1000\ndecode-step-s = 0.02\ncopy-bytes-per-s = 1e9\n"
-        "kv-bytes-per-token = 1e5\nkv-tokens = 10000\n"
-    )
+    (tmp_path / "own.toml").write_text(OWN)
     spec = read_fleet(fleet_file(tmp_path, FLEET.replace("h200-141g-llama-8b", "own.toml")))
     assert spec.pools[1].hardware.kv_tokens == 10_000
+
+
+@pytest.mark.parametrize("line", ["step-spread = 11", "handoff-spread = -0.1", "step-spread = nan"])
+def test_a_spread_that_no_clock_could_hold_is_refused_by_name(tmp_path: Path, line: str) -> None:
+    (tmp_path / "own.toml").write_text(OWN + line)
+    with pytest.raises(ConfigError, match=r"own\.toml") as raised:
+        read_profile("own.toml", tmp_path)
+    assert raised.value.field == line.partition(" ")[0]
 
 
 # Published: dense bf16 FLOP/s, bytes and bytes/s of memory of one GPU; parameters, layers, heads of the models.

@@ -39,15 +39,18 @@ def fleet(**fields: object) -> FleetSpec:
     return changed
 
 
+def deciding(mode: Disaggregation, **fields: object) -> FleetSpec:
+    local_tokens = LOCAL_TOKENS if mode is Disaggregation.AUTO else 0
+    return fleet(disaggregation=mode, local_prefill_tokens=local_tokens, **fields)
+
+
 def simulated(spec: FleetSpec, workload: str, requests: int, rate_rps: float, speed: float = 1.0) -> Report:
     return report_of(Simulation(spec, generate(workload, requests, rate_rps, 0).at_rate(speed)).run())
 
 
 @cache
 def attained(mode: Disaggregation, workload: str, requests: int, rate_rps: float) -> float:
-    local_tokens = LOCAL_TOKENS if mode is Disaggregation.AUTO else 0
-    spec = fleet(disaggregation=mode, local_prefill_tokens=local_tokens)
-    return simulated(spec, workload, requests, rate_rps).attainment
+    return simulated(deciding(mode), workload, requests, rate_rps).attainment
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,15 @@ def test_prompts_are_computed_beside_decoding_where_prefill_workers_alone_are_to
         attained(mode, "prompt-heavy", 200, 10.0) for mode in (Disaggregation.AUTO, Disaggregation.ALWAYS)
     )
     assert auto >= 1.1 * always, (auto, always)
+
+
+def test_of_chats_beyond_the_places_of_decode_as_many_are_served_in_time_as_by_always_handing_off() -> None:
+    pools = (Pool("prefill", Role.PREFILL, 4, H100, 1.0), Pool("decode", Role.DECODE, 4, H200, 1.0))
+    auto, always = (
+        simulated(deciding(mode, pools=pools), "chat", 3000, 40.0, speed=20.0).attainment
+        for mode in (Disaggregation.AUTO, Disaggregation.ALWAYS)
+    )
+    assert auto >= 0.98 * always, (auto, always)
 
 
 @pytest.mark.parametrize(("workload", "requests", "speed"), [("agent", 500, 4.0), ("chat", 900, 60.0)])

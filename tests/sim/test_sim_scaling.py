@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from stepped_traffic import PHASE_S, RULES, fleet, steps
+from stepped_traffic import HARDWARE, PHASE_S, RULES, fleet, steps
 
 from baton.fleet import Role
 from baton.router.planner.rules import Bounds
@@ -52,6 +52,11 @@ def test_there_are_never_more_than_may_be(scaled: Run) -> None:
     assert max(sample.prefill + sample.decode for sample in alone.samples) == 4
 
 
+def test_prompts_that_go_on_from_the_router_s_queue_to_new_workers_are_not_taken_for_more_traffic() -> None:
+    backlogged = Simulation(scaling(2, 1, most=20), THERE_AND_BACK).run()
+    assert 4 < max(sample.prefill + sample.decode for sample in backlogged.samples) <= 6
+
+
 def test_who_is_ordered_serves_once_it_has_started_and_not_before(scaled: Run) -> None:
     late = [stay.from_s for stay in scaled.stays.values() if stay.from_s > 0]
     first_s = min(late)
@@ -85,6 +90,16 @@ def test_each_worker_costs_what_its_time_costs_from_the_order_until_it_is_gone(s
     assert report.cost == pytest.approx(paid_s / 3600)
     assert report.cost_per_hour == pytest.approx(paid_s / report.duration_s)
     assert sum(pool.mean_workers for pool in report.pools) == pytest.approx(paid_s / report.duration_s)
+
+
+def test_who_leaves_stays_until_the_kv_that_moves_has_gone() -> None:
+    slow = msgspec.structs.replace(HARDWARE, copy_bytes_per_s=1e6)
+    spec = scaling(1, 5)
+    pools = tuple(msgspec.structs.replace(pool, hardware=slow) for pool in spec.pools)
+    long_answers = (2.0, 100, 300)
+    run = Simulation(msgspec.structs.replace(spec, pools=pools), steps(long_answers, long_answers)).run()
+    assert {ride.outcome for ride in run.rides} == {Outcome.FINISHED}
+    assert report_of(run).workers_stopped > 0
 
 
 def test_it_serves_far_more_than_the_fleet_that_it_began_as_and_costs_less_than_the_largest(

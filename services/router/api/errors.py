@@ -37,7 +37,6 @@ class RefusedByFramework(BatonError):
     """What FastAPI refuses by itself: an unknown path, a wrong method."""
 
     code = "invalid_request"
-    is_server_fault = False
 
 
 # OpenAI's `type`, which client libraries group errors by; a subclass has its parent's.

@@ -3,7 +3,7 @@
 #include <math.h>
 
 static const double LOAD_BOUND = 1.25, LOCAL_MEMORY_S = 4.0, TOKENS_AHEAD = 32, SHORT_ANSWER_TOKENS = 8;
-static const double WORK_WEIGHT = 16.0, HARM = 0.03, TTFT_SHARE = 0.5, TPOT_SHARE = 0.8, MOST_SHARE = 0.95;
+static const double WORK_WEIGHT = 16.0, HARM = 0.03, TTFT_SHARE = 0.5, TPOT_SHARE = 0.8, PLACES_SHARE = 0.8, MOST_SHARE = 0.95;
 
 /* As `affinity.scores`. */
 static uint64_t score(uint64_t session, uint64_t worker) {
@@ -61,9 +61,18 @@ static double pressure(const Demand *demand, double first_token_s, double tpot_s
     return larger((waited_s + first_token_s) / (TTFT_SHARE * demand->ttft_s), tpot_s / (TPOT_SHARE * demand->tpot_s));
 }
 
-static double tpot_s(const Pool *d, size_t j, const Wanted *w, double prompt_s) {
+static double slower_by(const Pool *d, size_t j, double prompt_s) {
     double share = (figure(d, LOCAL_PREFILL_S, j) + prompt_s) / LOCAL_MEMORY_S;
-    double slower = 1 / (1 - smaller(share, MOST_SHARE));
+    return 1 / (1 - smaller(share, MOST_SHARE));
+}
+
+static double fullness(const Pool *d, size_t j, double prompt_s) {
+    double places = PLACES_SHARE * larger(1.0, figure(d, MAX_RUNNING, j));
+    return slower_by(d, j, prompt_s) * figure(d, SEQUENCES, j) / places;
+}
+
+static double tpot_s(const Pool *d, size_t j, const Wanted *w, double prompt_s) {
+    double slower = slower_by(d, j, prompt_s);
     double grown = slower * figure(d, SEQUENCES, j), context_tokens = slower * figure(d, CONTEXT_TOKENS, j);
     double long_s = slower * batch_step_s(d, j, grown + w->choices, context_tokens + w->prompt_tokens);
     double short_s = step_s(d, j, w) + (queue_s(d, j) + prompt_s) / TOKENS_AHEAD;
@@ -72,9 +81,9 @@ static double tpot_s(const Pool *d, size_t j, const Wanted *w, double prompt_s) 
 
 static double local_pressure(const Pool *d, size_t j, const Demand *demand) {
     const Wanted *w = &demand->wanted;
-    double prompt_s = prefill_s(d, j, w), token_s = tpot_s(d, j, w, prompt_s);
-    int is_free = token_s <= TPOT_SHARE * demand->tpot_s && place_s(d, j, w) == 0;
-    return is_free ? pressure(demand, queue_s(d, j) + prompt_s, token_s) : INFINITY;
+    double prompt_s = prefill_s(d, j, w), token_s = tpot_s(d, j, w, prompt_s), full = fullness(d, j, prompt_s);
+    int is_free = token_s <= TPOT_SHARE * demand->tpot_s && full <= 1 && place_s(d, j, w) == 0;
+    return is_free ? larger(pressure(demand, queue_s(d, j) + prompt_s, token_s), full) : INFINITY;
 }
 
 static double handoff_pressure(const Pool *p, size_t i, const Pool *d, size_t j, const Demand *demand) {

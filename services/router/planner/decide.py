@@ -73,7 +73,7 @@ def _rebalance(situation: Situation) -> Plan:
     if not situation.flips_left:
         return situation.hold(
             "budget",
-            f"{receiver.value} is pressed, but {rules.flips_per_hour} flips are an hour's",
+            f"{receiver.value} is pressed, but {situation.flip_budget} flips are an hour's",
         )
     candidates = situation.may_leave(donor)[: situation.room_to_flip(donor)]
     best, worst = _best_count(situation, receiver, candidates)

@@ -45,11 +45,13 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """at_s: on a clock that only goes forward. day_s: seconds of the day, UTC."""
+    """at_s: on a clock that only goes forward. day_s: seconds of the day, UTC. waiting_tokens: of prompts that this
+    router has not sent to any worker yet."""
 
     at_s: float
     workers: tuple[WorkerStatus, ...]
     day_s: float = 0.0
+    waiting_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

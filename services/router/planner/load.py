@@ -189,18 +189,21 @@ def _context_tokens(observations: Sequence[Observation]) -> float:
 
 
 def _prefill_asked(before: Observation, after: Observation) -> float:
-    """Tokens/s: what was computed in between and by how much the queue grew. A queue that grows before a worker
-    with time on its hands waits for something else (for memory on the decode side), and counts as little."""
+    """Tokens/s: what was computed in between and by how much the queues grew, the workers' and the router's, which
+    theirs are filled from. A queue that grows before workers with time on their hands waits for something else (for
+    memory on the decode side), and counts as little."""
     elapsed_s = after.at_s - before.at_s
     earlier = {worker.worker_id: worker for worker in before.workers if worker.role is Role.PREFILL}
-    tokens = 0.0
-    for worker in after.workers:
-        if worker.role is not Role.PREFILL or worker.worker_id not in earlier:
-            continue
+    now = [w for w in after.workers if w.role is Role.PREFILL and w.worker_id in earlier]
+    tokens = all_busy_s = 0.0
+    for worker in now:
         was = earlier[worker.worker_id]
         busy_s = min(elapsed_s, max(0.0, worker.busy_s - was.busy_s))
         grown_tokens = worker.queued_tokens - was.queued_tokens
         tokens += busy_s * worker.profile.prefill_rate + grown_tokens * busy_s / elapsed_s
+        all_busy_s += busy_s
+    if now:
+        tokens += (after.waiting_tokens - before.waiting_tokens) * all_busy_s / (elapsed_s * len(now))
     return max(0.0, tokens / elapsed_s)
 
 

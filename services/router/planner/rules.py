@@ -43,8 +43,8 @@ class PlannerRules:
 
     comfort: pressure up to which a pool is left alone; 1 is as much as the objectives allow. margin: by how much,
     relatively, the higher of the two pressures has to fall for a flip. cooldown_s: after a flip, for which no flip
-    goes the other way and its worker stays. flips_per_hour: at most, in any hour. draining: the share of a pool
-    that may be on its way out at once.
+    goes the other way and its worker stays. flips_per_hour: at most, in any hour; None: see `flip_budget`.
+    draining: the share of a pool that may be on its way out at once.
 
     workers: in both pools together, where the planner says how many there are; None where it does not.
     scale_in_after_s: fewer workers would have done for so long before one is stopped. scales_per_hour: orders to
@@ -63,13 +63,18 @@ class PlannerRules:
     comfort: float = 0.9
     margin: float = 0.1
     cooldown_s: float = 120.0
-    flips_per_hour: int = 30
+    flips_per_hour: int | None = None
     draining: float = 0.25
     rescue_after_s: float = 5.0
     starting_s: float = 60.0
     workers: Bounds | None = None
     scale_in_after_s: float = 300.0
     scales_per_hour: int = 12
+
+    def flip_budget(self, workers: int) -> int:
+        """Role changes in any hour at most. A fleet that follows its traffic there and back changes most of its
+        workers twice; one that stops halfway for want of budget serves neither traffic."""
+        return max(30, 2 * workers) if self.flips_per_hour is None else self.flips_per_hour
 
     def bounds(self, day_s: float) -> dict[Role, Bounds]:
         """At one time of the day; of windows that overlap the first holds."""

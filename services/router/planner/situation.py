@@ -21,7 +21,8 @@ OTHER = {Role.PREFILL: Role.DECODE, Role.DECODE: Role.PREFILL}
 
 
 class Situation:
-    """members: by role, who is ready in it or on the way to it. flips_left, scales_left: of the hour's budgets."""
+    """members: by role, who is ready in it or on the way to it. flip_budget: an hour's flips. flips_left,
+    scales_left: of the hour's budgets."""
 
     def __init__(self, history: History, rules: PlannerRules, now_s: float) -> None:
         newest = history.observations[-1]
@@ -29,13 +30,14 @@ class Situation:
         self.rules = rules
         self.now_s = now_s
         self.bounds = rules.bounds(newest.day_s)
-        self.flips_left = max(0, rules.flips_per_hour - history.changes_since(now_s - HOUR_S))
         self.members: dict[Role, list[WorkerStatus]] = {role: [] for role in Role}
         for worker in newest.workers:
             if history.scale.is_leaving(worker.worker_id):
                 continue
             if worker.is_ready or history.is_under_way(worker.worker_id):
                 self.members[history.role_of(worker)].append(worker)
+        self.flip_budget = rules.flip_budget(self.workers)
+        self.flips_left = max(0, self.flip_budget - history.changes_since(now_s - HOUR_S))
         self._capacity = capacities(history, rules)
         self._demand = demand(history)
         self.worker_bounds = rules.worker_bounds(newest.day_s) or Bounds(self.workers, self.workers)

@@ -12,10 +12,11 @@ would make streams late, nobody is passed over.
 
 Conditional disaggregation: a decode worker computes the prompt itself where that presses it less than a hand-off to
 it would press the two workers, each measured by the objective that it serves: the time to the first token against
-the TTFT objective, that of later ones against the TPOT objective, and the worse of both counts. Both ways are
-compared on the same decode worker: that another one decodes less is no reason to compute there. So idle prefill
-workers are not relieved at the expense of streams, and busy ones are while streams have slack. Without a TPOT
-objective prompts are handed off.
+the TTFT objective, that of later ones against the TPOT objective, and the worse of both counts. A decode worker is
+pressed for places in its batch as well: where they run out, all who come after wait for the time that decoding
+loses. Both ways are compared on the same decode worker: that another one decodes less is no reason to compute
+there. So idle prefill workers are not relieved at the expense of streams, and busy ones are while streams have
+slack. Without a TPOT objective prompts are handed off.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ might compute a prompt are compared."""
 _USUAL_TTFT_S = 2.0
 """The objective of requests that have none for the first token, but one for later ones."""
 
-_TTFT_SHARE, _TPOT_SHARE = 0.5, 0.8
-"""Of the objectives, at which a pool counts as fully pressed: the rest is for what cannot be foreseen, prompts that
-come at once, answers that are shorter than others and batches that grow."""
+_TTFT_SHARE, _TPOT_SHARE, _PLACES_SHARE = 0.5, 0.8, 0.8
+"""Of the objectives, and of the places in a batch, at which a pool counts as fully pressed: the rest is for what
+cannot be foreseen, prompts that come at once, answers of other lengths and batches that grow."""
 
 _MOST_SHARE = 0.95
 """Of a decode worker's time on local prefills, beyond which a step's length has no meaning."""
@@ -127,12 +128,13 @@ def _local_cost(decode: Candidates, demand: Demand) -> Column:
 
 
 def _local_pressure(decode: Candidates, demand: Demand, objective_s: float) -> Column:
-    """(n,), inf where streams would not keep within their objective, and where a place or memory is lacking: there
-    decoding is what prompts wait for, and computing one would make it slower."""
+    """(n,), inf where streams would not keep within their objective or the batch within its places, and where a
+    place or memory is lacking already: there decoding is what prompts wait for, and computing one would make it
+    slower."""
     prompt_s = prefill_s(decode, demand)
-    tpot_s = _tpot_s(decode, demand, prompt_s)
-    pressure = _pressure(demand, objective_s, queue_s(decode) + prompt_s, tpot_s)
-    is_free = (tpot_s <= _TPOT_SHARE * objective_s) & (place_s(decode, demand) == 0)
+    tpot_s, fullness = _tpot_s(decode, demand, prompt_s), _fullness(decode, prompt_s)
+    pressure = np.maximum(_pressure(demand, objective_s, queue_s(decode) + prompt_s, tpot_s), fullness)
+    is_free = (tpot_s <= _TPOT_SHARE * objective_s) & (fullness <= 1) & (place_s(decode, demand) == 0)
     return np.where(is_free, pressure, np.inf)
 
 
@@ -155,12 +157,25 @@ def _tpot_s(decode: Candidates, demand: Demand, prompt_s: Column | float) -> Col
     """(n,), what a token of the streams will take, the request's own among them, where this worker is to compute so
     much of prompts more: its time is shared between steps and the prompts that it was given of late, and batches
     grow as their steps do. At least what the queued prompts do to a short answer."""
-    share = (decode.local_prefill_s + prompt_s) / LOCAL_MEMORY_S
-    slower = 1 / (1 - np.minimum(share, _MOST_SHARE))
+    slower = _slower(decode, prompt_s)
     grown, context_tokens = slower * decode.sequences, slower * decode.context_tokens
     long_s = slower * decode.profile.step_s(grown + demand.choices, context_tokens + demand.prompt_tokens)
     short_s = step_s(decode, demand) + (queue_s(decode) + prompt_s) / _TOKENS_AHEAD
     return np.maximum(long_s, short_s)
+
+
+def _fullness(decode: Candidates, prompt_s: Column) -> Column:
+    """(n,), how pressed the places of each batch are, 1 fully, where this worker is to compute so much of prompts
+    more: sequences that take longer hold theirs for longer."""
+    places = _PLACES_SHARE * np.maximum(1.0, decode.max_running)
+    return _slower(decode, prompt_s) * decode.sequences / places
+
+
+def _slower(decode: Candidates, prompt_s: Column | float) -> Column:
+    """(n,), how many times as long everything takes beside that much of prompts more."""
+    share = (decode.local_prefill_s + prompt_s) / LOCAL_MEMORY_S
+    slower: Column = 1 / (1 - np.minimum(share, _MOST_SHARE))
+    return slower
 
 
 def _decode(decode: Candidates, cost: Column, demand: Demand) -> int:
