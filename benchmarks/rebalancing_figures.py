@@ -27,7 +27,7 @@ class Limits:
 
 
 def best_split(runs: Mapping[str, Run], kind: str, objectives: Objectives) -> str:
-    """The one with the most good requests of `kind`, of equals the soonest. Raises KeyError where one was not tried."""
+    """The one with the most good requests of `kind`, of equals the soonest. Raises KeyError for one not tried."""
 
     def rank(split: str) -> tuple[int, float]:
         run = runs[f"{split} {kind}"]
