@@ -167,7 +167,12 @@ def parser() -> argparse.ArgumentParser:
     add("--flips-per-hour", type=int, default=30, metavar="N", help="its budget (default: 30)")
     add("--seed", type=int, default=0, metavar="N", help="of the requests (default: 0)")
     add("--router", action="append", default=[], metavar="FLAG", help="further option of the router; repeat")
-    add("--runs", type=Path, metavar="FOLDER", help="keeps runs there, and repeats none that it has")
+    add(
+        "--runs",
+        type=Path,
+        metavar="FOLDER",
+        help="keeps runs there, and repeats none that it has; for one set of options",
+    )
     add("--only", choices=CLUSTERS, metavar="NAME", help=f"one of {', '.join(CLUSTERS)}; needs --runs")
     add("--json", type=Path, metavar="FILE", help="writes the rows there as well")
     add("--plot", type=Path, metavar="FILE", help="draws goodput over time there, as PNG (needs matplotlib)")
