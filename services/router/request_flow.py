@@ -255,7 +255,7 @@ class RequestFlow:
                     await decode.start(going_on)
                     report = await prompt.handed_off(decode.heard())
                 outputs = [] if report else await run.first_outputs_unreported(part, decode)
-                attempt.progress(Transition.HAND_OFF, **timeline(grant, report))
+                attempt.progress(Transition.HAND_OFF, **timeline(grant, decode.start_s, report))
                 self._workers.caches.note_cached(lease.decode.worker.worker_id, run.hashes)
                 for output in outputs:
                     yield output
