@@ -33,7 +33,7 @@ from baton.sim.workload import Workload
 EXAMPLES = """
 examples:
   python benchmarks/rebalancing.py --quick
-  python benchmarks/rebalancing.py --json rebalancing.json --plots plots
+  python benchmarks/rebalancing.py --rate 1.5 --phase-s 300 --json rebalancing.json --plots plots
   python benchmarks/rebalancing.py --workers 32 --phase-s 300 --seed 3
   python benchmarks/rebalancing.py --workers 8 --rate 1.3 --phase-s 120 --cooldown-s 60
   python benchmarks/rebalancing.py --steady 1.0,1.5 --workers 8 --phase-s 150
@@ -41,11 +41,11 @@ examples:
 what is measured:
   traffic turns from prompt-heavy to output-heavy and back. One fleet begins at the split that is best for the first
   phase, and its planner changes roles; beside it, splits that do not change are tried on each phase alone, and the
-  best of each, chosen with hindsight, is added up. Good requests are those within both objectives. Steady
-  traffic of either kind is to change nobody's role: with --steady that alone is tried, at the given multiples of
-  the rates (1.5 takes nearly all that the best split bears) and with five seeds, beginning at the best split.
-  Workers are H100 with Llama 70B (see services/sim/profiles);
-  a decode worker that changes moves its sequences first.
+  best of each, chosen with hindsight, is added up; and on all phases, to see what one split could do: at the rates
+  themselves nearly as much, at 1.5 times not. Good requests are those within both objectives. Steady traffic of
+  either kind is to change nobody's role: with --steady that alone is tried, at the given multiples of the rates
+  (1.5 takes nearly all that the best split bears) and with five seeds, beginning at the best split. Workers are
+  H100 with Llama 70B (see services/sim/profiles); a decode worker that changes moves its sequences first.
 """
 RULES = PlannerRules(ttft_s=OBJECTIVES.ttft, tpot_s=OBJECTIVES.tpot)
 COOLDOWN_HELP = f"after a role change in which none goes the other way (default: {RULES.cooldown_s:g})"

@@ -47,9 +47,8 @@ class SendChannel:
     def carry(self, session: Outgoing) -> None:
         """Takes a session on; it ends with an error where that is not possible any more."""
         ticket = session.ticket
-        session.bind(
-            self
-        )  # before a frame can leave, or a fence would not find the way to that frame's lease
+        # Before a frame can leave, or a fence would not find the way to that frame's lease.
+        session.bind(self)
         try:
             with self._lock:
                 if self._lost is not None:

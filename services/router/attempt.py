@@ -34,11 +34,14 @@ class Attempt:
     @property
     def suspects(self) -> frozenset[str]:
         """Whom the next attempt avoids once this one has failed: its workers, or those of a rival that was faster;
-        where the decode worker gave no memory, that one alone."""
+        a decode worker alone where it gave no memory, or where the sequence had moved to it."""
         if self.rival is not None and not self.rival.is_rival:
             return self.rival.suspects
-        has_refused = self._leg is not None and self._leg.has_refused
-        return frozenset({self.placement.decode}) if has_refused else self.placement.workers
+        leg = self._leg if self.is_rival or self._leg is None else self.part.leg
+        if leg is None:
+            return self.placement.workers
+        decode, has_moved = leg.worker.worker_id, leg is not self._leg
+        return frozenset({decode}) if has_moved or leg.has_refused else self.placement.workers
 
     def decodes_at(self, leg: DecodeLeg) -> None:
         self._leg = leg

@@ -16,6 +16,7 @@ from baton.decode.handover import Handover
 from baton.engine.engine import Engine
 from baton.errors import BatonError, HandoffFailed, InvalidRequest
 from baton.fleet import Role, WorkerState
+from baton.lifecycle import Transition
 from baton.request import SamplingParams
 
 MakePair = Callable[..., Pair]
@@ -23,8 +24,11 @@ LONG = replace(GREEDY, max_tokens=150)
 SAMPLED = replace(LONG, temperature=1.0, seed=11, logprobs=1)
 
 
-def drain(fleet: FleetOfTest, router: Router, worker_id: str) -> None:
-    fleet.members[worker_id] = replace(fleet.members[worker_id], state=WorkerState.DRAINING)
+def drain(fleet: FleetOfTest, router: Router, *leaving: str) -> None:
+    """These, and nobody else."""
+    for worker_id, member in fleet.members.items():
+        state = WorkerState.DRAINING if worker_id in leaving else WorkerState.READY
+        fleet.members[worker_id] = replace(member, state=state)
     router.workers.update(fleet.snapshot)
 
 
@@ -49,6 +53,34 @@ async def test_streams_of_a_draining_worker_go_on_at_another_with_the_same_token
             tokens = await stream
             await until(lambda: not any(is_in_use(engine) for engine in engines))
             assert router.transitions.count("migrate" if choices == 1 else "resume") == choices
+    assert tokens == undisturbed(engine_of("oracle", 64), asked)
+    for engine in engines:
+        engine.blocks.clear_cache()
+
+
+async def test_a_stream_that_is_lost_where_it_has_moved_to_avoids_that_worker_and_no_other(
+    engine_of: Callable[[str, int], Engine],
+) -> None:
+    fleet, engines = FleetOfTest(), [engine_of(name, 64) for name in ("prefill", "decode", "target", "other")]
+    asked = request(prompt_ids(21), LONG)
+    async with (
+        fleet.whole_worker("p0", Role.PREFILL, engines[0]),
+        fleet.whole_worker("d0", Role.DECODE, engines[1]),
+        fleet.whole_worker("d1", Role.DECODE, engines[2]),
+        fleet.whole_worker("d2", Role.DECODE, engines[3]),
+        routed(fleet) as router,
+    ):
+        drain(fleet, router, "d1", "d2")
+        stream = asyncio.create_task(router.collect(asked))
+        await until(lambda: "hand_off" in router.transitions)
+        drain(fleet, router, "d0", "d2")
+        await until(lambda: "migrate" in router.transitions)
+        drain(fleet, router, "d0")
+        router.workers._tracked["d1"].peer.give_up("it hangs")
+        tokens = await stream
+        await until(lambda: not any(is_in_use(engine) for engine in engines))
+        [resumed] = [event for event in router.events if event.transition is Transition.RESUME]
+        assert (resumed.attributes["prefill"], resumed.attributes["decode"]) == ("p0", "d2")
     assert tokens == undisturbed(engine_of("oracle", 64), asked)
     for engine in engines:
         engine.blocks.clear_cache()

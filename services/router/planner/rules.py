@@ -43,9 +43,8 @@ class PlannerRules:
 
     comfort: pressure up to which a pool is left alone; 1 is as much as the objectives allow. margin: by how much,
     relatively, the higher of the two pressures has to fall for a flip. cooldown_s: after a flip, for which no flip
-    goes the other way and its worker stays. flips_per_hour: at most, in any hour; None:
-    see `flip_budget`. draining: the share of a pool
-    that may be on its way out at once.
+    goes the other way and its worker stays. flips_per_hour: at most, in any hour; None: see `flip_budget`.
+    draining: the share of a pool that may be on its way out at once.
 
     workers: in both pools together, where the planner says how many there are; None where it does not.
     scale_in_after_s: fewer workers would have done for so long before one is stopped. scales_per_hour: orders to
