@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -184,14 +183,12 @@ class _MovedOn:
 
 class DecodeLeg:
     """The tokens of one request from a decode worker. Bounded by the request's own max_tokens. has_refused: it gave
-    no memory. start_s: what it took to tell it of the first tokens. has_moved_on: these were all that come from
-    there, and another worker has the KV."""
+    no memory. has_moved_on: these were all that come from there, and another worker has the KV."""
 
     def __init__(self, peer: DecodePeer, request: GenerationRequest) -> None:
         self.is_on_worker = False
         self.has_refused = False
         self.has_moved_on = False
-        self.start_s = 0.0
         self._peer = peer
         self._request = request
         self._heard = asyncio.Event()
@@ -225,10 +222,8 @@ class DecodeLeg:
                 raise self._given_up from None
 
     async def start(self, first_outputs: list[TokenOutput]) -> None:
-        began_at_s = time.monotonic()
         with self._peer.breaker.counting():
             await self._peer.start(self._request.request_id, first_outputs)
-        self.start_s = time.monotonic() - began_at_s
 
     async def outputs(self) -> list[TokenOutput]:
         """The next tokens; raises the failure that ended the request on the worker."""

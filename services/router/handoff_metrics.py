@@ -9,7 +9,7 @@ workers are never subtracted:
                                            scheduled ---last_byte---> the last block has left
                                            scheduled ---acknowledged---> all of them have arrived
                                                                   computed ---exposed---> acknowledged
-    router           told the decode worker of the first tokens ---start---> that is confirmed
+    router           heard of the first tokens ---start---> the decode worker knows them
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _STAGES = {
     "acknowledged": "Prompt's turn to the acknowledgement of all blocks, on the prefill worker's clock",
     "exposed": "Prompt computed to the acknowledgement of all blocks, on the prefill worker's clock: what the "
     "hand-off adds to the time to the second token, for decode starts when all blocks are in",
-    "start": "First tokens sent to the decode worker to its confirmation, on the router's clock: without them "
-    "decode does not start",
+    "start": "First tokens heard of to the decode worker's confirmation that it knows them, on the router's clock: "
+    "decode starts no sooner",
 }
 
 
