@@ -119,8 +119,7 @@ class RequestFlow:
             self._under_way -= 1
 
     async def _tokens(self, run: Run, part: Part, tries: Tries) -> AsyncGenerator[TokenOutput, None]:
-        """Every token of a part's choices, from as many workers as that takes, or the BatonError that the client
-        has to see."""
+        """Every token of a part's choices, from as many workers as it takes, or the BatonError for the client."""
         while True:
             attempt = await self._placed(run, part, tries)
             try:
