@@ -20,7 +20,7 @@ from random_model import make_servable, vocabulary
 from rich.console import Console
 from rows import Row
 from scaled_workload import BLOCK_TOKENS, at_load, followed_by, generated, later, traced
-from truth_live import Latencies, Live, fronts_s
+from truth_live import Latencies, Live, fronts_s, mean_start_s
 
 from baton.engine.model_config import ModelConfig
 from baton.fleet import Role, WorkerProfile
@@ -39,7 +39,7 @@ what is compared:
   a router, one prefill and one decode worker, each a process, with a model of random weights. First earlier
   requests of the same workload pass through, from which the workers learn their profiles: some at a rate by
   what the workers measured of themselves at rest, the others at that of the test. What the latters' first
-  tokens took beside the workers' own time is what client, HTTP, router and RPC take. Then both are frozen,
+  tokens took beside the workers' own time is what client, HTTP, router and RPC take. Then all is frozen,
   the requests of the test are sent, and simulated with what is known by then: nothing is fitted to the
   answer. The earlier requests are simulated as well, for caches hold what these left there, and all of it
   several times, for steps and hand-offs spread. Lengths are scaled down, so that two cores can serve them;
@@ -67,11 +67,13 @@ TARGETS = {50: 10.0, 90: 20.0}
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a simulation goes by: both workers' profiles as reported, and what first tokens took beside them."""
+    """What a simulation goes by: both workers' profiles as reported, what first tokens took beside them, and the
+    word of these to the decode worker."""
 
     prefill: WorkerProfile
     decode: WorkerProfile
     fronts_s: tuple[float, ...] = (0.0,)
+    handoff_start_s: float = 0.0
 
 
 def sent_of(options: argparse.Namespace, skip: int, count: int, by: Known) -> Workload:
@@ -102,6 +104,7 @@ def simulate(before: Workload, test: Workload, known: Known, model: ModelConfig,
         queue_timeout_s=60.0,
         local_prefill_tokens=64,
         heartbeat_s=HEARTBEAT_S,
+        handoff_start_s=known.handoff_start_s,
         kv_events=True,
     )
     ttfts_s: list[float] = []
@@ -137,7 +140,7 @@ async def measure(
         sent_of(options, learning, options.calibration - learning, Known(*first.reported))
     )
     await asyncio.sleep(SETTLE_S)
-    known = Known(*before.reported, fronts_s(before.answers, event_log))
+    known = Known(*before.reported, fronts_s(before.answers, event_log), mean_start_s(event_log))
     console.print(
         f"known: {known.prefill}, {known.decode}, beside them {np.median(known.fronts_s) * MS:.1f} ms"
     )
@@ -150,8 +153,8 @@ async def measure(
     shifted = later(test, observed.began_at_s - first.began_at_s)
     told = {
         "corrected": known,
-        "meanwhile": Known(*observed.reported, known.fronts_s),
-        "at start": replace(start, fronts_s=known.fronts_s),
+        "meanwhile": replace(known, prefill=observed.reported[0], decode=observed.reported[1]),
+        "at start": replace(known, prefill=start.prefill, decode=start.decode),
     }
     simulated = {name: simulate(earlier, shifted, by, model, kv_tokens) for name, by in told.items()}
     return {"live": observed.latencies(), **simulated}

@@ -102,6 +102,14 @@ def mean_of(profiles: Sequence[WorkerProfile]) -> WorkerProfile:
     return WorkerProfile(**{name: float(np.mean([getattr(one, name) for one in profiles])) for name in names})
 
 
+def mean_start_s(event_log: Path) -> float:
+    """Mean seconds from a prompt's first token until its decode worker had heard of it; 0 where none was handed
+    off."""
+    events = map(json.loads, event_log.read_text().splitlines())
+    starts_s = [event["start_s"] for event in events if event.get("transition") == "hand_off"]
+    return float(np.mean(starts_s)) if starts_s else 0.0
+
+
 def fronts_s(answers: Sequence[TokenTimes], event_log: Path) -> tuple[float, ...]:
     """What client, HTTP, router and RPC have added to first tokens: of each prompt that was handed off, its TTFT
     less the time that it was at the prefill worker, or waited for memory on the decode worker. 0 where none was."""

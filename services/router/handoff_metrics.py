@@ -9,6 +9,7 @@ workers are never subtracted:
                                            scheduled ---last_byte---> the last block has left
                                            scheduled ---acknowledged---> all of them have arrived
                                                                   computed ---exposed---> acknowledged
+    router           heard of the first tokens ---start---> the decode worker knows them
 """
 
 from __future__ import annotations
@@ -29,17 +30,21 @@ _STAGES = {
     "acknowledged": "Prompt's turn to the acknowledgement of all blocks, on the prefill worker's clock",
     "exposed": "Prompt computed to the acknowledgement of all blocks, on the prefill worker's clock: what the "
     "hand-off adds to the time to the second token, for decode starts when all blocks are in",
+    "start": "First tokens heard of to the decode worker's confirmation that it knows them, on the router's clock: "
+    "decode starts no sooner",
 }
 
 
-def timeline(grant: decode_pb2.ReserveReply, report: prefill_pb2.PrefillHandedOff | None) -> Attributes:
+def timeline(
+    grant: decode_pb2.ReserveReply, start_s: float, report: prefill_pb2.PrefillHandedOff | None
+) -> Attributes:
     """What the event of a hand-off tells: seconds as above, bytes, blocks, and the scheme that carried them.
 
     A stage that was not needed, for all was cached, is left out, and the scheme is `none`. report: None where the
-    prefill worker was gone before it could tell; then only the decode worker's figures are there, and the scheme is
-    `unknown`.
+    prefill worker was gone before it could tell; then its figures are left out, and the scheme is `unknown`.
     """
     told: Attributes = {"blocks": grant.missing_blocks, "scheme": "unknown", "reserve_s": grant.waited_s}
+    told |= {"start_s": start_s}
     if report is None:
         return told
     told |= {"blocks": report.blocks, "bytes": report.bytes, "scheme": report.scheme or "none"}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -118,8 +119,7 @@ class RequestFlow:
             self._under_way -= 1
 
     async def _tokens(self, run: Run, part: Part, tries: Tries) -> AsyncGenerator[TokenOutput, None]:
-        """Every token of a part's choices, from as many workers as that takes, or the BatonError that the client
-        has to see."""
+        """Every token of a part's choices, from as many workers as it takes, or the BatonError for the client."""
         while True:
             attempt = await self._placed(run, part, tries)
             try:
@@ -244,6 +244,7 @@ class RequestFlow:
             async with run.deadline():
                 await prompt.attach(grant.ticket)
                 first_outputs = await prompt.first_tokens()
+            heard_at_s = time.monotonic()
             lease.prefill_done()
             attempt.progress(Transition.FIRST_TOKENS, cached_tokens=scheduled.cached_tokens)
             self._workers.caches.note_cached(prefill.worker.worker_id, run.hashes)
@@ -253,9 +254,10 @@ class RequestFlow:
             if going_on:
                 async with run.deadline():
                     await decode.start(going_on)
+                    start_s = time.monotonic() - heard_at_s
                     report = await prompt.handed_off(decode.heard())
                 outputs = [] if report else await run.first_outputs_unreported(part, decode)
-                attempt.progress(Transition.HAND_OFF, **timeline(grant, report))
+                attempt.progress(Transition.HAND_OFF, **timeline(grant, start_s, report))
                 self._workers.caches.note_cached(lease.decode.worker.worker_id, run.hashes)
                 for output in outputs:
                     yield output

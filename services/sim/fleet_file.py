@@ -141,6 +141,7 @@ class _FleetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     disaggregation: Disaggregation = Disaggregation.AUTO
     routers: _Count = 1
     heartbeat: _NotNegative = 0.0
+    handoff_start: _NotNegative = 0.0
     kv_events: bool = False
     planner: _PlannerTable | None = None
 
@@ -165,7 +166,8 @@ class ElasticSpec(msgspec.Struct, frozen=True):
 
 class FleetSpec(msgspec.Struct, frozen=True):
     """Everything about the fleet that is not the request's: pools, and the limits of router and schedulers.
-    elastic: None where workers keep their roles."""
+    elastic: None where workers keep their roles. handoff_start_s: from a prompt's first token until its decode
+    worker has heard of it from the router."""
 
     pools: tuple[Pool, ...]
     objectives: Objectives
@@ -179,6 +181,7 @@ class FleetSpec(msgspec.Struct, frozen=True):
     disaggregation: Disaggregation = Disaggregation.AUTO
     routers: int = 1
     heartbeat_s: float = 0.0
+    handoff_start_s: float = 0.0
     kv_events: bool = False
     chunk_s: float | None = None
 
@@ -207,6 +210,7 @@ def read_fleet(path: Path) -> FleetSpec:
         disaggregation=table.disaggregation,
         routers=table.routers,
         heartbeat_s=table.heartbeat,
+        handoff_start_s=table.handoff_start,
         kv_events=table.kv_events,
         elastic=None if table.planner is None else _elastic(table.planner, table.objectives),
     )

@@ -185,7 +185,9 @@ class Simulation:
             self._release_both(ride)
             self.ended(ride)
         else:
-            self._clock.at(ride.prefill.acknowledge_at_s(), lambda: self._handed_off(ride))
+            told_at_s = self._clock.now_s + self._run.spec.handoff_start_s
+            goes_on_at_s = max(told_at_s, ride.prefill.acknowledge_at_s())
+            self._clock.at(goes_on_at_s, lambda: self._handed_off(ride))
 
     def _handed_off(self, ride: Ride) -> None:
         assert ride.prefill is not None

@@ -95,6 +95,17 @@ def test_what_is_beside_the_workers_is_learned_from_prompts_that_were_handed_off
     assert truth_live.fronts_s([], log) == (0.0,)
 
 
+def test_the_routers_word_to_decode_workers_is_learned_from_all_that_were_handed_off(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+    log.write_text("")
+    assert truth_live.mean_start_s(log) == 0.0
+    events: list[dict[str, object]] = [{"transition": "hand_off", "start_s": s} for s in (0.001, 0.003)]
+    log.write_text(
+        "".join(json.dumps(event) + "\n" for event in [*events, {"transition": "finish"}, {"planner": {}}])
+    )
+    assert truth_live.mean_start_s(log) == pytest.approx(0.002)
+
+
 def test_distserve_draws_the_published_mean_within_the_context() -> None:
     options = argparse.Namespace(prompt_spread=1.0, output_spread=1.0)
     drawn = [request for seed in range(10) for request in distserve.requests(options, seed).requests]

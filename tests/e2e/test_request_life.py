@@ -48,7 +48,7 @@ def test_a_request_goes_through_its_states_and_finishes(cluster: Cluster) -> Non
     hand_off = events[3]
     assert (hand_off["blocks"], hand_off["scheme"]) == (3, "shm")
     assert hand_off["bytes"] > 0
-    assert min(hand_off[time] for time in ("queued_s", "reserve_s", "first_byte_s")) > 0
+    assert min(hand_off[time] for time in ("queued_s", "reserve_s", "first_byte_s", "start_s")) > 0
     assert hand_off["first_byte_s"] <= hand_off["last_byte_s"] <= hand_off["acknowledged_s"]
     assert hand_off["acknowledged_s"] - hand_off["compute_s"] == pytest.approx(hand_off["exposed_s"])
     assert events[-1]["output_tokens"] == 5

@@ -72,11 +72,12 @@ def test_a_hand_off_of_which_the_prefill_worker_could_not_tell_is_counted_and_no
     life.move(Transition.PLACE, site="remote", prompt_tokens=100)
     life.move(Transition.SCHEDULE)
     life.move(Transition.FIRST_TOKENS, cached_tokens=0)
-    life.move(Transition.HAND_OFF, **timeline(ReserveReply(missing_blocks=7, waited_s=0.5), None))
+    life.move(Transition.HAND_OFF, **timeline(ReserveReply(missing_blocks=7, waited_s=0.5), 0.25, None))
     read = values(metrics)
     assert read['baton_handoffs_total{scheme="unknown"}'] == 1
     assert read["baton_handoff_blocks_total"] == 7
     assert read["baton_handoff_reserve_seconds_sum"] == 0.5
+    assert read["baton_handoff_start_seconds_sum"] == 0.25
     assert read["baton_handoff_exposed_seconds_count"] == 0
 
 

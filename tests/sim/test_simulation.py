@@ -121,6 +121,20 @@ def test_handoffs_spread_as_the_profile_says_and_first_tokens_do_not() -> None:
     assert statistics.stdev(math.log(tpot_s) for _, tpot_s in told) == pytest.approx(0.3, rel=0.25)
 
 
+def test_decode_waits_for_the_blocks_and_for_the_routers_word() -> None:
+    """Each is waited for where it is the later."""
+
+    def second_token_s(latency_s: float, start_s: float) -> float:
+        hardware = msgspec.structs.replace(HARDWARE, handoff_latency_s=latency_s)
+        spec = msgspec.structs.replace(fleet(hardware=hardware), handoff_start_s=start_s)
+        (ride,) = simulated(spec, request(0, prompt=16, output=2)).rides
+        return figures(ride)[1]
+
+    at_once_s = second_token_s(0.0, 0.0)
+    assert second_token_s(0.0, 0.25) == pytest.approx(at_once_s + 0.25, abs=0.01)
+    assert second_token_s(0.5, 0.25) == second_token_s(0.5, 0.0) == pytest.approx(at_once_s + 0.5, abs=0.01)
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     prompt=st.integers(1, 1500),
