@@ -19,6 +19,7 @@ import msgspec
 import rows
 from cpu_share import NoCpuQuota
 from open_loop import decisions, send
+from quick import parsed
 from random_model import make_servable, vocabulary
 from rebalancing_figures import SPLITS, STEADY, TURNING, Limits, best_split, figures, plot, told
 from rich.console import Console
@@ -195,10 +196,7 @@ def positive(text: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     result = parser()
-    options = result.parse_args(arguments)
-    if options.quick:
-        result.set_defaults(**QUICK)
-        options = result.parse_args(arguments)
+    options = parsed(result, arguments, QUICK)
     if options.only and options.runs is None:
         result.error("--only needs --runs, to keep what it measures")
     console = Console(stderr=True)

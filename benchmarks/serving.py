@@ -17,6 +17,7 @@ import uvloop
 from latency import Objectives, Outcome, summarize
 from openai_stream import PATHS, ServerUnusable, Target, first_model, stream
 from prompts import prompt_maker
+from quick import parsed
 from replay import replay
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -202,9 +203,7 @@ async def measure(
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     result = parser()
-    if "--quick" in arguments:
-        result.set_defaults(**QUICK)
-    options = result.parse_args(arguments)
+    options = parsed(result, arguments, QUICK)
     if options.trace is not None and options.rate is not None:
         result.error("--rate does not go with --trace, which has its own times: use --time-scale")
     if options.json is not None and not options.json.parent.is_dir():

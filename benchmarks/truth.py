@@ -16,6 +16,7 @@ from random import Random
 import numpy as np
 import rows
 from live_cluster import running
+from quick import parsed
 from random_model import make_servable, vocabulary
 from rich.console import Console
 from rows import Row
@@ -234,11 +235,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    result = parser()
-    options = result.parse_args(arguments)
-    if options.quick:
-        result.set_defaults(**QUICK)
-        options = result.parse_args(arguments)
+    options = parsed(parser(), arguments, QUICK)
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as folder:
         make_servable(Path(folder))

@@ -105,8 +105,7 @@ def mean_of(profiles: Sequence[WorkerProfile]) -> WorkerProfile:
 def mean_start_s(event_log: Path) -> float:
     """Mean seconds from a prompt's first token until its decode worker had heard of it; 0 where none was handed
     off."""
-    events = map(json.loads, event_log.read_text().splitlines())
-    starts_s = [event["start_s"] for event in events if event.get("transition") == "hand_off"]
+    starts_s = [event["start_s"] for event in _handoffs(event_log)]
     return float(np.mean(starts_s)) if starts_s else 0.0
 
 
@@ -115,9 +114,13 @@ def fronts_s(answers: Sequence[TokenTimes], event_log: Path) -> tuple[float, ...
     less the time that it was at the prefill worker, or waited for memory on the decode worker. 0 where none was."""
     ttft_s = {answer.response_id: answer.ttft_s for answer in answers}
     added_s = []
-    for line in event_log.read_text().splitlines():
-        event = json.loads(line)
-        if event.get("transition") == "hand_off" and event["request_id"] in ttft_s:
+    for event in _handoffs(event_log):
+        if event["request_id"] in ttft_s:
             at_workers_s = event["queued_s"] + max(event["compute_s"], event["reserve_s"])
             added_s.append(max(0.0, ttft_s[event["request_id"]] - at_workers_s))
     return tuple(added_s) or (0.0,)
+
+
+def _handoffs(event_log: Path) -> list[dict[str, Any]]:
+    events = map(json.loads, event_log.read_text().splitlines())
+    return [event for event in events if event.get("transition") == "hand_off"]

@@ -43,8 +43,8 @@ def timeline(
     A stage that was not needed, for all was cached, is left out, and the scheme is `none`. report: None where the
     prefill worker was gone before it could tell; then its figures are left out, and the scheme is `unknown`.
     """
-    told: Attributes = {"blocks": grant.missing_blocks, "scheme": "unknown", "reserve_s": grant.waited_s}
-    told |= {"start_s": start_s}
+    told: Attributes = {"blocks": grant.missing_blocks, "scheme": "unknown"}
+    told |= {"reserve_s": grant.waited_s, "start_s": start_s}
     if report is None:
         return told
     told |= {"blocks": report.blocks, "bytes": report.bytes, "scheme": report.scheme or "none"}
